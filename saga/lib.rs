@@ -9,18 +9,18 @@
 //! - Every encoding that reaches a disk or a digest is described beside the code that writes it.
 
 pub mod amount;
-//pub mod canonical;
+pub mod canonical;
 pub mod digest;
-//pub mod effect;
-//pub mod event;
+pub mod effect;
+pub mod event;
 pub mod id;
-//pub mod key;
-//pub mod live;
-//pub mod outcome;
-//pub mod path;
-//pub mod record;
-//pub mod saga;
-//pub mod step;
+pub mod key;
+pub mod live;
+pub mod outcome;
+pub mod path;
+pub mod record;
+pub mod saga;
+pub mod step;
 pub mod tenant;
 pub mod time;
-//pub mod trace;
+pub mod trace;

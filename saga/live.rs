@@ -1,0 +1,223 @@
+//! The fold of everything unfinished.
+//!
+//! Recovery folds the journal from the last checkpoint with [`Live::apply`]; the projector folds
+//! it while the engine runs and writes it out as the next checkpoint. What is finished leaves the
+//! fold as a [`Finished`] and belongs to the tables from then on.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::effect::{Effect, EffectEvent, EffectId, IllegalEvent, Next, Settlement};
+use crate::event::Event;
+use crate::id::{Incarnation, Lsn, SagaId, TenantId};
+use crate::saga::{SagaEvent, SagaState};
+use crate::tenant::{TenantEvent, TenantLabel};
+
+/// Everything unfinished, as the journal up to [`Live::lsn`] left it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Live {
+    lsn: Lsn,
+    incarnation: Incarnation,
+    saga_last: SagaId,
+    tenants: BTreeMap<TenantId, TenantLabel>,
+    effects: BTreeMap<EffectId, Effect>,
+    sagas: BTreeMap<SagaId, SagaState>,
+}
+
+/// What left the fold: a key has its outcome.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finished {
+    /// Whose key.
+    pub id: EffectId,
+    /// The outcome and what answers for it.
+    pub settlement: Box<Settlement>,
+    /// The whole history, if it was a saga.
+    pub saga: Option<Box<SagaState>>,
+}
+
+/// Why a journal does not fold. Nothing of the event was applied.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FoldError {
+    /// Not the next record.
+    #[error("record {got} follows record {last}")]
+    Gap {
+        /// The last record that was applied.
+        last: Lsn,
+        /// The record that came.
+        got: Lsn,
+    },
+    /// An event that the state of an effect does not allow.
+    #[error("record {lsn}, effect of tenant {}: {source}", id.tenant)]
+    Effect {
+        /// Where.
+        lsn: Lsn,
+        /// Whose.
+        id: EffectId,
+        /// What.
+        source: IllegalEvent,
+    },
+    /// An event that the state of a saga does not allow.
+    #[error("record {lsn}, saga {id}: {source}")]
+    Saga {
+        /// Where.
+        lsn: Lsn,
+        /// Which.
+        id: SagaId,
+        /// What.
+        source: IllegalEvent,
+    },
+    /// An incarnation or a tenant that is not newer than what is known.
+    #[error("record {lsn}: {what} is not new")]
+    NotNew {
+        /// Where.
+        lsn: Lsn,
+        /// What was repeated.
+        what: &'static str,
+    },
+}
+
+impl Live {
+    /// The last record applied.
+    pub fn lsn(&self) -> Lsn {
+        self.lsn
+    }
+
+    /// The incarnation of the last opening.
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// The largest saga id ever given.
+    pub fn saga_last(&self) -> SagaId {
+        self.saga_last
+    }
+
+    /// All tenants.
+    pub fn tenants(&self) -> &BTreeMap<TenantId, TenantLabel> {
+        &self.tenants
+    }
+
+    /// The unfinished effects.
+    pub fn effects(&self) -> &BTreeMap<EffectId, Effect> {
+        &self.effects
+    }
+
+    /// The unfinished sagas.
+    pub fn sagas(&self) -> &BTreeMap<SagaId, SagaState> {
+        &self.sagas
+    }
+
+    /// Applies the next record; says what it finished.
+    ///
+    /// # Errors
+    /// [`FoldError`]: the record is not the next one, or the state does not allow it.
+    pub fn apply(&mut self, lsn: Lsn, event: &Event) -> Result<Option<Finished>, FoldError> {
+        if lsn != self.lsn.next() {
+            return Err(FoldError::Gap {
+                last: self.lsn,
+                got: lsn,
+            });
+        }
+        let finished = match event {
+            Event::Opened { incarnation, .. } => {
+                if *incarnation <= self.incarnation {
+                    return Err(FoldError::NotNew {
+                        lsn,
+                        what: "the incarnation",
+                    });
+                }
+                self.incarnation = *incarnation;
+                None
+            }
+            Event::Tenant(TenantEvent::Registered { tenant, label }) => {
+                if self.tenants.contains_key(tenant) {
+                    return Err(FoldError::NotNew {
+                        lsn,
+                        what: "the tenant",
+                    });
+                }
+                self.tenants.insert(*tenant, label.clone());
+                None
+            }
+            Event::Effect { id, event } => self.effect(lsn, *id, event)?,
+            Event::Saga { id, event } => self.saga(lsn, *id, event)?,
+        };
+        self.lsn = lsn;
+        Ok(finished)
+    }
+
+    fn effect(
+        &mut self,
+        lsn: Lsn,
+        id: EffectId,
+        event: &EffectEvent,
+    ) -> Result<Option<Finished>, FoldError> {
+        let state = self.effects.get(&id).cloned();
+        let next = Effect::apply(state, event.clone()).map_err(|source| FoldError::Effect {
+            lsn,
+            id,
+            source,
+        })?;
+        Ok(match next {
+            Next::Live(effect) => {
+                self.effects.insert(id, effect);
+                None
+            }
+            Next::Settled(settlement) => {
+                self.effects.remove(&id);
+                Some(Finished {
+                    id,
+                    settlement,
+                    saga: None,
+                })
+            }
+            Next::Withdrawn => {
+                self.effects.remove(&id);
+                None
+            }
+        })
+    }
+
+    fn saga(
+        &mut self,
+        lsn: Lsn,
+        id: SagaId,
+        event: &SagaEvent,
+    ) -> Result<Option<Finished>, FoldError> {
+        if let SagaEvent::Started(start) = event {
+            if id <= self.saga_last {
+                return Err(FoldError::NotNew {
+                    lsn,
+                    what: "the saga",
+                });
+            }
+            self.saga_last = id;
+            self.sagas.insert(id, SagaState::new(start.clone()));
+            return Ok(None);
+        }
+        let unknown = IllegalEvent {
+            state: "unknown",
+            event: "moved",
+        };
+        let state = self.sagas.get_mut(&id).ok_or(FoldError::Saga {
+            lsn,
+            id,
+            source: unknown,
+        })?;
+        state
+            .apply(event)
+            .map_err(|source| FoldError::Saga { lsn, id, source })?;
+        let Some(settlement) = state.settlement(id) else {
+            return Ok(None);
+        };
+        let effect = state.start().id;
+        let saga = self.sagas.remove(&id).map(Box::new);
+        Ok(Some(Finished {
+            id: effect,
+            settlement: Box::new(settlement),
+            saga,
+        }))
+    }
+}
