@@ -1,0 +1,154 @@
+//! Options: every bound of the engine, checked when it is opened.
+
+use std::time::Duration;
+
+use orlop_admission::BulkheadOptions;
+use orlop_gpu::DeviceOptions;
+use orlop_store::StoreOptions;
+
+use crate::error::OptionError;
+use crate::host::{HOST_CPU, HOST_IO};
+
+/// How often, and how patiently, a failure without effect is tried again.
+///
+/// The wait before attempt `n + 1` is drawn evenly from zero to `base * 2^(n - 1)`, at most `cap`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// How many attempts in all, counted across restarts; at least 1.
+    pub attempts_max: u32,
+    /// The longest first wait.
+    pub base: Duration,
+    /// The longest wait.
+    pub cap: Duration,
+}
+
+impl RetryPolicy {
+    /// One attempt, no retry.
+    pub const NONE: Self = Self { attempts_max: 1, base: Duration::ZERO, cap: Duration::ZERO };
+
+    /// The wait after `attempt` attempts; `draw` is uniform in `0.0..1.0`.
+    pub(crate) fn backoff(&self, attempt: u32, draw: f64) -> Duration {
+        let doublings = attempt.saturating_sub(1).min(20);
+        let ceiling = self.base.saturating_mul(1 << doublings).min(self.cap);
+        ceiling.mul_f64(draw)
+    }
+}
+
+impl Default for RetryPolicy {
+    /// Five attempts, 20 ms at first, 5 s at most.
+    fn default() -> Self {
+        Self {
+            attempts_max: 5,
+            base: Duration::from_millis(20),
+            cap: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Limits on what one submission may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The longest canonical input, in bytes. Larger data goes into a buffer.
+    pub input_bytes_max: usize,
+    /// The longest canonical output, in bytes.
+    pub output_bytes_max: usize,
+    /// How many items one batch may have.
+    pub batch_items_max: usize,
+    /// How many callers may wait for one effect.
+    pub joiners_max: usize,
+    /// How many effects may be unfinished at once, over all tenants.
+    pub effects_max: usize,
+    /// How many sagas may be unfinished at once, over all tenants.
+    pub sagas_max: usize,
+    /// How many calls one saga may make.
+    pub saga_calls_max: usize,
+    /// How many tenants may be registered.
+    pub tenants_max: u32,
+    /// What accepted work and saga steps do about failures without effect.
+    pub retry: RetryPolicy,
+    /// How often an `External` effect that nobody knows the end of is asked about before it is
+    /// stuck.
+    pub reconciles_max: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            input_bytes_max: 256 << 10,
+            output_bytes_max: 256 << 10,
+            batch_items_max: 4096,
+            joiners_max: 4096,
+            effects_max: 1 << 20,
+            sagas_max: 1 << 20,
+            saga_calls_max: 10_000,
+            tenants_max: 4096,
+            retry: RetryPolicy::default(),
+            reconciles_max: 10,
+        }
+    }
+}
+
+/// Everything that can be set.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Limits on submissions.
+    pub limits: Limits,
+    /// The journal and the tables.
+    pub store: StoreOptions,
+    /// The device: its ring, workers and memory.
+    pub device: DeviceOptions,
+    /// The bulkhead in front of the device.
+    pub device_bulkhead: BulkheadOptions,
+    /// The bulkhead of asynchronous host functions.
+    pub io_bulkhead: BulkheadOptions,
+    /// The bulkhead of blocking host functions.
+    pub cpu_bulkhead: BulkheadOptions,
+    /// Bulkheads of the embedder's own, by name.
+    pub bulkheads: Vec<BulkheadOptions>,
+    /// Threads of the engine's own runtime; at least 1.
+    pub io_threads: usize,
+    /// How long `close` waits for work in flight.
+    pub close_timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            store: StoreOptions::default(),
+            device: DeviceOptions::default(),
+            device_bulkhead: BulkheadOptions { in_flight_max: 256, ..BulkheadOptions::named("device") },
+            io_bulkhead: BulkheadOptions { in_flight_max: 64, ..BulkheadOptions::named(HOST_IO) },
+            cpu_bulkhead: BulkheadOptions::named(HOST_CPU),
+            bulkheads: Vec::new(),
+            io_threads: 1,
+            close_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Options {
+    /// Checks what is the engine's own; each part checks itself when it is opened.
+    pub(crate) fn check(&self) -> Result<(), OptionError> {
+        let limits = &self.limits;
+        let checks = [
+            ("limits.input_bytes_max", limits.input_bytes_max, 64, 16 << 20),
+            ("limits.output_bytes_max", limits.output_bytes_max, 64, 16 << 20),
+            ("limits.batch_items_max", limits.batch_items_max, 1, 1 << 20),
+            ("limits.joiners_max", limits.joiners_max, 1, 1 << 20),
+            ("limits.effects_max", limits.effects_max, 1, 1 << 24),
+            ("limits.sagas_max", limits.sagas_max, 1, 1 << 24),
+            ("limits.saga_calls_max", limits.saga_calls_max, 1, 1 << 20),
+            ("limits.tenants_max", limits.tenants_max as usize, 1, 1 << 20),
+            ("limits.retry.attempts_max", limits.retry.attempts_max as usize, 1, 1 << 20),
+            ("limits.reconciles_max", limits.reconciles_max as usize, 1, 1 << 20),
+            ("io_threads", self.io_threads, 1, 1024),
+        ];
+        for (name, value, min, max) in checks {
+            if !(min..=max).contains(&value) {
+                return Err(OptionError { name, value, min, max });
+            }
+        }
+        Ok(())
+    }
+}

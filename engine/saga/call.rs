@@ -1,0 +1,209 @@
+//! One call of a saga on its way.
+
+use std::future::{Future, IntoFuture};
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use orlop_saga::canonical;
+use orlop_saga::effect::CodeRef;
+use orlop_saga::key::Fingerprint;
+use orlop_saga::path::{PathError, StepPath};
+use orlop_saga::saga::UndoIntent;
+use serde::de::DeserializeOwned;
+
+use crate::computation::{Computation, Undo};
+use crate::options::RetryPolicy;
+use crate::saga::context::Backward;
+use crate::saga::script::{Answer, Issue, Script, StepSpec};
+use crate::saga::StepError;
+
+/// A step before it is awaited.
+#[must_use = "a step does nothing until it is awaited"]
+pub struct StepCall<C: Computation, D> {
+    script: Arc<Script>,
+    path: Result<StepPath, PathError>,
+    input: C::Input,
+    undo: Result<Option<UndoIntent>, StepError>,
+    retry: RetryPolicy,
+    timeout: Option<Duration>,
+    direction: PhantomData<fn() -> D>,
+}
+
+impl<C: Computation, D> StepCall<C, D> {
+    pub(crate) fn new(
+        script: Arc<Script>,
+        path: Result<StepPath, PathError>,
+        input: C::Input,
+    ) -> Self {
+        let retry = script.limits.retry;
+        Self { script, path, input, undo: Ok(None), retry, timeout: None, direction: PhantomData }
+    }
+
+    /// How often and how patiently failures without effect are tried again.
+    pub fn retry(mut self, retry: RetryPolicy) -> Self {
+        self.retry = retry;
+        self
+    }
+
+    /// How long one attempt may take. An `External` attempt that takes longer is in doubt.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    fn issue(self) -> (Arc<Script>, Result<Issue, StepError>) {
+        let script = Arc::clone(&self.script);
+        (script, self.spec().map(|(path, spec)| Issue::Step(path, Arc::new(spec))))
+    }
+
+    fn spec(self) -> Result<(StepPath, StepSpec), StepError> {
+        let path = self.path?;
+        let code = self
+            .script
+            .registry
+            .code(C::NAME)
+            .ok_or(StepError::Unregistered { name: C::NAME })?;
+        let input = canonical::encode(&self.input, self.script.limits.input_bytes_max)
+            .map_err(|source| StepError::Encode { path: path.clone(), source })?;
+        let fingerprint = Fingerprint::of(C::NAME, C::INPUT_SCHEMA, &input);
+        let undo = self.undo?;
+        let (retry, timeout) = (self.retry, self.timeout);
+        Ok((path, StepSpec { code, input, fingerprint, undo, retry, timeout }))
+    }
+}
+
+impl<C: Computation> StepCall<C, Backward> {
+    /// Records, before the step runs, how to undo it. At unwinding the undo gets the argument,
+    /// the step's remote key, and what is known of the step.
+    pub fn undo<U: Undo<Step = C>>(mut self, undo: U, argument: impl Into<U::Argument>) -> Self {
+        let _signature = undo;
+        self.undo = self.undo_intent::<U>(&argument.into()).map(Some);
+        self
+    }
+
+    fn undo_intent<U: Undo<Step = C>>(&self, argument: &U::Argument) -> Result<UndoIntent, StepError> {
+        if self.script.registry.undo(U::NAME).is_none() {
+            return Err(StepError::Unregistered { name: U::NAME });
+        }
+        let argument = canonical::encode(argument, self.script.limits.input_bytes_max);
+        let argument = match (argument, &self.path) {
+            (Ok(argument), _) => argument,
+            (Err(_), Err(error)) => return Err(error.clone().into()),
+            (Err(source), Ok(path)) => {
+                return Err(StepError::Encode { path: path.clone(), source });
+            }
+        };
+        Ok(UndoIntent { code: CodeRef::new(U::NAME, U::VERSION), argument })
+    }
+}
+
+impl<C: Computation, D> IntoFuture for StepCall<C, D> {
+    type Output = Result<C::Output, StepError>;
+    type IntoFuture = StepFuture<C::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let (script, issue) = self.issue();
+        StepFuture { script, state: State::Ready(Some(issue)), output: PhantomData }
+    }
+}
+
+enum State {
+    Ready(Option<Result<Issue, StepError>>),
+    Waiting(StepPath),
+}
+
+/// A step that is running. Dropping it does not stop the step: its outcome is recorded and the
+/// saga does not end before.
+#[must_use = "a step does nothing until it is awaited"]
+pub struct StepFuture<T> {
+    script: Arc<Script>,
+    state: State,
+    output: PhantomData<fn() -> T>,
+}
+
+impl<T: DeserializeOwned> Future for StepFuture<T> {
+    type Output = Result<T, StepError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        if let State::Ready(issue) = &mut this.state {
+            let Some(issue) = issue.take() else {
+                return Poll::Pending;
+            };
+            match issue.and_then(|issue| register(&this.script, issue)) {
+                Ok(path) => this.state = State::Waiting(path),
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        let State::Waiting(path) = &this.state else {
+            return Poll::Pending;
+        };
+        match this.script.answer(path, context.waker()) {
+            None => Poll::Pending,
+            Some(Answer::Step(Ok(output))) => Poll::Ready(
+                canonical::decode(&output)
+                    .map_err(|source| StepError::Decode { path: path.clone(), source }),
+            ),
+            Some(Answer::Step(Err(failure))) => {
+                Poll::Ready(Err(StepError::Failed { path: path.clone(), failure }))
+            }
+            // A sleep and a step at one path: the driver has parked the saga.
+            Some(Answer::Awake) => Poll::Pending,
+        }
+    }
+}
+
+fn register(script: &Script, issue: Issue) -> Result<StepPath, StepError> {
+    let path = match &issue {
+        Issue::Step(path, _) | Issue::Sleep(path, _) | Issue::Note(path, _) => path.clone(),
+        Issue::Pivot => return Err(StepError::Pivoted { what: "a pivot as a step" }),
+    };
+    script.issue(issue)?;
+    Ok(path)
+}
+
+/// A durable sleep.
+#[must_use = "a sleep does nothing until it is awaited"]
+pub struct Sleep {
+    script: Arc<Script>,
+    state: State,
+}
+
+impl Sleep {
+    pub(crate) fn new(
+        script: Arc<Script>,
+        path: Result<StepPath, PathError>,
+        duration: Duration,
+    ) -> Self {
+        let until = script.clock.wall().after(duration);
+        let issue = path.map(|path| Issue::Sleep(path, until)).map_err(StepError::from);
+        Self { script, state: State::Ready(Some(issue)) }
+    }
+}
+
+impl Future for Sleep {
+    type Output = Result<(), StepError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        if let State::Ready(issue) = &mut this.state {
+            let Some(issue) = issue.take() else {
+                return Poll::Pending;
+            };
+            match issue.and_then(|issue| register(&this.script, issue)) {
+                Ok(path) => this.state = State::Waiting(path),
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        let State::Waiting(path) = &this.state else {
+            return Poll::Pending;
+        };
+        match this.script.answer(path, context.waker()) {
+            Some(Answer::Awake) => Poll::Ready(Ok(())),
+            None | Some(Answer::Step(_)) => Poll::Pending,
+        }
+    }
+}

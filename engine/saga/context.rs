@@ -1,0 +1,160 @@
+//! What a saga's function is given.
+
+use std::future::{Future, poll_fn};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use orlop_saga::path::{PathError, StepPath};
+use orlop_saga::saga::CallIntent;
+use orlop_saga::time::WallMillis;
+
+use crate::computation::Computation;
+use crate::saga::call::{Sleep, StepCall};
+use crate::saga::script::{Issue, Script};
+use crate::saga::StepError;
+
+/// The calls of a saga before its pivot.
+pub struct SagaContext {
+    calls: Calls,
+}
+
+/// The calls of a saga after its pivot: there is nothing to undo any more.
+pub struct ForwardContext {
+    calls: Calls,
+}
+
+/// A step may still be undone.
+pub enum Backward {}
+/// Only forward.
+pub enum Forward {}
+
+struct Calls {
+    script: Arc<Script>,
+    /// The prefix of every path here; a bad scope name is told by the first call inside.
+    scope: Result<String, PathError>,
+}
+
+impl Calls {
+    fn path(&self, name: &str) -> Result<StepPath, PathError> {
+        let scope = self.scope.as_ref().map_err(Clone::clone)?;
+        StepPath::within(scope, name)
+    }
+
+    fn scope(&self, name: &str, index: u64) -> Self {
+        let scope = self.scope.clone().and_then(|outer| StepPath::scope(&outer, name, index));
+        Self { script: Arc::clone(&self.script), scope }
+    }
+
+    fn step<C: Computation, D>(&self, name: &str, input: C::Input) -> StepCall<C, D> {
+        StepCall::new(Arc::clone(&self.script), self.path(name), input)
+    }
+
+    fn sleep(&self, name: &str, duration: Duration) -> Sleep {
+        Sleep::new(Arc::clone(&self.script), self.path(name), duration)
+    }
+
+    fn now(&self, name: &str) -> Result<WallMillis, StepError> {
+        let at = self.script.clock.wall();
+        let read = |intent: &CallIntent| match intent {
+            CallIntent::Now { at } => Some(*at),
+            CallIntent::Step { .. } | CallIntent::Sleep { .. } | CallIntent::Random { .. } => None,
+        };
+        let told = self.script.note(self.path(name)?, read, CallIntent::Now { at })?;
+        Ok(told.unwrap_or(at))
+    }
+
+    fn random(&self, name: &str) -> Result<u64, StepError> {
+        let value = fastrand::u64(..);
+        let read = |intent: &CallIntent| match intent {
+            CallIntent::Random { value } => Some(*value),
+            CallIntent::Step { .. } | CallIntent::Sleep { .. } | CallIntent::Now { .. } => None,
+        };
+        let told = self.script.note(self.path(name)?, read, CallIntent::Random { value })?;
+        Ok(told.unwrap_or(value))
+    }
+}
+
+macro_rules! shared_calls {
+    ($context:ident, $direction:ty) => {
+        impl $context {
+            /// A step: runs `computation` on `input` once, whatever crashes, and records how it
+            /// ended under `name`.
+            ///
+            /// Nothing happens until the call is awaited.
+            pub fn step<C: Computation>(
+                &self,
+                name: &str,
+                computation: C,
+                input: impl Into<C::Input>,
+            ) -> StepCall<C, $direction> {
+                let _signature = computation;
+                self.calls.step(name, input.into())
+            }
+
+            /// A context whose calls are told apart by `index`: for loops.
+            #[must_use]
+            pub fn scope(&self, name: &str, index: u64) -> Self {
+                Self { calls: self.calls.scope(name, index) }
+            }
+
+            /// Sleeps until the wall clock has advanced by `duration`, across restarts. A wall
+            /// clock that is set back lengthens the sleep, one set forward shortens it.
+            pub fn sleep(&self, name: &str, duration: Duration) -> Sleep {
+                self.calls.sleep(name, duration)
+            }
+
+            /// Wall time, the same on every replay.
+            ///
+            /// # Errors
+            /// [`StepError`]: a bad or repeated name.
+            pub fn now(&self, name: &str) -> Result<WallMillis, StepError> {
+                self.calls.now(name)
+            }
+
+            /// A random number, the same on every replay.
+            ///
+            /// # Errors
+            /// [`StepError`]: a bad or repeated name.
+            pub fn random(&self, name: &str) -> Result<u64, StepError> {
+                self.calls.random(name)
+            }
+        }
+    };
+}
+
+shared_calls!(SagaContext, Backward);
+shared_calls!(ForwardContext, Forward);
+
+impl SagaContext {
+    pub(crate) fn new(script: Arc<Script>) -> Self {
+        Self { calls: Calls { script, scope: Ok(String::new()) } }
+    }
+
+    /// Passes the point of no return: waits until no step runs, records it, and gives a context
+    /// that can only go forward. From there on a cancel is refused and a failure leaves the saga
+    /// stuck.
+    ///
+    /// # Errors
+    /// [`StepError::Pivoted`]: the saga has pivoted already.
+    pub fn pivot(self) -> impl Future<Output = Result<ForwardContext, StepError>> + Send {
+        let mut asked = false;
+        let mut calls = Some(self.calls);
+        poll_fn(move |context| {
+            let Some(waiting) = calls.take() else {
+                return Poll::Pending;
+            };
+            if !asked {
+                asked = true;
+                if let Err(error) = waiting.script.issue(Issue::Pivot) {
+                    return Poll::Ready(Err(error));
+                }
+            }
+            if waiting.script.pivot_passed(context.waker()) {
+                return Poll::Ready(Ok(ForwardContext { calls: waiting }));
+            }
+            calls = Some(waiting);
+            Poll::Pending
+        })
+    }
+}
