@@ -1,0 +1,589 @@
+//! Bulkheads: how much of one resource may be in use, by whom, and who waits.
+//!
+//! Invariants
+//! - Held equals counted: each permit out and each request that waits is in the pool's counts,
+//!   in its tenant's ledger and behind both gates, from the critical section that accepted it to
+//!   the one that took it back.
+//! - No barging: a request is granted at once only if nobody waits who could start.
+//! - No idle capacity: whoever frees something hands it on in the same critical section.
+//! - Nothing changes until every check has passed.
+//! - Lock order: bulkhead, then ledger. Callbacks run with neither; the clock is read under the
+//!   bulkhead's and must not call back.
+
+use std::fmt;
+use std::sync::Arc;
+
+use orlop_saga::time::{Clock, Monotonic};
+
+use crate::acquire::Acquire;
+use crate::drain::{Drain, Gate, Gated, Queued};
+use crate::expiry::{Expiries, Place};
+use crate::held::{BulkheadId, HeldScope};
+use crate::options::{BulkheadOptions, OptionsError};
+use crate::outbox::{Delivery, Outbox};
+use crate::permit::Permit;
+use crate::pool::{Expiry, Pool, Waiter, deadline_of};
+use crate::queue::{LaneKey, OwnerKey};
+use crate::refusal::{Refusal, Scope};
+use crate::request::{CostVector, Grantee, Lane, Request};
+use crate::snapshot::BulkheadSnapshot;
+use crate::sync::Mutex;
+use crate::tenant::{Ledger, Settlement, TenantAccount};
+use crate::ticket::QueueTicket;
+
+/// What became of a request that was not refused.
+#[derive(Debug)]
+pub enum Acquired {
+    /// It may start. The grantee is not called.
+    Granted(Permit),
+    /// It waits. The grantee is called, on another thread maybe before this is returned.
+    Queued(QueueTicket),
+}
+
+/// Whoever calls [`Bulkhead::expire`] in time.
+pub trait Alarm: Send + Sync {
+    /// The next expiry is now at `next`, earlier than it was. Called with no lock held; must be
+    /// short and must not block.
+    fn earlier(&self, next: Monotonic);
+}
+
+pub(crate) struct State {
+    pub(crate) gate: Gate,
+    ordinary: Pool,
+    reserved: Pool,
+    expiries: Expiries,
+    serial: u64,
+}
+
+impl State {
+    const fn pool(&self, lane: Lane) -> &Pool {
+        match lane {
+            Lane::Ordinary => &self.ordinary,
+            Lane::Reserved => &self.reserved,
+        }
+    }
+
+    const fn pool_mut(&mut self, lane: Lane) -> &mut Pool {
+        match lane {
+            Lane::Ordinary => &mut self.ordinary,
+            Lane::Reserved => &mut self.reserved,
+        }
+    }
+
+    fn is_live(&self, place: Place) -> bool {
+        let waiter = self.pool(place.lane).queue.get(place.entry);
+        waiter.is_some_and(|waiter| waiter.serial == place.serial)
+    }
+
+    /// When the next request that waits runs out of time.
+    fn next_expiry(&mut self) -> Option<Monotonic> {
+        let (ordinary, reserved) = (&self.ordinary, &self.reserved);
+        self.expiries
+            .next(|place| is_live(ordinary, reserved, place))
+    }
+
+    /// Everything that a request must pass, in the order in which it is told.
+    fn check(
+        &self,
+        core: &Core,
+        ledger: &Ledger,
+        request: &Request<'_>,
+        nested: bool,
+        now: Option<Monotonic>,
+    ) -> Result<(), Refusal> {
+        let pool = self.pool(request.lane);
+        let expired = deadline_of(request).is_some_and(|deadline| Some(deadline) <= now);
+        let refusal = ledger
+            .check_state(request.tenant.id(), request.lane)
+            .or_else(|| {
+                nested.then(|| Refusal::Nested {
+                    bulkhead: Arc::clone(&core.name),
+                })
+            })
+            .or_else(|| {
+                self.gate.is_closed().then_some(Refusal::Draining {
+                    scope: Scope::Bulkhead,
+                })
+            })
+            .or_else(|| pool.check_fits(request))
+            .or_else(|| ledger.check_fits(request))
+            .or_else(|| expired.then_some(Refusal::Expired))
+            .or_else(|| ledger.check_quotas(request))
+            .or_else(|| pool.check_staging(request));
+        refusal.map_or(Ok(()), Err)
+    }
+
+    /// Takes a request that waits out of the books, and leaves its grantee to be told.
+    fn refuse(&mut self, lane: Lane, waiter: Waiter, refusal: Refusal, outbox: &mut Outbox) {
+        self.pool_mut(lane).refused.count(&refusal);
+        let grantee = self.unbook(lane, waiter, outbox);
+        outbox.push(Delivery::Refuse(grantee, refusal));
+    }
+
+    fn unbook(&mut self, lane: Lane, waiter: Waiter, outbox: &mut Outbox) -> Arc<dyn Grantee> {
+        self.pool_mut(lane).release_staging(waiter.cost);
+        let account = waiter.account;
+        account
+            .ledger
+            .lock_nested()
+            .withdraw(lane, waiter.cost, outbox);
+        self.gate.leave(outbox);
+        waiter.grantee
+    }
+
+    /// Starts whoever is next, while what they need is free.
+    fn dispatch(&mut self, core: &Arc<Core>, lane: Lane, outbox: &mut Outbox) {
+        let mut now = None;
+        while let Some((entry, slots)) = self.pool(lane).queue.front() {
+            let expiry = self
+                .pool(lane)
+                .queue
+                .get(entry)
+                .and_then(|waiter| waiter.expiry);
+            if let Some(expiry) = expiry {
+                let now = *now.get_or_insert_with(|| core.clock.monotonic());
+                if expiry.at <= now {
+                    let Some(waiter) = self.pool_mut(lane).queue.remove(entry) else {
+                        break;
+                    };
+                    self.refuse(lane, waiter, expiry.refusal(now), outbox);
+                    continue;
+                }
+            }
+            // Whoever is in front keeps the turn: slots that come free gather for it.
+            if !self.pool(lane).has_free(slots) {
+                break;
+            }
+            let pool = self.pool_mut(lane);
+            let Some((lane_key, waiter)) = pool.queue.take(entry) else {
+                break;
+            };
+            pool.occupy(waiter.cost);
+            waiter.account.ledger.lock_nested().dispatch(lane);
+            let permit = Permit::new(
+                Arc::clone(core),
+                waiter.account,
+                lane,
+                lane_key,
+                waiter.computation,
+                waiter.audit,
+                waiter.cost,
+            );
+            outbox.push(Delivery::Grant(waiter.grantee, permit));
+        }
+    }
+}
+
+fn is_live(ordinary: &Pool, reserved: &Pool, place: &Place) -> bool {
+    let pool = match place.lane {
+        Lane::Ordinary => ordinary,
+        Lane::Reserved => reserved,
+    };
+    let waiter = pool.queue.get(place.entry);
+    waiter.is_some_and(|waiter| waiter.serial == place.serial)
+}
+
+pub(crate) struct Core {
+    pub(crate) id: BulkheadId,
+    pub(crate) name: Arc<str>,
+    clock: Arc<dyn Clock>,
+    alarm: Option<Arc<dyn Alarm>>,
+    pub(crate) state: Mutex<State>,
+}
+
+impl Core {
+    /// Grants, queues or refuses. `grantee` is made only if the request has to wait.
+    pub(crate) fn acquire<G>(
+        self: &Arc<Self>,
+        request: &Request<'_>,
+        grantee: &mut Option<G>,
+    ) -> Result<Acquired, Refusal>
+    where
+        G: FnOnce() -> Arc<dyn Grantee>,
+    {
+        let nested = HeldScope::is_inside(self.id);
+        let mut outbox = Outbox::default();
+        let acquired = {
+            let mut state = self.state.lock();
+            let acquired = self.acquire_locked(&mut state, request, nested, grantee, &mut outbox);
+            if let Err(refusal) = &acquired {
+                state.pool_mut(request.lane).refused.count(refusal);
+            }
+            acquired
+        };
+        outbox.deliver();
+        acquired
+    }
+
+    fn acquire_locked<G>(
+        self: &Arc<Self>,
+        state: &mut State,
+        request: &Request<'_>,
+        nested: bool,
+        grantee: &mut Option<G>,
+        outbox: &mut Outbox,
+    ) -> Result<Acquired, Refusal>
+    where
+        G: FnOnce() -> Arc<dyn Grantee>,
+    {
+        let (lane, cost, account) = (request.lane, request.cost, request.tenant);
+        let deadline = deadline_of(request);
+        let timeout = state.pool(lane).queue_timeout;
+        let timed = deadline.is_some() || timeout.is_some();
+        let now = timed.then(|| self.clock.monotonic());
+        let owner = owner_key(account);
+
+        let mut ledger = account.ledger.lock_nested();
+        state.check(self, &ledger, request, nested, now)?;
+        let pool = state.pool_mut(lane);
+        if pool.queue.may_start(owner, cost.slots.get()) && pool.has_free(cost.slots.get()) {
+            ledger.reserve(lane, cost, false);
+            let lane_key = pool.queue.start(owner, cost.slots.get());
+            pool.reserve_staging(cost);
+            pool.occupy(cost);
+            state.gate.enter();
+            return Ok(Acquired::Granted(Permit::new(
+                Arc::clone(self),
+                Arc::clone(account),
+                lane,
+                lane_key,
+                request.computation,
+                request.audit,
+                cost,
+            )));
+        }
+        if let Some(refusal) = pool.check_queue(owner) {
+            return Err(refusal);
+        }
+        let Some(grantee) = grantee.take() else {
+            debug_assert!(false, "a request has one grantee");
+            return Err(Refusal::Cancelled);
+        };
+        ledger.reserve(lane, cost, true);
+        ledger.waits_in(self);
+        drop(ledger);
+        let expiry = now.and_then(|now| Expiry::earlier(now, deadline, timeout));
+        let waiter = Waiter {
+            serial: state.serial,
+            account: Arc::clone(account),
+            computation: request.computation,
+            audit: request.audit,
+            cost,
+            expiry,
+            grantee: grantee(),
+        };
+        Ok(Acquired::Queued(
+            self.enqueue(state, request, waiter, outbox),
+        ))
+    }
+
+    fn enqueue(
+        self: &Arc<Self>,
+        state: &mut State,
+        request: &Request<'_>,
+        waiter: Waiter,
+        outbox: &mut Outbox,
+    ) -> QueueTicket {
+        let (lane, serial) = (request.lane, waiter.serial);
+        let expires_at = waiter.expiry.map(|expiry| expiry.at);
+        let (owner, slots) = (owner_key(&waiter.account), waiter.cost.slots.get());
+        let class = match lane {
+            Lane::Ordinary => request.class,
+            Lane::Reserved => orlop_saga::tenant::Class::default(),
+        };
+        let pool = state.pool_mut(lane);
+        pool.reserve_staging(waiter.cost);
+        let entry = pool.queue.push(owner, class, slots, waiter);
+        state.gate.enter();
+        state.serial = state.serial.wrapping_add(1);
+        let place = Place {
+            lane,
+            entry,
+            serial,
+        };
+        if let Some(at) = expires_at {
+            self.note_expiry(state, at, place, outbox);
+        }
+        // It may be the first that its tenant could start, in a more urgent class than what waits.
+        state.dispatch(self, lane, outbox);
+        QueueTicket::new(Arc::clone(self), place, expires_at)
+    }
+
+    fn note_expiry(&self, state: &mut State, at: Monotonic, place: Place, outbox: &mut Outbox) {
+        let sooner = state.next_expiry().is_none_or(|next| at < next);
+        let (ordinary, reserved) = (&state.ordinary, &state.reserved);
+        let waiting = ordinary.queue.len() + reserved.queue.len();
+        state.expiries.note(at, place, waiting, |place| {
+            is_live(ordinary, reserved, place)
+        });
+        if let (true, Some(alarm)) = (sooner, &self.alarm) {
+            outbox.push(Delivery::Alarm(Arc::clone(alarm), at));
+        }
+    }
+
+    /// Takes back what a permit occupied, and hands it to whoever is next.
+    pub(crate) fn give_back(
+        self: &Arc<Self>,
+        account: &Arc<TenantAccount>,
+        lane: Lane,
+        lane_key: LaneKey,
+        cost: CostVector,
+        settlement: Settlement,
+    ) {
+        let mut outbox = Outbox::default();
+        {
+            let mut state = self.state.lock();
+            let pool = state.pool_mut(lane);
+            pool.vacate(cost, settlement);
+            pool.queue.end(lane_key, cost.slots.get());
+            account
+                .ledger
+                .lock_nested()
+                .settle(lane, cost, settlement, &mut outbox);
+            state.gate.leave(&mut outbox);
+            state.dispatch(self, lane, &mut outbox);
+        }
+        outbox.deliver();
+    }
+
+    /// Withdraws what waits at `place`, if it still does.
+    pub(crate) fn withdraw(self: &Arc<Self>, place: Place) -> bool {
+        let mut outbox = Outbox::default();
+        let withdrawn = {
+            let mut state = self.state.lock();
+            let waiter = if state.is_live(place) {
+                state.pool_mut(place.lane).queue.remove(place.entry)
+            } else {
+                None
+            };
+            let withdrawn = waiter.is_some();
+            if let Some(waiter) = waiter {
+                let pool = state.pool_mut(place.lane);
+                pool.withdrawn = pool.withdrawn.saturating_add(1);
+                let grantee = state.unbook(place.lane, waiter, &mut outbox);
+                outbox.push(Delivery::Forget(grantee));
+                state.dispatch(self, place.lane, &mut outbox);
+            }
+            withdrawn
+        };
+        outbox.deliver();
+        withdrawn
+    }
+
+    /// Refuses what waits in the ordinary lane, of one tenant; returns how many requests.
+    pub(crate) fn sweep(self: &Arc<Self>, account: &Arc<TenantAccount>, reason: &Refusal) -> u64 {
+        let mut outbox = Outbox::default();
+        let swept = {
+            let mut state = self.state.lock();
+            let owner = Some(owner_key(account));
+            let swept = sweep_locked(&mut state, Lane::Ordinary, owner, reason, &mut outbox);
+            state.dispatch(self, Lane::Ordinary, &mut outbox);
+            swept
+        };
+        outbox.deliver();
+        swept
+    }
+
+    fn expire(self: &Arc<Self>, now: Monotonic) -> usize {
+        let mut outbox = Outbox::default();
+        let mut expired = 0;
+        {
+            let mut state = self.state.lock();
+            while let Some((place, waiter)) = take_expired(&mut state, now) {
+                let refusal = waiter
+                    .expiry
+                    .map_or(Refusal::Expired, |expiry| expiry.refusal(now));
+                state.refuse(place.lane, waiter, refusal, &mut outbox);
+                expired += 1;
+            }
+            state.dispatch(self, Lane::Ordinary, &mut outbox);
+        }
+        outbox.deliver();
+        expired
+    }
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bulkhead")
+            .field("id", &self.id)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The address of the account tells tenants apart: a lane exists only while a waiter or a permit
+/// of the tenant does, and each of them keeps the account alive.
+fn owner_key(account: &Arc<TenantAccount>) -> OwnerKey {
+    OwnerKey(Arc::as_ptr(account).addr())
+}
+
+fn sweep_locked(
+    state: &mut State,
+    lane: Lane,
+    owner: Option<OwnerKey>,
+    reason: &Refusal,
+    outbox: &mut Outbox,
+) -> u64 {
+    let mut swept = 0;
+    while let Some(entry) = state.pool(lane).queue.any_of(owner) {
+        let Some(waiter) = state.pool_mut(lane).queue.remove(entry) else {
+            break;
+        };
+        state.refuse(lane, waiter, reason.clone(), outbox);
+        swept += 1;
+    }
+    swept
+}
+
+fn take_expired(state: &mut State, now: Monotonic) -> Option<(Place, Waiter)> {
+    let (ordinary, reserved) = (&state.ordinary, &state.reserved);
+    let place = state
+        .expiries
+        .take(now, |place| is_live(ordinary, reserved, place))?;
+    let waiter = state.pool_mut(place.lane).queue.remove(place.entry)?;
+    Some((place, waiter))
+}
+
+/// One resource's bound: slots, queues and counts. Clones share them.
+#[derive(Clone, Debug)]
+pub struct Bulkhead {
+    core: Arc<Core>,
+}
+
+impl Bulkhead {
+    /// Makes a bulkhead, open and empty.
+    ///
+    /// # Errors
+    /// [`OptionsError`]: nothing was made.
+    pub fn new(options: &BulkheadOptions, clock: Arc<dyn Clock>) -> Result<Self, OptionsError> {
+        Self::build(options, clock, None)
+    }
+
+    /// Makes a bulkhead that tells `alarm` when [`Self::next_expiry`] becomes earlier.
+    ///
+    /// # Errors
+    /// [`OptionsError`]: nothing was made.
+    pub fn with_alarm(
+        options: &BulkheadOptions,
+        clock: Arc<dyn Clock>,
+        alarm: Arc<dyn Alarm>,
+    ) -> Result<Self, OptionsError> {
+        Self::build(options, clock, Some(alarm))
+    }
+
+    fn build(
+        options: &BulkheadOptions,
+        clock: Arc<dyn Clock>,
+        alarm: Option<Arc<dyn Alarm>>,
+    ) -> Result<Self, OptionsError> {
+        let name = options.check()?;
+        Ok(Self {
+            core: Arc::new(Core {
+                id: BulkheadId::fresh(),
+                name,
+                clock,
+                alarm,
+                state: Mutex::new(State {
+                    gate: Gate::default(),
+                    ordinary: Pool::ordinary(options),
+                    reserved: Pool::reserved(options),
+                    expiries: Expiries::default(),
+                    serial: 0,
+                }),
+            }),
+        })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &Arc<str> {
+        &self.core.name
+    }
+
+    /// Its id, unique in the process.
+    pub fn id(&self) -> BulkheadId {
+        self.core.id
+    }
+
+    /// Asks for a permit. Never blocks.
+    ///
+    /// `grantee` is called only if the answer is [`Acquired::Queued`], and then exactly once
+    /// unless the ticket is cancelled first; on another thread maybe before this returns.
+    ///
+    /// # Errors
+    /// [`Refusal`]: nothing was reserved, the grantee is not called. The first check that fails
+    /// tells: tenant gone or not active, nested, bulkhead draining, can never fit, deadline
+    /// passed, quotas, queues.
+    pub fn acquire(
+        &self,
+        request: &Request<'_>,
+        grantee: Arc<dyn Grantee>,
+    ) -> Result<Acquired, Refusal> {
+        self.core.acquire(request, &mut Some(|| grantee))
+    }
+
+    /// Asks for a permit when first polled, and waits for it.
+    ///
+    /// Cancel-safe: dropping the future while the request waits withdraws it; dropping it when
+    /// the grant is under way gives the permit back.
+    pub fn acquire_async<'a>(&self, request: Request<'a>) -> Acquire<'a> {
+        Acquire::new(Arc::clone(&self.core), request)
+    }
+
+    /// When the next request that waits runs out of time.
+    pub fn next_expiry(&self) -> Option<Monotonic> {
+        self.core.state.lock().next_expiry()
+    }
+
+    /// Refuses what has run out of time at `now`; returns how many requests that were.
+    pub fn expire(&self, now: Monotonic) -> usize {
+        self.core.expire(now)
+    }
+
+    /// Refuses new requests in both lanes from now on, and tells when nothing is queued or in
+    /// flight any more. Ends by [`Self::resume`] only.
+    pub fn drain(&self, queued: Queued) -> Drain {
+        let mut outbox = Outbox::default();
+        let generation = {
+            let mut state = self.core.state.lock();
+            let generation = state.gate.close();
+            match queued {
+                Queued::Serve => {}
+                Queued::Refuse => {
+                    let reason = Refusal::Draining {
+                        scope: Scope::Bulkhead,
+                    };
+                    for lane in [Lane::Ordinary, Lane::Reserved] {
+                        sweep_locked(&mut state, lane, None, &reason, &mut outbox);
+                    }
+                }
+            }
+            generation
+        };
+        outbox.deliver();
+        Drain::new(Gated::Bulkhead(Arc::clone(&self.core)), generation)
+    }
+
+    /// Takes requests again. Drains that have not ended end as interrupted.
+    pub fn resume(&self) {
+        let mut outbox = Outbox::default();
+        self.core.state.lock().gate.open(&mut outbox);
+        outbox.deliver();
+    }
+
+    /// The counts as of one instant. Allocates nothing.
+    pub fn snapshot(&self) -> BulkheadSnapshot {
+        let state = self.core.state.lock();
+        BulkheadSnapshot {
+            name: Arc::clone(&self.core.name),
+            draining: state.gate.is_closed(),
+            ordinary: state.ordinary.snapshot(),
+            reserved: state.reserved.snapshot(),
+        }
+    }
+
+    /// Overwrites `into` with the counts as of one instant. Allocates nothing.
+    pub fn snapshot_into(&self, into: &mut BulkheadSnapshot) {
+        *into = self.snapshot();
+    }
+}

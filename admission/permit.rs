@@ -1,0 +1,119 @@
+//! Permits: the right to occupy slots, until it is given back.
+
+use std::fmt;
+use std::sync::Arc;
+
+use orlop_saga::amount::BusyNanos;
+use orlop_saga::tenant::AuditTag;
+
+use crate::bulkhead::Core;
+use crate::held::BulkheadId;
+use crate::queue::LaneKey;
+use crate::request::{ComputationId, CostVector, Lane};
+use crate::tenant::{Settlement, TenantAccount};
+
+/// The right to occupy slots of a bulkhead.
+///
+/// It is bound to no future, closure or thread: keep it with the slot that it is for, and give it
+/// back when that slot was observed done. Giving it back hands the slots to whoever is next, in
+/// the same critical section.
+#[must_use = "dropping a permit gives its slots back"]
+pub struct Permit {
+    core: Arc<Core>,
+    account: Arc<TenantAccount>,
+    lane: Lane,
+    lane_key: LaneKey,
+    computation: ComputationId,
+    audit: AuditTag,
+    cost: CostVector,
+    settlement: Settlement,
+}
+
+impl Permit {
+    pub(crate) const fn new(
+        core: Arc<Core>,
+        account: Arc<TenantAccount>,
+        lane: Lane,
+        lane_key: LaneKey,
+        computation: ComputationId,
+        audit: AuditTag,
+        cost: CostVector,
+    ) -> Self {
+        Self {
+            core,
+            account,
+            lane,
+            lane_key,
+            computation,
+            audit,
+            cost,
+            settlement: Settlement::Unsettled,
+        }
+    }
+
+    /// Gives the permit back and books what the work cost, in the unit of the bulkhead.
+    ///
+    /// Dropping it gives it back as well, and counts it as unsettled.
+    pub fn settle(mut self, cost: BusyNanos) {
+        self.settlement = Settlement::Settled(cost);
+    }
+
+    /// Whose work it is for.
+    pub const fn tenant(&self) -> &Arc<TenantAccount> {
+        &self.account
+    }
+
+    /// What it is for.
+    pub const fn computation(&self) -> ComputationId {
+        self.computation
+    }
+
+    /// Who pays.
+    pub const fn audit(&self) -> AuditTag {
+        self.audit
+    }
+
+    /// What was asked for and is occupied.
+    pub const fn cost(&self) -> CostVector {
+        self.cost
+    }
+
+    /// Which pool its slots belong to.
+    pub const fn lane(&self) -> Lane {
+        self.lane
+    }
+
+    /// The bulkhead's name.
+    pub fn bulkhead(&self) -> &Arc<str> {
+        &self.core.name
+    }
+
+    /// The bulkhead, for [`HeldScope::enter`](crate::HeldScope::enter).
+    pub fn bulkhead_id(&self) -> BulkheadId {
+        self.core.id
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.core.give_back(
+            &self.account,
+            self.lane,
+            self.lane_key,
+            self.cost,
+            self.settlement,
+        );
+    }
+}
+
+impl fmt::Debug for Permit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Permit")
+            .field("bulkhead", &self.core.name)
+            .field("tenant", &self.account.id())
+            .field("lane", &self.lane)
+            .field("computation", &self.computation)
+            .field("cost", &self.cost)
+            .finish_non_exhaustive()
+    }
+}

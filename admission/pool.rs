@@ -1,0 +1,248 @@
+//! A pool of slots: the bounds of one lane of a bulkhead, what is in use, and what waits.
+//!
+//! Pure book-keeping under the bulkhead's lock: no clock, no callback.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use orlop_saga::amount::{BusyNanos, ByteCount};
+use orlop_saga::tenant::AuditTag;
+use orlop_saga::time::Monotonic;
+
+use crate::options::BulkheadOptions;
+use crate::queue::{FairQueue, OwnerKey};
+use crate::refusal::{Dimension, Refusal, RefusalCounts, Scope};
+use crate::request::{ComputationId, CostVector, Grantee, Lane, Request};
+use crate::snapshot::LaneSnapshot;
+use crate::tenant::{Bound, Settlement, TenantAccount};
+
+/// When a waiting request is refused, and as what.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Expiry {
+    pub(crate) at: Monotonic,
+    since: Monotonic,
+    by_deadline: bool,
+}
+
+impl Expiry {
+    /// The earlier of the request's deadline and the bulkhead's time-out.
+    pub(crate) fn earlier(
+        now: Monotonic,
+        deadline: Option<Monotonic>,
+        timeout: Option<Duration>,
+    ) -> Option<Self> {
+        let timeout = timeout.map(|timeout| now.after(timeout));
+        let (at, by_deadline) = match (deadline, timeout) {
+            (None, None) => return None,
+            (Some(deadline), None) => (deadline, true),
+            (None, Some(timeout)) => (timeout, false),
+            (Some(deadline), Some(timeout)) => (deadline.min(timeout), deadline <= timeout),
+        };
+        Some(Self {
+            at,
+            since: now,
+            by_deadline,
+        })
+    }
+
+    pub(crate) fn refusal(&self, now: Monotonic) -> Refusal {
+        if self.by_deadline {
+            Refusal::Expired
+        } else {
+            Refusal::QueueTimeout {
+                waited: now.since(self.since),
+            }
+        }
+    }
+}
+
+/// A request that waits. Its staging bytes are reserved, its slots are not.
+pub(crate) struct Waiter {
+    pub(crate) serial: u64,
+    pub(crate) account: Arc<TenantAccount>,
+    pub(crate) computation: ComputationId,
+    pub(crate) audit: AuditTag,
+    pub(crate) cost: CostVector,
+    pub(crate) expiry: Option<Expiry>,
+    pub(crate) grantee: Arc<dyn Grantee>,
+}
+
+pub(crate) struct Pool {
+    slots_max: u64,
+    slots_per_tenant_max: u64,
+    queue_max: u32,
+    queue_per_tenant_max: u32,
+    staging_max: u64,
+    pub(crate) queue_timeout: Option<Duration>,
+    slots: u64,
+    permits: u64,
+    staging: u64,
+    pub(crate) queue: FairQueue<Waiter>,
+    granted: u64,
+    pub(crate) withdrawn: u64,
+    pub(crate) refused: RefusalCounts,
+    settled: u64,
+    unsettled: u64,
+    busy: BusyNanos,
+}
+
+impl Pool {
+    pub(crate) fn ordinary(options: &BulkheadOptions) -> Self {
+        let slots_max = options.in_flight_resolved();
+        let slots_per_tenant_max = options.in_flight_per_tenant_max.min(slots_max);
+        Self {
+            queue_max: options.queue_max,
+            queue_per_tenant_max: options.queue_per_tenant_max,
+            queue_timeout: options.queue_timeout,
+            ..Self::new(slots_max, slots_per_tenant_max, options.staging_bytes_max)
+        }
+    }
+
+    pub(crate) fn reserved(options: &BulkheadOptions) -> Self {
+        let slots_max = options.reserved_slots;
+        Self {
+            queue_max: options.reserved_queue_max,
+            queue_per_tenant_max: options.reserved_queue_per_tenant_max,
+            ..Self::new(slots_max, slots_max, options.reserved_staging_bytes_max)
+        }
+    }
+
+    fn new(slots_max: u32, slots_per_tenant_max: u32, staging_max: ByteCount) -> Self {
+        Self {
+            slots_max: u64::from(slots_max),
+            slots_per_tenant_max: u64::from(slots_per_tenant_max),
+            queue_max: 0,
+            queue_per_tenant_max: 0,
+            staging_max: staging_max.get(),
+            queue_timeout: None,
+            slots: 0,
+            permits: 0,
+            staging: 0,
+            queue: FairQueue::new(slots_per_tenant_max),
+            granted: 0,
+            withdrawn: 0,
+            refused: RefusalCounts::default(),
+            settled: 0,
+            unsettled: 0,
+            busy: BusyNanos::default(),
+        }
+    }
+
+    fn staging_bound(&self, asked: u64) -> Bound {
+        Bound {
+            dimension: Dimension::BulkheadStagingBytes,
+            asked,
+            used: self.staging,
+            cap: self.staging_max,
+        }
+    }
+
+    /// Whether `request` is beyond the whole pool.
+    pub(crate) fn check_fits(&self, request: &Request<'_>) -> Option<Refusal> {
+        let slots = |dimension, cap| Bound {
+            dimension,
+            asked: u64::from(request.cost.slots.get()),
+            used: 0,
+            cap,
+        };
+        [
+            slots(Dimension::BulkheadSlots, self.slots_max),
+            slots(Dimension::BulkheadTenantSlots, self.slots_per_tenant_max),
+            self.staging_bound(request.cost.staging.get()),
+        ]
+        .into_iter()
+        .find(|bound| bound.asked > bound.cap)
+        .map(Bound::never_fits)
+    }
+
+    /// Whether `request` and what is reserved are beyond the pool together.
+    pub(crate) fn check_staging(&self, request: &Request<'_>) -> Option<Refusal> {
+        self.staging_bound(request.cost.staging.get()).exceeded()
+    }
+
+    /// Whether there is a place to wait in for one more request of `owner`.
+    pub(crate) fn check_queue(&self, owner: OwnerKey) -> Option<Refusal> {
+        let queued = self.queue.queued_of(owner);
+        if queued >= self.queue_per_tenant_max {
+            return Some(Refusal::QueueFull {
+                scope: Scope::Tenant,
+                queued,
+                queued_max: self.queue_per_tenant_max,
+            });
+        }
+        let queued = u32::try_from(self.queue.len()).unwrap_or(u32::MAX);
+        (queued >= self.queue_max).then_some(Refusal::QueueFull {
+            scope: Scope::Bulkhead,
+            queued,
+            queued_max: self.queue_max,
+        })
+    }
+
+    /// Whether `slots` are free.
+    pub(crate) const fn has_free(&self, slots: u32) -> bool {
+        self.slots.saturating_add(slots as u64) <= self.slots_max
+    }
+
+    pub(crate) const fn reserve_staging(&mut self, cost: CostVector) {
+        self.staging = self.staging.saturating_add(cost.staging.get());
+    }
+
+    pub(crate) fn release_staging(&mut self, cost: CostVector) {
+        debug_assert!(
+            self.staging >= cost.staging.get(),
+            "released unreserved staging"
+        );
+        self.staging = self.staging.saturating_sub(cost.staging.get());
+    }
+
+    /// Books a grant whose tenant the queue knows to be running.
+    pub(crate) fn occupy(&mut self, cost: CostVector) {
+        self.slots = self.slots.saturating_add(u64::from(cost.slots.get()));
+        self.permits = self.permits.saturating_add(1);
+        self.granted = self.granted.saturating_add(1);
+        debug_assert!(self.slots <= self.slots_max, "granted more than there is");
+    }
+
+    /// Books that a permit was given back.
+    pub(crate) fn vacate(&mut self, cost: CostVector, settlement: Settlement) {
+        let slots = u64::from(cost.slots.get());
+        debug_assert!(
+            self.slots >= slots && self.permits > 0,
+            "vacated more than was occupied"
+        );
+        self.slots = self.slots.saturating_sub(slots);
+        self.permits = self.permits.saturating_sub(1);
+        self.release_staging(cost);
+        match settlement {
+            Settlement::Settled(busy) => {
+                self.settled = self.settled.saturating_add(1);
+                self.busy = self.busy.saturating_add(busy);
+            }
+            Settlement::Unsettled => self.unsettled = self.unsettled.saturating_add(1),
+        }
+    }
+
+    pub(crate) fn snapshot(&self) -> LaneSnapshot {
+        LaneSnapshot {
+            slots_max: self.slots_max,
+            slots: self.slots,
+            in_flight: self.permits,
+            queued: self.queue.len() as u64,
+            staging: ByteCount::new(self.staging),
+            granted: self.granted,
+            withdrawn: self.withdrawn,
+            refused: self.refused,
+            settled: self.settled,
+            unsettled: self.unsettled,
+            busy: self.busy,
+        }
+    }
+}
+
+/// What `lane` adds to the time bounds of a request: nothing binds the reserved lane.
+pub(crate) fn deadline_of(request: &Request<'_>) -> Option<Monotonic> {
+    match request.lane {
+        Lane::Ordinary => request.deadline,
+        Lane::Reserved => None,
+    }
+}

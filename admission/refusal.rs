@@ -1,0 +1,232 @@
+//! Refusals: why a request was not admitted, or why it no longer waits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use orlop_saga::id::TenantId;
+
+use crate::tenant::TenantState;
+
+/// Something that is counted against a bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Dimension {
+    /// Slots that the tenant has queued or in flight, over all bulkheads.
+    TenantSlots,
+    /// Staging bytes that the tenant has reserved, over all bulkheads.
+    TenantStagingBytes,
+    /// Slots of one lane of the bulkhead.
+    BulkheadSlots,
+    /// Slots that one tenant may have in flight in the bulkhead.
+    BulkheadTenantSlots,
+    /// Staging bytes reserved in one lane of the bulkhead.
+    BulkheadStagingBytes,
+}
+
+impl std::fmt::Display for Dimension {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::TenantSlots => "slots of the tenant",
+            Self::TenantStagingBytes => "staging bytes of the tenant",
+            Self::BulkheadSlots => "slots of the bulkhead",
+            Self::BulkheadTenantSlots => "slots of one tenant in the bulkhead",
+            Self::BulkheadStagingBytes => "staging bytes of the bulkhead",
+        })
+    }
+}
+
+/// Whose bound or state it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// The tenant's own.
+    Tenant,
+    /// The bulkhead's, shared by all tenants.
+    Bulkhead,
+}
+
+impl std::fmt::Display for Scope {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Tenant => "tenant",
+            Self::Bulkhead => "bulkhead",
+        })
+    }
+}
+
+/// Why a request does not run. Nothing ran, and nothing is reserved for it any more.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The tenant was unregistered; its slot may already belong to another. Nothing was reserved.
+    /// Obtain a handle of the tenant's present life.
+    #[error("tenant {tenant} is no longer registered")]
+    StaleTenant {
+        /// The life that ended.
+        tenant: TenantId,
+    },
+    /// The tenant is suspended; what it had queued was withdrawn. Retry once it was resumed.
+    #[error("tenant {tenant} is suspended")]
+    Suspended {
+        /// The tenant.
+        tenant: TenantId,
+    },
+    /// The tenant was revoked; what it had queued was withdrawn. It admits no more ordinary work.
+    #[error("tenant {tenant} is revoked")]
+    Revoked {
+        /// The tenant.
+        tenant: TenantId,
+    },
+    /// The tenant or the bulkhead takes no new work and finishes what it has. Retry once it was
+    /// resumed.
+    #[error("the {scope} is draining")]
+    Draining {
+        /// Which of the two.
+        scope: Scope,
+    },
+    /// The caller already holds a permit of this bulkhead, so waiting for another one could wait
+    /// for itself. Nothing was queued. Acquire before entering the computation, or elsewhere.
+    #[error("a permit of bulkhead {bulkhead} was asked for by work that holds one")]
+    Nested {
+        /// The bulkhead's name.
+        bulkhead: Arc<str>,
+    },
+    /// More than the bound as it stands now, so it could not be admitted even if all was idle.
+    /// Nothing was reserved. Ask for less, or raise the bound.
+    #[error("{asked} {dimension} asked for, at most {cap} can ever be granted")]
+    NeverFits {
+        /// What there is not enough of.
+        dimension: Dimension,
+        /// How much was asked for.
+        asked: u64,
+        /// The whole bound.
+        cap: u64,
+    },
+    /// The deadline has passed; the work never started. A retry needs a later deadline.
+    #[error("the deadline passed before the work could start")]
+    Expired,
+    /// Together with what is reserved now it would exceed a bound. Nothing was reserved. Retry
+    /// once some of it is given back.
+    #[error("{asked} {dimension} asked for, {used} of {cap} are in use")]
+    QuotaExceeded {
+        /// What there is not enough of.
+        dimension: Dimension,
+        /// How much was asked for.
+        asked: u64,
+        /// How much is reserved already.
+        used: u64,
+        /// The bound.
+        cap: u64,
+    },
+    /// There is no place left to wait in. Nothing was reserved. Retry once something was granted.
+    #[error("the queue of the {scope} is full: {queued} of {queued_max}")]
+    QueueFull {
+        /// Whose queue it is.
+        scope: Scope,
+        /// How many requests wait in it.
+        queued: u32,
+        /// How many may.
+        queued_max: u32,
+    },
+    /// It waited as long as the bulkhead lets a request wait; the work never started. Retry.
+    #[error("not granted within {} ms", waited.as_millis())]
+    QueueTimeout {
+        /// How long it waited.
+        waited: Duration,
+    },
+    /// All that the tenant had queued was withdrawn on request; the work never started.
+    #[error("withdrawn while queued")]
+    Cancelled,
+}
+
+impl Refusal {
+    /// Whether the same request may be admitted later without anybody changing it.
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::Suspended { .. }
+            | Self::Draining { .. }
+            | Self::QuotaExceeded { .. }
+            | Self::QueueFull { .. }
+            | Self::QueueTimeout { .. } => true,
+            Self::StaleTenant { .. }
+            | Self::Revoked { .. }
+            | Self::Nested { .. }
+            | Self::NeverFits { .. }
+            | Self::Expired
+            | Self::Cancelled => false,
+        }
+    }
+
+    /// Why a tenant in `state` is refused ordinary work, if it is.
+    pub(crate) const fn of_state(state: TenantState, tenant: TenantId) -> Option<Self> {
+        match state {
+            TenantState::Active => None,
+            TenantState::Suspended => Some(Self::Suspended { tenant }),
+            TenantState::Draining => Some(Self::Draining {
+                scope: Scope::Tenant,
+            }),
+            TenantState::Revoked => Some(Self::Revoked { tenant }),
+            TenantState::Unregistered => Some(Self::StaleTenant { tenant }),
+        }
+    }
+}
+
+/// How many requests were refused, by reason. Counts since the bulkhead was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RefusalCounts {
+    /// [`Refusal::StaleTenant`].
+    pub stale_tenant: u64,
+    /// [`Refusal::Suspended`].
+    pub suspended: u64,
+    /// [`Refusal::Revoked`].
+    pub revoked: u64,
+    /// [`Refusal::Draining`].
+    pub draining: u64,
+    /// [`Refusal::Nested`].
+    pub nested: u64,
+    /// [`Refusal::NeverFits`].
+    pub never_fits: u64,
+    /// [`Refusal::Expired`].
+    pub expired: u64,
+    /// [`Refusal::QuotaExceeded`].
+    pub quota_exceeded: u64,
+    /// [`Refusal::QueueFull`].
+    pub queue_full: u64,
+    /// [`Refusal::QueueTimeout`].
+    pub queue_timeout: u64,
+    /// [`Refusal::Cancelled`].
+    pub cancelled: u64,
+}
+
+impl RefusalCounts {
+    /// The sum over all reasons.
+    pub const fn total(&self) -> u64 {
+        self.stale_tenant
+            + self.suspended
+            + self.revoked
+            + self.draining
+            + self.nested
+            + self.never_fits
+            + self.expired
+            + self.quota_exceeded
+            + self.queue_full
+            + self.queue_timeout
+            + self.cancelled
+    }
+
+    pub(crate) const fn count(&mut self, refusal: &Refusal) {
+        let counter = match refusal {
+            Refusal::StaleTenant { .. } => &mut self.stale_tenant,
+            Refusal::Suspended { .. } => &mut self.suspended,
+            Refusal::Revoked { .. } => &mut self.revoked,
+            Refusal::Draining { .. } => &mut self.draining,
+            Refusal::Nested { .. } => &mut self.nested,
+            Refusal::NeverFits { .. } => &mut self.never_fits,
+            Refusal::Expired => &mut self.expired,
+            Refusal::QuotaExceeded { .. } => &mut self.quota_exceeded,
+            Refusal::QueueFull { .. } => &mut self.queue_full,
+            Refusal::QueueTimeout { .. } => &mut self.queue_timeout,
+            Refusal::Cancelled => &mut self.cancelled,
+        };
+        *counter = counter.saturating_add(1);
+    }
+}

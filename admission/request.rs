@@ -1,0 +1,166 @@
+//! Requests: who asks, for what, and who is to be told.
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use orlop_saga::amount::ByteCount;
+use orlop_saga::tenant::{AuditTag, Class};
+use orlop_saga::time::Monotonic;
+
+use crate::permit::Permit;
+use crate::refusal::Refusal;
+use crate::tenant::TenantAccount;
+
+/// A computation, as the embedder's registry numbers it in this run of the process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ComputationId(u32);
+
+impl ComputationId {
+    /// Wraps a raw number.
+    pub const fn new(raw: u32) -> Self {
+        Self(raw)
+    }
+
+    /// The raw number.
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl fmt::Display for ComputationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// What a piece of work occupies. Every dimension is checked against a bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CostVector {
+    /// Slots of the bulkhead, occupied from grant to settlement.
+    pub slots: NonZeroU32,
+    /// Staging bytes, reserved from acceptance into the queue to settlement.
+    pub staging: ByteCount,
+}
+
+impl CostVector {
+    /// One slot and `staging` bytes.
+    pub const fn one_slot(staging: ByteCount) -> Self {
+        Self {
+            slots: NonZeroU32::MIN,
+            staging,
+        }
+    }
+
+    /// The same with another number of slots.
+    #[must_use]
+    pub const fn with_slots(mut self, slots: NonZeroU32) -> Self {
+        self.slots = slots;
+        self
+    }
+}
+
+impl Default for CostVector {
+    fn default() -> Self {
+        Self::one_slot(ByteCount::new(0))
+    }
+}
+
+/// Which of a bulkhead's two pools of slots is meant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Lane {
+    /// Work that tenants submit.
+    #[default]
+    Ordinary,
+    /// Cancel, recovery and undo. Has slots, staging and a queue of its own, so that ordinary work
+    /// never stands in its way; passes suspension, draining and revocation of the tenant, the
+    /// tenant's quotas, deadlines and the queue time-out. An unregistered tenant and a draining
+    /// bulkhead refuse it all the same.
+    Reserved,
+}
+
+/// One request for a permit.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Request<'a> {
+    /// Who asks.
+    pub tenant: &'a Arc<TenantAccount>,
+    /// What is to run.
+    pub computation: ComputationId,
+    /// Who pays.
+    pub audit: AuditTag,
+    /// What it occupies.
+    pub cost: CostVector,
+    /// How urgent it is among the tenant's own ordinary work. The reserved lane is FIFO per
+    /// tenant, whatever the class.
+    pub class: Class,
+    /// Which pool it goes to.
+    pub lane: Lane,
+    /// When it must have been granted. Does not bind the reserved lane.
+    pub deadline: Option<Monotonic>,
+}
+
+impl<'a> Request<'a> {
+    /// A request of `tenant` to run `computation`: one slot, no staging, standard class, ordinary
+    /// lane, no deadline.
+    pub fn new(tenant: &'a Arc<TenantAccount>, computation: ComputationId) -> Self {
+        Self {
+            tenant,
+            computation,
+            audit: AuditTag::default(),
+            cost: CostVector::default(),
+            class: Class::default(),
+            lane: Lane::default(),
+            deadline: None,
+        }
+    }
+
+    /// The same, paid for by `audit`.
+    #[must_use]
+    pub const fn audit(mut self, audit: AuditTag) -> Self {
+        self.audit = audit;
+        self
+    }
+
+    /// The same, occupying `cost`.
+    #[must_use]
+    pub const fn cost(mut self, cost: CostVector) -> Self {
+        self.cost = cost;
+        self
+    }
+
+    /// The same, in `class`.
+    #[must_use]
+    pub const fn class(mut self, class: Class) -> Self {
+        self.class = class;
+        self
+    }
+
+    /// The same, in `lane`.
+    #[must_use]
+    pub const fn lane(mut self, lane: Lane) -> Self {
+        self.lane = lane;
+        self
+    }
+
+    /// The same, to be granted before `deadline` or not at all.
+    #[must_use]
+    pub const fn deadline(mut self, deadline: Monotonic) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+}
+
+/// Whoever waits for a permit. Exactly one of the two is called, once, unless the ticket is
+/// cancelled first.
+///
+/// Called with no lock held, on the thread that made the slot free. Must be short and must not
+/// block: further hand-offs of that thread wait for it. May acquire, settle and cancel. A panic is
+/// contained and reported as an error event; a permit lost in it is given back.
+pub trait Grantee: Send + Sync {
+    /// The work may start.
+    fn granted(self: Arc<Self>, permit: Permit);
+    /// The work does not run.
+    fn refused(self: Arc<Self>, refusal: Refusal);
+}

@@ -1,0 +1,57 @@
+//! The lock of this crate, with one addition: under test every acquisition is a point at which an
+//! interleaving explorer may switch threads.
+//!
+//! Critical sections contain no such point, so the explorer sees each of them as one step, which
+//! is what the lock makes of them.
+
+/// A mutual exclusion lock without poisoning.
+#[derive(Debug, Default)]
+pub(crate) struct Mutex<T>(parking_lot::Mutex<T>);
+
+pub(crate) type MutexGuard<'a, T> = parking_lot::MutexGuard<'a, T>;
+
+impl<T> Mutex<T> {
+    pub(crate) const fn new(value: T) -> Self {
+        Self(parking_lot::Mutex::new(value))
+    }
+
+    /// Waits for the lock. `switch_point` comes first, so that others may run up to here.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        switch_point();
+        self.0.lock()
+    }
+
+    /// Takes the lock inside another critical section, where no switch may happen.
+    pub(crate) fn lock_nested(&self) -> MutexGuard<'_, T> {
+        self.0.lock()
+    }
+}
+
+#[cfg(not(test))]
+pub(crate) const fn switch_point() {}
+
+#[cfg(test)]
+pub(crate) use explored::switch_point;
+
+#[cfg(test)]
+pub(crate) mod explored {
+    use std::cell::Cell;
+
+    thread_local! {
+        /// The explorer runs all its threads as coroutines of one thread, so one flag serves them.
+        static EXPLORED: Cell<bool> = const { Cell::new(false) };
+    }
+
+    pub(crate) fn switch_point() {
+        if EXPLORED.get() {
+            shuttle::thread::yield_now();
+        }
+    }
+
+    /// Runs `test` under random schedules, every lock acquisition being a place to switch.
+    pub(crate) fn explore(test: impl Fn() + Send + Sync + 'static, schedules: usize) {
+        EXPLORED.set(true);
+        shuttle::check_random(test, schedules);
+        EXPLORED.set(false);
+    }
+}

@@ -1,0 +1,425 @@
+//! One life of a tenant: its state, its quotas and what it holds.
+//!
+//! Invariants
+//! - What is held is counted here from acceptance to settlement, whatever happens to the state:
+//!   suspending, revoking and unregistering zero nothing.
+//! - Every life has an account of its own, so giving back what an old life held can never credit
+//!   a new one.
+//! - The ledger's lock is the innermost: while it is held no other lock is taken.
+
+use std::fmt;
+use std::sync::{Arc, Weak};
+
+use orlop_saga::amount::{BusyNanos, ByteCount};
+use orlop_saga::id::TenantId;
+use orlop_saga::tenant::TenantLabel;
+
+use crate::bulkhead::Core;
+use crate::drain::Gate;
+use crate::outbox::Outbox;
+use crate::refusal::{Dimension, Refusal};
+use crate::request::{CostVector, Lane, Request};
+use crate::sync::Mutex;
+
+/// What a tenant may reserve for ordinary work, over all bulkheads. 0 means none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quotas {
+    /// Slots, queued and in flight together.
+    pub slots_max: u64,
+    /// Staging bytes.
+    pub staging_bytes_max: ByteCount,
+}
+
+/// Whether a tenant may submit ordinary work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TenantState {
+    /// It may.
+    Active,
+    /// Not until it is resumed.
+    Suspended,
+    /// Not until it is resumed; what was accepted is being finished.
+    Draining,
+    /// Never again. What is in flight and the reserved lane go on.
+    Revoked,
+    /// This life has ended: nothing new, in no lane.
+    Unregistered,
+}
+
+impl fmt::Display for TenantState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Active => "active",
+            Self::Suspended => "suspended",
+            Self::Draining => "draining",
+            Self::Revoked => "revoked",
+            Self::Unregistered => "unregistered",
+        })
+    }
+}
+
+/// What a tenant is told to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TenantCommand {
+    Suspend,
+    Resume,
+    Drain,
+    Revoke,
+    Unregister,
+}
+
+impl TenantState {
+    /// The state after `command`, unless it is refused in this state.
+    pub(crate) const fn after(self, command: TenantCommand) -> Option<Self> {
+        match (self, command) {
+            (Self::Active | Self::Suspended, TenantCommand::Suspend) => Some(Self::Suspended),
+            (Self::Active | Self::Suspended | Self::Draining, TenantCommand::Resume) => {
+                Some(Self::Active)
+            }
+            (Self::Active | Self::Suspended | Self::Draining, TenantCommand::Drain) => {
+                Some(Self::Draining)
+            }
+            // A drain of what is revoked waits for its end, and leaves it revoked.
+            (Self::Revoked, TenantCommand::Drain | TenantCommand::Revoke)
+            | (Self::Active | Self::Suspended | Self::Draining, TenantCommand::Revoke) => {
+                Some(Self::Revoked)
+            }
+            (
+                Self::Active | Self::Suspended | Self::Draining | Self::Revoked,
+                TenantCommand::Unregister,
+            )
+            | (Self::Unregistered, TenantCommand::Unregister | TenantCommand::Drain) => {
+                Some(Self::Unregistered)
+            }
+            (Self::Draining | Self::Revoked, TenantCommand::Suspend)
+            | (Self::Revoked, TenantCommand::Resume)
+            | (
+                Self::Unregistered,
+                TenantCommand::Suspend | TenantCommand::Resume | TenantCommand::Revoke,
+            ) => None,
+        }
+    }
+
+    /// Whether the gate is shut for good or until resumed, so that a drain can end.
+    const fn is_closed(self) -> bool {
+        match self {
+            Self::Active | Self::Suspended => false,
+            Self::Draining | Self::Revoked | Self::Unregistered => true,
+        }
+    }
+}
+
+/// What a tenant holds in one lane, over all bulkheads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Holding {
+    /// Requests that wait.
+    pub queued: u64,
+    /// Permits that were granted and not given back.
+    pub in_flight: u64,
+    /// Slots of both.
+    pub slots: u64,
+    /// Staging bytes of both.
+    pub staging: ByteCount,
+}
+
+impl Holding {
+    fn reserve(&mut self, cost: CostVector, waits: bool) {
+        if waits {
+            self.queued = self.queued.saturating_add(1);
+        } else {
+            self.in_flight = self.in_flight.saturating_add(1);
+        }
+        self.slots = self.slots.saturating_add(u64::from(cost.slots.get()));
+        self.staging = ByteCount::new(self.staging.get().saturating_add(cost.staging.get()));
+    }
+
+    fn dispatch(&mut self) {
+        debug_assert!(self.queued > 0, "dispatched what does not wait");
+        self.queued = self.queued.saturating_sub(1);
+        self.in_flight = self.in_flight.saturating_add(1);
+    }
+
+    fn release(&mut self, cost: CostVector, waited: bool) {
+        let count = if waited {
+            &mut self.queued
+        } else {
+            &mut self.in_flight
+        };
+        let (slots, staging) = (u64::from(cost.slots.get()), cost.staging.get());
+        debug_assert!(
+            *count > 0 && self.slots >= slots && self.staging.get() >= staging,
+            "released more than was held"
+        );
+        *count = count.saturating_sub(1);
+        self.slots = self.slots.saturating_sub(slots);
+        self.staging = ByteCount::new(self.staging.get().saturating_sub(staging));
+    }
+}
+
+/// How a piece of work gave its permit back.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Settlement {
+    Settled(BusyNanos),
+    /// Dropped without a measurement.
+    Unsettled,
+}
+
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    pub(crate) state: TenantState,
+    pub(crate) quotas: Quotas,
+    pub(crate) gate: Gate,
+    ordinary: Holding,
+    reserved: Holding,
+    settled: u64,
+    unsettled: u64,
+    busy: BusyNanos,
+    /// Where something of this tenant may wait.
+    pub(crate) bulkheads: Vec<Weak<Core>>,
+}
+
+impl Ledger {
+    fn holding(&mut self, lane: Lane) -> &mut Holding {
+        match lane {
+            Lane::Ordinary => &mut self.ordinary,
+            Lane::Reserved => &mut self.reserved,
+        }
+    }
+
+    /// The checks of capability, generation and state.
+    pub(crate) fn check_state(&self, tenant: TenantId, lane: Lane) -> Option<Refusal> {
+        match (lane, self.state) {
+            (Lane::Ordinary, state) => Refusal::of_state(state, tenant),
+            (Lane::Reserved, TenantState::Unregistered) => Some(Refusal::StaleTenant { tenant }),
+            (
+                Lane::Reserved,
+                TenantState::Active
+                | TenantState::Suspended
+                | TenantState::Draining
+                | TenantState::Revoked,
+            ) => None,
+        }
+    }
+
+    /// Whether `request` is beyond the whole quota.
+    pub(crate) fn check_fits(&self, request: &Request<'_>) -> Option<Refusal> {
+        self.bounded(request)
+            .into_iter()
+            .flatten()
+            .find(|bound| bound.asked > bound.cap)
+            .map(Bound::never_fits)
+    }
+
+    /// Whether `request` and what is held are beyond the quota together.
+    pub(crate) fn check_quotas(&self, request: &Request<'_>) -> Option<Refusal> {
+        self.bounded(request)
+            .into_iter()
+            .flatten()
+            .find_map(Bound::exceeded)
+    }
+
+    /// Undo is bound by the reserved lane's own limits alone, never by what the tenant is denied.
+    fn bounded(&self, request: &Request<'_>) -> Option<[Bound; 2]> {
+        match request.lane {
+            Lane::Reserved => None,
+            Lane::Ordinary => Some([
+                Bound {
+                    dimension: Dimension::TenantSlots,
+                    asked: u64::from(request.cost.slots.get()),
+                    used: self.ordinary.slots,
+                    cap: self.quotas.slots_max,
+                },
+                Bound {
+                    dimension: Dimension::TenantStagingBytes,
+                    asked: request.cost.staging.get(),
+                    used: self.ordinary.staging.get(),
+                    cap: self.quotas.staging_bytes_max.get(),
+                },
+            ]),
+        }
+    }
+
+    pub(crate) fn reserve(&mut self, lane: Lane, cost: CostVector, waits: bool) {
+        self.gate.enter();
+        self.holding(lane).reserve(cost, waits);
+    }
+
+    pub(crate) fn dispatch(&mut self, lane: Lane) {
+        self.holding(lane).dispatch();
+    }
+
+    /// Gives back what waited and will not run.
+    pub(crate) fn withdraw(&mut self, lane: Lane, cost: CostVector, outbox: &mut Outbox) {
+        self.holding(lane).release(cost, true);
+        self.gate.leave(outbox);
+    }
+
+    /// Gives back what ran.
+    pub(crate) fn settle(
+        &mut self,
+        lane: Lane,
+        cost: CostVector,
+        settlement: Settlement,
+        outbox: &mut Outbox,
+    ) {
+        self.holding(lane).release(cost, false);
+        match settlement {
+            Settlement::Settled(busy) => {
+                self.settled = self.settled.saturating_add(1);
+                self.busy = self.busy.saturating_add(busy);
+            }
+            Settlement::Unsettled => self.unsettled = self.unsettled.saturating_add(1),
+        }
+        self.gate.leave(outbox);
+    }
+
+    /// Remembers that something of this tenant waits in `core`.
+    pub(crate) fn waits_in(&mut self, core: &Arc<Core>) {
+        if self
+            .bulkheads
+            .iter()
+            .any(|known| known.as_ptr() == Arc::as_ptr(core))
+        {
+            return;
+        }
+        self.bulkheads.retain(|known| known.strong_count() > 0);
+        self.bulkheads.push(Arc::downgrade(core));
+    }
+
+    /// Moves on by `command`; the generation of the gate names the drain, if it is closed.
+    pub(crate) fn apply(
+        &mut self,
+        command: TenantCommand,
+        outbox: &mut Outbox,
+    ) -> Result<u64, TenantState> {
+        let state = self.state.after(command).ok_or(self.state)?;
+        self.state = state;
+        if state.is_closed() {
+            return Ok(self.gate.close());
+        }
+        self.gate.open(outbox);
+        Ok(0)
+    }
+}
+
+/// An amount beside its bound.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bound {
+    pub(crate) dimension: Dimension,
+    pub(crate) asked: u64,
+    pub(crate) used: u64,
+    pub(crate) cap: u64,
+}
+
+impl Bound {
+    pub(crate) const fn never_fits(self) -> Refusal {
+        Refusal::NeverFits {
+            dimension: self.dimension,
+            asked: self.asked,
+            cap: self.cap,
+        }
+    }
+
+    pub(crate) fn exceeded(self) -> Option<Refusal> {
+        let fits = self.asked == 0
+            || self
+                .used
+                .checked_add(self.asked)
+                .is_some_and(|sum| sum <= self.cap);
+        (!fits).then_some(Refusal::QuotaExceeded {
+            dimension: self.dimension,
+            asked: self.asked,
+            used: self.used,
+            cap: self.cap,
+        })
+    }
+}
+
+/// One life of a tenant. Made by [`Tenants::register`](crate::Tenants::register).
+///
+/// Whoever has it may ask for permits in the tenant's name; changing the tenant needs the
+/// registry.
+pub struct TenantAccount {
+    id: TenantId,
+    label: TenantLabel,
+    pub(crate) ledger: Mutex<Ledger>,
+}
+
+impl TenantAccount {
+    pub(crate) fn new(id: TenantId, label: TenantLabel, quotas: Quotas) -> Self {
+        Self {
+            id,
+            label,
+            ledger: Mutex::new(Ledger {
+                state: TenantState::Active,
+                quotas,
+                gate: Gate::default(),
+                ordinary: Holding::default(),
+                reserved: Holding::default(),
+                settled: 0,
+                unsettled: 0,
+                busy: BusyNanos::default(),
+                bulkheads: Vec::new(),
+            }),
+        }
+    }
+
+    /// The id of this life.
+    pub const fn id(&self) -> TenantId {
+        self.id
+    }
+
+    /// The tenant's name.
+    pub const fn label(&self) -> &TenantLabel {
+        &self.label
+    }
+
+    /// The state now.
+    pub fn state(&self) -> TenantState {
+        self.ledger.lock().state
+    }
+
+    /// State, quotas and counts, as of one instant.
+    pub fn snapshot(&self) -> TenantSnapshot {
+        let ledger = self.ledger.lock_nested();
+        TenantSnapshot {
+            id: self.id,
+            state: ledger.state,
+            quotas: ledger.quotas,
+            ordinary: ledger.ordinary,
+            reserved: ledger.reserved,
+            settled: ledger.settled,
+            unsettled: ledger.unsettled,
+            busy: ledger.busy,
+        }
+    }
+}
+
+impl fmt::Debug for TenantAccount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TenantAccount")
+            .field("id", &self.id)
+            .field("label", &self.label)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One tenant at one instant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TenantSnapshot {
+    /// Which life of which slot.
+    pub id: TenantId,
+    /// Its state.
+    pub state: TenantState,
+    /// What it may hold in the ordinary lane.
+    pub quotas: Quotas,
+    /// What it holds in the ordinary lane.
+    pub ordinary: Holding,
+    /// What it holds in the reserved lane.
+    pub reserved: Holding,
+    /// Permits given back with a measured cost.
+    pub settled: u64,
+    /// Permits given back without one.
+    pub unsettled: u64,
+    /// The sum of the measured costs, in the unit of each bulkhead.
+    pub busy: BusyNanos,
+}
