@@ -2,5 +2,14 @@
 //!
 //! Imports `saga` only.
 
+pub mod checkpoint;
 pub mod disk;
+pub mod folder;
 pub mod log;
+pub mod projection;
+pub mod projector;
+pub mod recovery;
+pub mod retained;
+mod sealed;
+pub mod store;
+pub mod tables;

@@ -86,7 +86,10 @@ mod tests {
             let mut bytes = sealed.clone();
             bytes[at / 8] ^= 1 << (at % 8);
             let refused = unseal(KIND, &bytes).unwrap_err();
-            assert!(matches!(refused, UnsealError::Damaged | UnsealError::Foreign));
+            assert!(matches!(
+                refused,
+                UnsealError::Damaged | UnsealError::Foreign
+            ));
         }
         for end in 0..sealed.len() {
             assert!(unseal(KIND, &sealed[..end]).is_err());

@@ -79,6 +79,10 @@ pub trait TablesHome: Send + Debug {
     /// [`TablesError`]: it is removed at the next open.
     fn discard(&mut self) -> Result<(), TablesError>;
 
+    /// Has the current tree rebuilt at the next open: after a failed sync, what can be read of it
+    /// need not be on the disk. As good as can be done on a disk that fails.
+    fn distrust(&mut self);
+
     /// Whether so little of the files is live that rows should move to a fresh tree.
     fn is_bloated(&self, size: TablesSize) -> bool;
 }

@@ -63,7 +63,9 @@ impl Change {
 
     /// Bytes of key and value together.
     pub fn byte_len(&self) -> usize {
-        self.key().len().saturating_add(self.value().map_or(0, <[u8]>::len))
+        self.key()
+            .len()
+            .saturating_add(self.value().map_or(0, <[u8]>::len))
     }
 }
 

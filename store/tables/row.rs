@@ -32,7 +32,10 @@ impl RowSum {
     pub fn with(self, key: &[u8], value_bytes: u64, checksum: u64) -> Self {
         Self {
             rows: self.rows.wrapping_add(1),
-            bytes: self.bytes.wrapping_add(key.len() as u64).wrapping_add(value_bytes),
+            bytes: self
+                .bytes
+                .wrapping_add(key.len() as u64)
+                .wrapping_add(value_bytes),
             checksums: self.checksums.wrapping_add(checksum),
         }
     }
@@ -42,7 +45,10 @@ impl RowSum {
     pub fn without(self, key: &[u8], value_bytes: u64, checksum: u64) -> Self {
         Self {
             rows: self.rows.wrapping_sub(1),
-            bytes: self.bytes.wrapping_sub(key.len() as u64).wrapping_sub(value_bytes),
+            bytes: self
+                .bytes
+                .wrapping_sub(key.len() as u64)
+                .wrapping_sub(value_bytes),
             checksums: self.checksums.wrapping_sub(checksum),
         }
     }
@@ -100,7 +106,9 @@ impl<'a> Envelope<'a> {
                     chunks: u32::from_le_bytes(chunks),
                 })
             }
-            kind => Err(TablesError::damaged(format!("a row is of unknown kind {kind}"))),
+            kind => Err(TablesError::damaged(format!(
+                "a row is of unknown kind {kind}"
+            ))),
         }
     }
 

@@ -41,9 +41,11 @@ impl Image {
 
     /// The sum of the rows there are, which damage makes another than the one kept.
     fn counted(&self) -> RowSum {
-        self.rows.iter().fold(RowSum::default(), |sum, (key, value)| {
-            sum.with(key, value.len() as u64, checksum(key, value))
-        })
+        self.rows
+            .iter()
+            .fold(RowSum::default(), |sum, (key, value)| {
+                sum.with(key, value.len() as u64, checksum(key, value))
+            })
     }
 }
 
@@ -115,7 +117,10 @@ impl SimShelf {
     /// False if there was none.
     pub fn lose_row(&self) -> bool {
         let mut state = self.0.lock();
-        let Some(tree) = state.current.and_then(|number| state.trees.get_mut(&number)) else {
+        let Some(tree) = state
+            .current
+            .and_then(|number| state.trees.get_mut(&number))
+        else {
             return false;
         };
         let middle = tree.synced.rows.len() / 2;
@@ -138,7 +143,8 @@ impl SimShelf {
     pub fn rows(&self) -> BTreeMap<Vec<u8>, Vec<u8>> {
         let state = self.0.lock();
         let tree = state.current.and_then(|number| state.trees.get(&number));
-        tree.map(|tree| tree.visible.rows.clone()).unwrap_or_default()
+        tree.map(|tree| tree.visible.rows.clone())
+            .unwrap_or_default()
     }
 }
 
@@ -174,18 +180,30 @@ impl TablesHome for SimHome {
             return Err(damaged("the tables went back"));
         }
         drop(state);
-        Ok(Box::new(SimTables::attach(self.shelf.clone(), number, power)))
+        Ok(Box::new(SimTables::attach(
+            self.shelf.clone(),
+            number,
+            power,
+        )))
     }
 
     fn fresh(&mut self) -> Result<Box<dyn Tables>, TablesError> {
         let mut state = self.shelf.0.lock();
         state.operate()?;
-        let number = state.trees.keys().last().map_or(1, |last| last.saturating_add(1));
+        let number = state
+            .trees
+            .keys()
+            .last()
+            .map_or(1, |last| last.saturating_add(1));
         state.trees.insert(number, SimTree::default());
         let power = state.power;
         drop(state);
         self.fresh = Some(number);
-        Ok(Box::new(SimTables::attach(self.shelf.clone(), number, power)))
+        Ok(Box::new(SimTables::attach(
+            self.shelf.clone(),
+            number,
+            power,
+        )))
     }
 
     fn promote(&mut self) -> Result<(), TablesError> {
@@ -205,6 +223,10 @@ impl TablesHome for SimHome {
             self.shelf.0.lock().trees.remove(&number);
         }
         Ok(())
+    }
+
+    fn distrust(&mut self) {
+        self.shelf.0.lock().current = None;
     }
 
     fn is_bloated(&self, size: TablesSize) -> bool {
@@ -234,14 +256,15 @@ impl SimTables {
             sum: RowSum::default(),
         };
         // Fails only if the tree is gone, which every later use reports.
-        let _ = tables.with(|state, number| {
-            let image = &state.tree(number)?.visible;
-            Ok((image.applied, image.sum))
-        })
-        .map(|(applied, sum)| {
-            tables.applied = applied;
-            tables.sum = sum;
-        });
+        let _ = tables
+            .with(|state, number| {
+                let image = &state.tree(number)?.visible;
+                Ok((image.applied, image.sum))
+            })
+            .map(|(applied, sum)| {
+                tables.applied = applied;
+                tables.sum = sum;
+            });
         tables
     }
 

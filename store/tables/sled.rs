@@ -159,7 +159,10 @@ impl SledTables {
         if meta.store == store {
             Ok(meta)
         } else {
-            Err(TablesError::damaged(format!("the tree is of store {}", meta.store)))
+            Err(TablesError::damaged(format!(
+                "the tree is of store {}",
+                meta.store
+            )))
         }
     }
 
@@ -316,7 +319,10 @@ struct Group {
 
 impl Group {
     fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
-        self.bytes = self.bytes.saturating_add(key.len()).saturating_add(value.len());
+        self.bytes = self
+            .bytes
+            .saturating_add(key.len())
+            .saturating_add(value.len());
         self.batch.insert(key, value);
     }
 
@@ -349,7 +355,10 @@ impl Tables for SledTables {
         visit: &mut Visit<'_>,
     ) -> Result<(), TablesError> {
         let prefix = row_key(prefix);
-        let start = after.map_or_else(|| prefix.clone(), |after| prefix.clone().max(row_key(after)));
+        let start = after.map_or_else(
+            || prefix.clone(),
+            |after| prefix.clone().max(row_key(after)),
+        );
         let after = after.map(row_key);
         self.guarded(|db| {
             for item in db.range(start..) {
@@ -372,8 +381,10 @@ impl Tables for SledTables {
 
     fn apply(&mut self, changes: &[Change], applied: Lsn) -> Result<(), TablesError> {
         self.check_sizes(changes)?;
-        let last: BTreeMap<&[u8], Option<&[u8]>> =
-            changes.iter().map(|change| (change.key(), change.value())).collect();
+        let last: BTreeMap<&[u8], Option<&[u8]>> = changes
+            .iter()
+            .map(|change| (change.key(), change.value()))
+            .collect();
         let mut group = Group {
             batch: sled::Batch::default(),
             bytes: 0,
@@ -398,8 +409,7 @@ impl Tables for SledTables {
     }
 
     fn size(&mut self) -> Result<TablesSize, TablesError> {
-        let file_bytes =
-            self.guarded(|db| db.size_on_disk().map_err(|e| fault("measure", &e)))?;
+        let file_bytes = self.guarded(|db| db.size_on_disk().map_err(|e| fault("measure", &e)))?;
         Ok(TablesSize {
             file_bytes,
             live_bytes: self.meta.sum.bytes,

@@ -49,7 +49,9 @@ impl SledFiles {
                 sync_path(&folder)?;
             }
         }
-        self.db.sync_data().map_err(|e| TablesError::io("sync db", &e))
+        self.db
+            .sync_data()
+            .map_err(|e| TablesError::io("sync db", &e))
     }
 }
 

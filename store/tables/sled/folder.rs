@@ -179,7 +179,10 @@ impl TablesHome for SledHome {
             sync_path(parent)?;
         }
         self.discard()?;
-        let number = self.numbers(TREE)?.last().map_or(1, |last| last.saturating_add(1));
+        let number = self
+            .numbers(TREE)?
+            .last()
+            .map_or(1, |last| last.saturating_add(1));
         let tables = SledTables::create(&self.tree(number), self.options, self.store)?;
         self.fresh = Some(number);
         sync_path(&self.folder)?;
@@ -200,6 +203,14 @@ impl TablesHome for SledHome {
         match self.fresh.take() {
             Some(number) => remove_tree(&self.tree(number)),
             None => Ok(()),
+        }
+    }
+
+    fn distrust(&mut self) {
+        let removed = std::fs::remove_file(self.folder.join(CURRENT)).map_err(|e| e.to_string());
+        let synced = sync_path(&self.folder).map_err(|e| e.to_string());
+        if let Err(error) = removed.and(synced) {
+            tracing::warn!(%error, "a tree that failed may be opened again");
         }
     }
 

@@ -1,0 +1,269 @@
+//! Projection: which rows an event leaves behind.
+//!
+//! Pure: no I/O, no clock. The projector runs it on durable records, a rebuild runs it again.
+//!
+//! | row | key after the prefix | value |
+//! | --- | --- | --- |
+//! | `e` | tenant (8), key (16) | the settlement that is replayed |
+//! | `s` | saga (8) | the whole history of a saga that ended |
+//! | `t` | tenant (8) | the tenant's label |
+//! | `x` | expiry (8), tenant (8), key (16) | the saga that expires with it, if any |
+//!
+//! Numbers are big-endian, so that the order of keys is the order of numbers. A value is one
+//! byte format (1) and the `postcard` encoding.
+//!
+//! Invariants
+//! - Changes are derived from the journal alone and never read a row: applying them again, or
+//!   again after retention has removed some, is harmless.
+//! - An outcome and its place in the retention index are written together.
+
+use orlop_saga::effect::{EffectId, Settlement};
+use orlop_saga::event::Event;
+use orlop_saga::id::{SagaId, TenantId};
+use orlop_saga::key::Key;
+use orlop_saga::live::Finished;
+use orlop_saga::saga::SagaState;
+use orlop_saga::tenant::{TenantEvent, TenantLabel};
+use orlop_saga::time::WallMillis;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::tables::Change;
+
+/// The prefix of retained outcomes.
+pub const OUTCOMES: u8 = b'e';
+/// The prefix of sagas that ended.
+pub const SAGAS: u8 = b's';
+/// The prefix of tenants.
+pub const TENANTS: u8 = b't';
+/// The prefix of the retention index.
+pub const EXPIRIES: u8 = b'x';
+
+const FORMAT: u8 = 1;
+
+/// An outcome that is kept: the row found by its key until its `expires_at`.
+pub type Retained = Settlement;
+
+/// Why a row was not written or read. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RowError {
+    /// The encoder refused. Cannot happen for a value of the vocabulary.
+    #[error("a row cannot be encoded: {reason}")]
+    Encode {
+        /// What the encoder said.
+        reason: String,
+    },
+    /// The row's checksum held, so other code wrote it. Open the store with that version.
+    #[error("a row of {bytes} bytes is not understood: {reason}")]
+    Decode {
+        /// Its length.
+        bytes: usize,
+        /// What the decoder said.
+        reason: String,
+    },
+}
+
+/// Adds to `changes` what `event`, which finished `finished`, leaves behind.
+///
+/// # Errors
+/// [`RowError::Encode`]: nothing was added.
+pub fn project(
+    event: &Event,
+    finished: Option<&Finished>,
+    changes: &mut Vec<Change>,
+) -> Result<(), RowError> {
+    match event {
+        Event::Tenant(TenantEvent::Registered { tenant, label }) => changes.push(Change::Put {
+            key: tenant_key(*tenant),
+            value: encode(label)?,
+        }),
+        Event::Opened { .. } | Event::Effect { .. } | Event::Saga { .. } => {}
+    }
+    let Some(finished) = finished else {
+        return Ok(());
+    };
+    let settlement = &*finished.settlement;
+    let outcome = encode(settlement)?;
+    let expiry = encode(&settlement.saga)?;
+    if let (Some(id), Some(state)) = (settlement.saga, &finished.saga) {
+        changes.push(Change::Put {
+            key: saga_key(id),
+            value: encode(&**state)?,
+        });
+    }
+    changes.push(Change::Put {
+        key: outcome_key(finished.id),
+        value: outcome,
+    });
+    changes.push(Change::Put {
+        key: expiry_key(settlement.expires_at, finished.id),
+        value: expiry,
+    });
+    Ok(())
+}
+
+/// The key of a retained outcome.
+pub fn outcome_key(id: EffectId) -> Vec<u8> {
+    let mut key = vec![OUTCOMES];
+    push_id(&mut key, id);
+    key
+}
+
+/// Whose outcome a key of an [`OUTCOMES`] row is.
+pub fn outcome_id(key: &[u8]) -> Option<EffectId> {
+    read_id(key.strip_prefix(&[OUTCOMES])?)
+}
+
+/// The key of a saga that ended.
+pub fn saga_key(saga: SagaId) -> Vec<u8> {
+    let mut key = vec![SAGAS];
+    key.extend_from_slice(&saga.get().to_be_bytes());
+    key
+}
+
+/// The key of a tenant.
+pub fn tenant_key(tenant: TenantId) -> Vec<u8> {
+    let mut key = vec![TENANTS];
+    key.extend_from_slice(&tenant.to_u64().to_be_bytes());
+    key
+}
+
+/// The key of a place in the retention index.
+pub fn expiry_key(expires_at: WallMillis, id: EffectId) -> Vec<u8> {
+    let mut key = vec![EXPIRIES];
+    key.extend_from_slice(&expires_at.get().to_be_bytes());
+    push_id(&mut key, id);
+    key
+}
+
+/// What expires when, by a key of an [`EXPIRIES`] row.
+pub fn expiry_id(key: &[u8]) -> Option<(WallMillis, EffectId)> {
+    let (at, rest) = key.strip_prefix(&[EXPIRIES])?.split_first_chunk::<8>()?;
+    Some((WallMillis::new(u64::from_be_bytes(*at)), read_id(rest)?))
+}
+
+/// The value of a row of [`OUTCOMES`].
+///
+/// # Errors
+/// [`RowError::Decode`]: other code wrote it.
+pub fn decode_outcome(value: &[u8]) -> Result<Retained, RowError> {
+    decode(value)
+}
+
+/// The value of a row of [`SAGAS`].
+///
+/// # Errors
+/// [`RowError::Decode`]: other code wrote it.
+pub fn decode_saga(value: &[u8]) -> Result<SagaState, RowError> {
+    decode(value)
+}
+
+/// The value of a row of [`TENANTS`].
+///
+/// # Errors
+/// [`RowError::Decode`]: other code wrote it.
+pub fn decode_tenant(value: &[u8]) -> Result<TenantLabel, RowError> {
+    decode(value)
+}
+
+/// The value of a row of [`EXPIRIES`].
+///
+/// # Errors
+/// [`RowError::Decode`]: other code wrote it.
+pub fn decode_expiry(value: &[u8]) -> Result<Option<SagaId>, RowError> {
+    decode(value)
+}
+
+fn push_id(key: &mut Vec<u8>, id: EffectId) {
+    key.extend_from_slice(&id.tenant.to_u64().to_be_bytes());
+    key.extend_from_slice(id.key.as_bytes());
+}
+
+fn read_id(bytes: &[u8]) -> Option<EffectId> {
+    let (generation, rest) = bytes.split_first_chunk::<4>()?;
+    let (slot, key) = rest.split_first_chunk::<4>()?;
+    Some(EffectId {
+        tenant: TenantId::new(u32::from_be_bytes(*slot), u32::from_be_bytes(*generation)),
+        key: Key::new(key.try_into().ok()?),
+    })
+}
+
+/// A format byte and the encoding of `value`.
+pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, RowError> {
+    postcard::to_extend(value, vec![FORMAT]).map_err(|e| RowError::Encode {
+        reason: e.to_string(),
+    })
+}
+
+/// The value behind a format byte; every byte must be used.
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RowError> {
+    let refuse = |reason: String| RowError::Decode {
+        bytes: bytes.len(),
+        reason,
+    };
+    match bytes.split_first() {
+        Some((&FORMAT, body)) => match postcard::take_from_bytes(body) {
+            Ok((value, [])) => Ok(value),
+            Ok((_, rest)) => Err(refuse(format!("{} bytes left over", rest.len()))),
+            Err(e) => Err(refuse(e.to_string())),
+        },
+        Some((format, _)) => Err(refuse(format!("its format is {format}"))),
+        None => Err(refuse("it is empty".into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn keys_are_read_back_and_ordered_by_expiry(
+            slot: u32, generation: u32, raw: [u8; 16], a: u64, b: u64,
+        ) {
+            let id = EffectId { tenant: TenantId::new(slot, generation), key: Key::new(raw) };
+            prop_assert_eq!(outcome_id(&outcome_key(id)), Some(id));
+            let (ka, kb) = (
+                expiry_key(WallMillis::new(a), id),
+                expiry_key(WallMillis::new(b), id),
+            );
+            prop_assert_eq!(expiry_id(&ka), Some((WallMillis::new(a), id)));
+            prop_assert_eq!(a.cmp(&b), ka.cmp(&kb));
+        }
+    }
+
+    /// A store written today must open for ever.
+    #[test]
+    fn the_keys_of_rows_are_pinned() {
+        let id = EffectId {
+            tenant: TenantId::new(2, 1),
+            key: Key::new([0xab; 16]),
+        };
+        let mut expected = vec![b'e', 0, 0, 0, 1, 0, 0, 0, 2];
+        expected.extend_from_slice(&[0xab; 16]);
+        assert_eq!(outcome_key(id), expected);
+        assert_eq!(saga_key(SagaId::new(258)), [b's', 0, 0, 0, 0, 0, 0, 1, 2]);
+        let expiry = expiry_key(WallMillis::new(3), id);
+        assert_eq!(expiry[..9], [b'x', 0, 0, 0, 0, 0, 0, 0, 3]);
+        assert_eq!(expiry[9..], expected[1..]);
+    }
+
+    #[test]
+    fn a_row_of_another_format_or_with_bytes_left_over_is_refused() {
+        let row = encode(&Some(SagaId::new(7))).unwrap();
+        assert_eq!(decode_expiry(&row), Ok(Some(SagaId::new(7))));
+        let mut longer = row.clone();
+        longer.push(0);
+        let mut other = row;
+        other[0] = 9;
+        for bytes in [longer, other, Vec::new()] {
+            assert!(matches!(
+                decode_expiry(&bytes),
+                Err(RowError::Decode { .. })
+            ));
+        }
+    }
+}

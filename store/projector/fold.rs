@@ -1,0 +1,68 @@
+//! From records to changes: used by the projector while the engine runs and by recovery alike.
+
+use orlop_saga::effect::EffectId;
+use orlop_saga::id::Lsn;
+use orlop_saga::live::Live;
+use orlop_saga::record;
+use orlop_saga::time::WallMillis;
+
+use crate::projection;
+use crate::projector::ProjectorError;
+use crate::tables::{Change, Tables, TablesError};
+
+/// What one record finished.
+pub(crate) type FoldedRecord = Option<(EffectId, WallMillis)>;
+
+/// Folds records and gathers the changes that they leave.
+pub(crate) struct Applier {
+    /// The fold.
+    pub(crate) live: Live,
+    changes: Vec<Change>,
+    bytes: usize,
+}
+
+impl Applier {
+    pub(crate) fn new(live: Live) -> Self {
+        Self {
+            live,
+            changes: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    /// Folds the next record. Its changes are gathered if the tables, which have everything up
+    /// to `applied`, do not have them.
+    pub(crate) fn record(
+        &mut self,
+        lsn: Lsn,
+        bytes: &[u8],
+        applied: Lsn,
+    ) -> Result<FoldedRecord, ProjectorError> {
+        let event =
+            record::decode(bytes).map_err(|source| ProjectorError::Record { lsn, source })?;
+        let finished = self.live.apply(lsn, &event)?;
+        if lsn > applied {
+            let before = self.changes.len();
+            projection::project(&event, finished.as_ref(), &mut self.changes)?;
+            let added = self.changes.iter().skip(before).map(Change::byte_len);
+            self.bytes = added.fold(self.bytes, usize::saturating_add);
+        }
+        Ok(finished.map(|finished| (finished.id, finished.settlement.expires_at)))
+    }
+
+    /// Bytes of the changes gathered.
+    pub(crate) fn byte_len(&self) -> usize {
+        self.bytes
+    }
+
+    /// Applies what was gathered; the tables then stand where the fold does.
+    pub(crate) fn flush(&mut self, tables: &mut dyn Tables) -> Result<Vec<Change>, TablesError> {
+        let changes = std::mem::take(&mut self.changes);
+        self.bytes = 0;
+        let applied = self.live.lsn().max(tables.applied());
+        if !changes.is_empty() || applied > tables.applied() {
+            tables.apply(&changes, applied)?;
+        }
+        Ok(changes)
+    }
+}

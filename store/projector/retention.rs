@@ -1,0 +1,94 @@
+//! Retention: when an outcome is past it, and removing what is.
+//!
+//! Time passes by the monotonic clock from the wall time at open: a wall clock that jumps ahead
+//! while the store is open expires nothing early, one that jumps back keeps outcomes longer. At
+//! the next open the wall clock is believed again.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use orlop_saga::effect::EffectId;
+use orlop_saga::time::{Clock, Monotonic, WallMillis};
+
+use crate::projection;
+use crate::projector::ProjectorError;
+use crate::tables::{Change, Tables};
+
+/// The time that retention goes by.
+#[derive(Debug)]
+pub(crate) struct RetentionClock {
+    clock: Arc<dyn Clock>,
+    wall_at_open: WallMillis,
+    monotonic_at_open: Monotonic,
+}
+
+impl RetentionClock {
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
+        let (wall_at_open, monotonic_at_open) = (clock.wall(), clock.monotonic());
+        Self {
+            clock,
+            wall_at_open,
+            monotonic_at_open,
+        }
+    }
+
+    /// The earlier of the wall clock and what it would be had it not jumped.
+    pub(crate) fn now(&self) -> WallMillis {
+        let passed = self.clock.monotonic().since(self.monotonic_at_open);
+        self.clock.wall().min(self.wall_at_open.after(passed))
+    }
+}
+
+/// What one pass of retention found.
+#[derive(Debug, Default)]
+pub(crate) struct Expired {
+    /// The rows to remove.
+    pub(crate) changes: Vec<Change>,
+    /// The keys that are unknown once they are removed.
+    pub(crate) keys: Vec<EffectId>,
+    /// The earliest expiry that is left.
+    pub(crate) next: Option<WallMillis>,
+}
+
+/// Looks for up to `rows_max` outcomes that have expired by `now`.
+pub(crate) fn expired(
+    tables: &mut dyn Tables,
+    now: WallMillis,
+    rows_max: u32,
+) -> Result<Expired, ProjectorError> {
+    let mut due: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+    let mut next = None;
+    let rows_max = usize::try_from(rows_max).unwrap_or(usize::MAX);
+    tables.scan(&[projection::EXPIRIES], None, &mut |key, value| {
+        let at = projection::expiry_id(key).map(|(at, _)| at);
+        if due.len() < rows_max && at.is_none_or(|at| at <= now) {
+            due.push((key.to_vec(), value.to_vec()));
+            return ControlFlow::Continue(());
+        }
+        next = at;
+        ControlFlow::Break(())
+    })?;
+    let mut expired = Expired {
+        next,
+        ..Expired::default()
+    };
+    for (key, value) in due {
+        if let Some(saga) = projection::decode_expiry(&value)? {
+            expired.changes.push(Change::Remove {
+                key: projection::saga_key(saga),
+            });
+        }
+        if let Some((at, id)) = projection::expiry_id(&key) {
+            let row = projection::outcome_key(id);
+            // A later run of the key has another expiry and a place of its own in the index.
+            if let Some(value) = tables.get(&row)?
+                && projection::decode_outcome(&value)?.expires_at == at
+            {
+                expired.changes.push(Change::Remove { key: row });
+                expired.keys.push(id);
+            }
+        }
+        expired.changes.push(Change::Remove { key });
+    }
+    Ok(expired)
+}

@@ -1,0 +1,419 @@
+//! The projector's thread: what it does, in which order, and when it sleeps.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use orlop_saga::effect::EffectId;
+use orlop_saga::id::{Lsn, SagaId, StoreId};
+use orlop_saga::saga::SagaState;
+use orlop_saga::time::{Monotonic, WallMillis};
+
+use crate::checkpoint::{self, Checkpoint};
+use crate::disk::Disk;
+use crate::log::{Batch, Log};
+use crate::projection::{self, Retained};
+use crate::projector::fold::Applier;
+use crate::projector::inbox::{Inbox, Request, Stop};
+use crate::projector::job::{self, Job};
+use crate::projector::retention::{RetentionClock, expired};
+use crate::projector::{Projected, ProjectorError, ProjectorOptions, Start};
+use crate::retained::RetainedKeys;
+use crate::tables::{Change, Tables, TablesError, TablesHome};
+
+/// What the thread owns.
+pub(crate) struct Worker<'a> {
+    inbox: &'a Inbox,
+    log: Arc<OnceLock<Weak<dyn Log>>>,
+    store: StoreId,
+    disk: Arc<dyn Disk>,
+    folder: PathBuf,
+    home: Box<dyn TablesHome>,
+    tables: Option<Box<dyn Tables>>,
+    applier: Applier,
+    retained: Arc<RetainedKeys>,
+    projected: Arc<dyn Projected>,
+    retention: RetentionClock,
+    clock: Arc<dyn orlop_saga::time::Clock>,
+    options: ProjectorOptions,
+    job: Option<Job>,
+    checkpointed: Option<Lsn>,
+    bytes_since_checkpoint: u64,
+    bytes_since_export: u64,
+    export_bytes_last: u64,
+    /// The earliest expiry there may be, and when retention last ran.
+    expiry_next: Option<WallMillis>,
+    swept: Option<Monotonic>,
+    failed: bool,
+}
+
+impl<'a> Worker<'a> {
+    /// The thread's whole life. Whatever happens in it, everybody who waits is answered.
+    pub(super) fn run(mut start: Start, inbox: &'a Inbox, log: Arc<OnceLock<Weak<dyn Log>>>) {
+        let hold = start.hold.take();
+        let ended = catch_unwind(AssertUnwindSafe(|| Self::new(start, inbox, log).serve()));
+        if ended.is_err() {
+            inbox.fail(ProjectorError::Panicked);
+        }
+        // Unlocked before anybody is told that all has ended.
+        drop(hold);
+        inbox.end();
+    }
+
+    fn new(start: Start, inbox: &'a Inbox, log: Arc<OnceLock<Weak<dyn Log>>>) -> Self {
+        inbox.projected(0, start.live.lsn());
+        Self {
+            inbox,
+            log,
+            store: start.store,
+            disk: start.disk,
+            folder: start.folder,
+            home: start.home,
+            tables: Some(start.tables),
+            applier: Applier::new(start.live),
+            retained: start.retained,
+            projected: start.projected,
+            retention: RetentionClock::new(start.clock.clone()),
+            clock: start.clock,
+            options: start.options,
+            job: None,
+            checkpointed: start.checkpointed,
+            bytes_since_checkpoint: start.replayed_bytes,
+            bytes_since_export: start.replayed_bytes,
+            export_bytes_last: 0,
+            // Before the first pass nobody knows.
+            expiry_next: Some(WallMillis::new(0)),
+            swept: None,
+            failed: false,
+        }
+    }
+
+    fn serve(&mut self) {
+        loop {
+            let taken = self.inbox.take(self.options.group_bytes_max, self.pause());
+            for request in taken.requests {
+                self.answer(request);
+            }
+            let worked = self.work(&taken.batches);
+            self.settle(worked);
+            if let Some(stop) = taken.stop {
+                self.stop(stop);
+                return;
+            }
+        }
+    }
+
+    /// How long the thread may sleep; for ever if nothing is scheduled.
+    fn pause(&self) -> Option<Duration> {
+        if self.failed {
+            return None;
+        }
+        if self.job.is_some() {
+            return Some(Duration::ZERO);
+        }
+        let expiry = self.expiry_next?.since(self.retention.now());
+        let rest = self.swept.map_or(Duration::ZERO, |swept| {
+            let passed = self.clock.monotonic().since(swept);
+            Duration::from_millis(self.options.retention_pause_ms).saturating_sub(passed)
+        });
+        Some(expiry.max(rest))
+    }
+
+    fn work(&mut self, batches: &[(Lsn, Batch)]) -> Result<(), ProjectorError> {
+        if self.failed {
+            return Ok(());
+        }
+        self.project(batches)?;
+        if self.bytes_since_checkpoint >= self.options.checkpoint_bytes {
+            self.checkpoint()?;
+            self.schedule()?;
+        }
+        self.step_job()?;
+        if self.pause_of_retention_is_over() {
+            self.sweep()?;
+        }
+        Ok(())
+    }
+
+    /// Folds batches, applies what they leave, and announces the keys.
+    fn project(&mut self, batches: &[(Lsn, Batch)]) -> Result<(), ProjectorError> {
+        let mut keys: Vec<EffectId> = Vec::new();
+        let mut bytes: u64 = 0;
+        for (first, batch) in batches {
+            let mut lsn = *first;
+            for record in batch.iter() {
+                let applied = self.tables()?.applied();
+                if let Some((id, expires_at)) = self.applier.record(lsn, record, applied)? {
+                    keys.push(id);
+                    let earliest = self.expiry_next.map_or(expires_at, |at| at.min(expires_at));
+                    self.expiry_next = Some(earliest);
+                }
+                if self.applier.byte_len() as u64 >= self.options.group_bytes_max {
+                    self.flush()?;
+                }
+                lsn = lsn.next();
+            }
+            bytes = bytes.saturating_add(batch.byte_len());
+        }
+        self.flush()?;
+        self.bytes_since_checkpoint = self.bytes_since_checkpoint.saturating_add(bytes);
+        self.bytes_since_export = self.bytes_since_export.saturating_add(bytes);
+        for id in &keys {
+            self.retained.insert(*id);
+        }
+        let lsn = self.applier.live.lsn();
+        self.inbox.projected(bytes, lsn);
+        if !keys.is_empty() {
+            let keys: Vec<_> = keys.iter().map(|id| (id.tenant, id.key)).collect();
+            self.projected.projected(&keys, lsn);
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), ProjectorError> {
+        let tables = self.tables.as_deref_mut().ok_or(TablesError::Closed)?;
+        let changes = self.applier.flush(tables)?;
+        self.follow(&changes)
+    }
+
+    /// Passes changes on to the copy under way. A copy that fails is given up, not the tables.
+    fn follow(&mut self, changes: &[Change]) -> Result<(), ProjectorError> {
+        let Some(job) = &mut self.job else {
+            return Ok(());
+        };
+        match job.follow(changes) {
+            Ok(()) => Ok(()),
+            Err(error) => self.give_up(&error),
+        }
+    }
+
+    fn give_up(&mut self, error: &ProjectorError) -> Result<(), ProjectorError> {
+        tracing::warn!(%error, "a copy of the tables was given up");
+        self.bytes_since_export = 0;
+        if let Some(Job::Move { fresh, .. }) = self.job.take() {
+            // It failed already; whatever closing it says changes nothing.
+            let _ = fresh.close();
+            self.home.discard()?;
+        }
+        Ok(())
+    }
+
+    /// Syncs the tables and writes the fold that stands at the same lsn.
+    fn checkpoint(&mut self) -> Result<Lsn, ProjectorError> {
+        self.flush()?;
+        self.tables()?.sync()?;
+        let lsn = self.applier.live.lsn();
+        if self.checkpointed != Some(lsn) {
+            let checkpoint = Checkpoint {
+                store: self.store,
+                at: self.clock.wall(),
+                live: self.applier.live.clone(),
+            };
+            checkpoint::write(&*self.disk, &self.folder, &checkpoint)?;
+            self.checkpointed = Some(lsn);
+        }
+        self.bytes_since_checkpoint = 0;
+        self.free()?;
+        Ok(lsn)
+    }
+
+    /// Lets the log free what neither a kept checkpoint nor a kept export needs.
+    fn free(&self) -> Result<(), ProjectorError> {
+        let export = job::prune(&*self.disk, &self.folder, self.options.exports_kept)?;
+        let checkpoint = checkpoint::oldest(&*self.disk, &self.folder)?;
+        let (Some(export), Some(checkpoint)) = (export, checkpoint) else {
+            return Ok(());
+        };
+        if let Some(log) = self.log.get().and_then(Weak::upgrade)
+            && let Err(error) = log.forget_before(export.min(checkpoint).next())
+        {
+            tracing::warn!(%error, "the log kept segments that nothing needs");
+        }
+        Ok(())
+    }
+
+    /// Starts a copy if one is due.
+    fn schedule(&mut self) -> Result<(), ProjectorError> {
+        if self.job.is_some() {
+            return Ok(());
+        }
+        let size = self.tables()?.size()?;
+        let export_due = self.options.export_bytes_min.max(self.export_bytes_last);
+        let job = if self.home.is_bloated(size) {
+            Job::move_rows(&mut *self.home)
+        } else if self.bytes_since_export >= export_due {
+            Job::export(&*self.disk, &self.folder, self.store)
+        } else {
+            return Ok(());
+        };
+        match job {
+            Ok(job) => self.job = Some(job),
+            Err(error) => self.give_up(&error)?,
+        }
+        Ok(())
+    }
+
+    fn step_job(&mut self) -> Result<(), ProjectorError> {
+        let Some(job) = &mut self.job else {
+            return Ok(());
+        };
+        let tables = self.tables.as_deref_mut().ok_or(TablesError::Closed)?;
+        match job.step(tables) {
+            Ok(true) => self.end_job(),
+            Ok(false) => Ok(()),
+            Err(error) => self.give_up(&error),
+        }
+    }
+
+    fn end_job(&mut self) -> Result<(), ProjectorError> {
+        match self.job.take() {
+            None => Ok(()),
+            Some(Job::Export { writer, .. }) => {
+                let tables = self.tables.as_deref().ok_or(TablesError::Closed)?;
+                let live = &self.applier.live;
+                let disk = &*self.disk;
+                let ended = job::end_export(writer, disk, &self.folder, self.store, tables, live);
+                match ended {
+                    Ok(bytes) => {
+                        self.bytes_since_export = 0;
+                        self.export_bytes_last = bytes;
+                        // Frees the journal, and needs the checkpoint that goes with it.
+                        self.checkpoint().map(drop)
+                    }
+                    Err(error) => self.give_up(&error),
+                }
+            }
+            Some(Job::Move { fresh, .. }) => {
+                job::end_move(fresh, &mut self.tables, &mut *self.home)
+            }
+        }
+    }
+
+    fn pause_of_retention_is_over(&self) -> bool {
+        self.job.is_none() && self.pause() == Some(Duration::ZERO)
+    }
+
+    /// One pass of retention; true if more has expired.
+    fn sweep(&mut self) -> Result<bool, ProjectorError> {
+        let now = self.retention.now();
+        let rows_max = self.options.expired_rows_max;
+        let found = expired(self.tables()?, now, rows_max)?;
+        self.swept = Some(self.clock.monotonic());
+        self.expiry_next = found.next;
+        if !found.changes.is_empty() {
+            let applied = self.tables()?.applied();
+            self.tables()?.apply(&found.changes, applied)?;
+            self.follow(&found.changes)?;
+            for id in &found.keys {
+                self.retained.remove(*id);
+            }
+        }
+        Ok(found.next.is_some_and(|at| at <= now))
+    }
+
+    fn answer(&mut self, request: Request) {
+        if self.failed {
+            request.refuse(TablesError::Poisoned);
+            return;
+        }
+        match request {
+            Request::Outcome { id, answer } => {
+                let found = self.outcome(id);
+                let failed = found.as_ref().err().cloned();
+                answer(found);
+                self.settle(failed.map_or(Ok(()), |e| Err(e.into())));
+            }
+            Request::Saga { id, answer } => {
+                let found = self.saga(id);
+                let failed = found.as_ref().err().cloned();
+                answer(found);
+                self.settle(failed.map_or(Ok(()), |e| Err(e.into())));
+            }
+            Request::Checkpoint { export, answer } => {
+                let done = self.checkpoint_now(export);
+                answer(done.clone());
+                self.settle(done.map(drop));
+            }
+        }
+    }
+
+    /// A checkpoint of everything that is durable now, after retention has had its way.
+    fn checkpoint_now(&mut self, export: bool) -> Result<Lsn, ProjectorError> {
+        let batches = self.inbox.take_batches();
+        self.project(&batches)?;
+        while self.sweep()? {}
+        if export {
+            while self.job.is_some() {
+                self.step_job()?;
+            }
+            self.job = Some(Job::export(&*self.disk, &self.folder, self.store)?);
+            while self.job.is_some() {
+                self.step_job()?;
+            }
+        }
+        self.checkpoint()
+    }
+
+    fn outcome(&mut self, id: EffectId) -> Result<Option<Retained>, TablesError> {
+        let now = self.retention.now();
+        let Some(value) = self.tables()?.get(&projection::outcome_key(id))? else {
+            return Ok(None);
+        };
+        let retained = projection::decode_outcome(&value).map_err(not_a_row)?;
+        Ok((retained.expires_at > now).then_some(retained))
+    }
+
+    fn saga(&mut self, id: SagaId) -> Result<Option<SagaState>, TablesError> {
+        let value = self.tables()?.get(&projection::saga_key(id))?;
+        value
+            .map(|value| projection::decode_saga(&value).map_err(not_a_row))
+            .transpose()
+    }
+
+    fn tables(&mut self) -> Result<&mut (dyn Tables + 'static), TablesError> {
+        self.tables.as_deref_mut().ok_or(TablesError::Closed)
+    }
+
+    /// After the first failure nothing is applied any more, and a tree whose sync failed is not
+    /// opened again.
+    fn settle(&mut self, result: Result<(), ProjectorError>) {
+        let Err(error) = result else {
+            return;
+        };
+        if !self.failed {
+            self.failed = true;
+            tracing::error!(%error, "the projector stopped; the journal has everything");
+            if matches!(error, ProjectorError::Tables(_)) {
+                self.home.distrust();
+            }
+            self.inbox.fail(error);
+        }
+    }
+
+    fn stop(&mut self, stop: Stop) {
+        let mut result = Ok(());
+        if stop.checkpoint {
+            result = match self.failed {
+                false => self.checkpoint().map(drop),
+                true => Err(self.inbox.failure().unwrap_or(ProjectorError::Closed)),
+            };
+            self.settle(result.clone());
+        }
+        if let Some(Job::Move { fresh, .. }) = self.job.take() {
+            let _ = fresh.close();
+            let _ = self.home.discard();
+        }
+        if let Some(tables) = self.tables.take() {
+            let closed = tables.close().map_err(ProjectorError::from);
+            result = result.and(closed);
+        }
+        for answer in stop.answers {
+            answer(result.clone());
+        }
+    }
+}
+
+fn not_a_row(error: projection::RowError) -> TablesError {
+    TablesError::damaged(error.to_string())
+}

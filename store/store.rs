@@ -1,0 +1,583 @@
+//! The store: journal, tables and checkpoints behind one handle.
+//!
+//! Invariants
+//! - What [`Recovered`] says is durable, the raised incarnation included.
+//! - A batch is acknowledged only when it is durable in the journal; the tables follow.
+//! - Closing is ordered (refuse, drain, checkpoint, unlock) and happens once; dropping without
+//!   closing loses nothing that was acknowledged.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use orlop_saga::effect::EffectId;
+use orlop_saga::event::Event;
+use orlop_saga::id::{Incarnation, Lsn, SagaId, StoreId, TenantId};
+use orlop_saga::key::Key;
+use orlop_saga::live::{FoldError, Live};
+use orlop_saga::record::{self, RecordError};
+use orlop_saga::saga::SagaState;
+use orlop_saga::time::Clock;
+use parking_lot::{Condvar, Mutex};
+
+use crate::disk::{Disk, FileDisk};
+use crate::folder::{Folder, FolderError, Forked, check_process};
+use crate::log::{
+    Acknowledge, AppendError, Batch, FileLog, Lane, Log, LogHealth, LogOptions, LsnRange,
+    OpenLogError, Opened, Purpose, StartLogError,
+};
+use crate::projection::Retained;
+use crate::projector::{Answer, Projected, Projector, ProjectorError, ProjectorOptions, Start};
+use crate::recovery::{RecoveryError, Sources, fill};
+use crate::retained::RetainedKeys;
+use crate::tables::{SledHome, SledOptions, TablesError, TablesHome};
+
+/// Bounds of a store, checked at open.
+#[derive(Clone, Copy, Debug)]
+pub struct StoreOptions {
+    /// Whether a store is created in a missing or empty folder.
+    pub create: bool,
+    /// Bounds of the journal.
+    pub log: LogOptions,
+    /// Bounds of the tables.
+    pub sled: SledOptions,
+    /// Bounds of the projector.
+    pub projector: ProjectorOptions,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            create: true,
+            log: LogOptions::default(),
+            sled: SledOptions::default(),
+            projector: ProjectorOptions::default(),
+        }
+    }
+}
+
+impl StoreOptions {
+    /// Checks every bound.
+    ///
+    /// # Errors
+    /// [`OpenError::Options`]: which option is out of which bounds.
+    pub fn check(&self) -> Result<(), OpenError> {
+        self.log.check()?;
+        check_projector(&self.projector)?;
+        within("cache_bytes", self.sled.cache_bytes, 1 << 20, 64 << 30)?;
+        within("key_bytes_max", self.sled.key_bytes_max, 64, 1024)?;
+        within("value_bytes_max", self.sled.value_bytes_max, 4096, 1 << 30)?;
+        within("quarantined_max", self.sled.quarantined_max.into(), 0, 64)
+    }
+}
+
+fn check_projector(options: &ProjectorOptions) -> Result<(), OpenError> {
+    let p = options;
+    within(
+        "projector.backlog_bytes_max",
+        p.backlog_bytes_max,
+        1,
+        64 << 30,
+    )?;
+    within("group_bytes_max", p.group_bytes_max, 1, 256 << 10)?;
+    within("checkpoint_bytes", p.checkpoint_bytes, 1, 64 << 30)?;
+    within("export_bytes_min", p.export_bytes_min, 1, 1 << 40)?;
+    within("exports_kept", p.exports_kept.into(), 1, 16)?;
+    within("expired_rows_max", p.expired_rows_max.into(), 1, 4096)?;
+    within("retention_pause_ms", p.retention_pause_ms, 1, 86_400_000)
+}
+
+fn within(option: &'static str, value: u64, least: u64, most: u64) -> Result<(), OpenError> {
+    if (least..=most).contains(&value) {
+        Ok(())
+    } else {
+        Err(OpenError::Options {
+            option,
+            value,
+            least,
+            most,
+        })
+    }
+}
+
+/// Why a store was not opened. Nothing that was durable is lost.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// An option is out of bounds. Nothing was touched. Correct the option.
+    #[error("store option {option} is {value}, must be from {least} to {most}")]
+    Options {
+        /// The option's name.
+        option: &'static str,
+        /// Its value.
+        value: u64,
+        /// The least it may be.
+        least: u64,
+        /// The most it may be.
+        most: u64,
+    },
+    /// The folder cannot be used.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// The journal cannot be opened.
+    #[error(transparent)]
+    Log(#[from] OpenLogError),
+    /// The journal does not start.
+    #[error(transparent)]
+    Start(#[from] StartLogError),
+    /// The state cannot be recovered.
+    #[error(transparent)]
+    Recovery(#[from] RecoveryError),
+    /// The tables cannot be scanned.
+    #[error(transparent)]
+    Tables(#[from] TablesError),
+    /// The new incarnation is not durable, so nothing may be launched under it. Open again.
+    #[error("the incarnation was not raised: {0}")]
+    Incarnation(#[source] AppendError),
+    /// The journal answered for the new incarnation in a way that does not fold.
+    #[error(transparent)]
+    Fold(#[from] FoldError),
+    /// An event was not encoded.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The system gave no thread, or no random bytes.
+    #[error("{operation} failed")]
+    System {
+        /// What was attempted.
+        operation: &'static str,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// What was found at open, and is durable.
+#[derive(Clone, Debug)]
+pub struct Recovered {
+    /// The store's id.
+    pub store_id: StoreId,
+    /// The incarnation from here on, durably raised.
+    pub incarnation: Incarnation,
+    /// The fold of everything unfinished, at the end of the journal.
+    pub live: Live,
+    /// Whether the tables were rebuilt.
+    pub tables_rebuilt: bool,
+    /// Why, if they were.
+    pub rebuilt_because: Option<String>,
+    /// Records folded since the last checkpoint.
+    pub replayed_records: u64,
+    /// How long opening took.
+    pub took: Duration,
+}
+
+/// Why nothing was appended. The acknowledgement is dropped uncalled.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AppendRefused {
+    /// The tables are too far behind the journal. Append again once they have caught up.
+    #[error("{bytes} bytes wait for the tables already, {bytes_max} may")]
+    Backlogged {
+        /// Bytes that wait.
+        bytes: u64,
+        /// The most that may for a batch of this purpose.
+        bytes_max: u64,
+    },
+    /// The store is closed. Open it again.
+    #[error("the store is closed")]
+    Closed,
+    /// This is a forked child. Open another store.
+    #[error(transparent)]
+    Forked(#[from] Forked),
+    /// An event was not encoded.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+}
+
+impl AppendRefused {
+    /// Whether the same append may succeed later.
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::Backlogged { .. } => true,
+            Self::Closed | Self::Forked(_) | Self::Record(_) => false,
+        }
+    }
+}
+
+/// Why a store did not close cleanly. What was acknowledged is durable all the same.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CloseError {
+    /// Closing goes on in the background; the folder stays locked. Call again to wait again.
+    #[error("the store was not closed within {deadline_ms} ms")]
+    DeadlinePassed {
+        /// How long was waited.
+        deadline_ms: u64,
+    },
+    /// The journal had failed, or failed while it was drained.
+    #[error(transparent)]
+    Log(#[from] crate::log::LogError),
+    /// The projector had failed, or the last checkpoint was not written; the next open replays
+    /// more of the journal.
+    #[error(transparent)]
+    Projector(#[from] ProjectorError),
+    /// This is a forked child: nothing was done.
+    #[error(transparent)]
+    Forked(#[from] Forked),
+    /// The system gave no thread to close with. Nothing was done; call again.
+    #[error("no thread could be started to close the store")]
+    Thread,
+}
+
+/// How a store is.
+#[derive(Clone, Debug)]
+pub struct StoreHealth {
+    /// The journal.
+    pub log: LogHealth,
+    /// Why the tables do not follow any more, if they do not: appends are still durable, but
+    /// outcomes are not found after the engine lets go of them. Reopen the store.
+    pub projector: Option<ProjectorError>,
+    /// Bytes of records that wait for the tables.
+    pub backlog_bytes: u64,
+    /// Everything up to here is durable.
+    pub watermark: Lsn,
+    /// Everything up to here is in the tables.
+    pub projected: Lsn,
+}
+
+/// What a store is built from.
+#[derive(Debug)]
+pub struct Parts {
+    /// The store's id.
+    pub store: StoreId,
+    /// The journal, opened.
+    pub log: Box<dyn Opened>,
+    /// The tables.
+    pub home: Box<dyn TablesHome>,
+    /// Where checkpoints and exports are kept.
+    pub disk: Arc<dyn Disk>,
+    /// In which folder of it; it must exist.
+    pub folder: PathBuf,
+}
+
+/// An open store. Clones are the same store.
+#[derive(Clone, Debug)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    id: StoreId,
+    pid: u32,
+    log: Arc<dyn Log>,
+    projector: Projector,
+    retained: Arc<RetainedKeys>,
+    backlog_bytes_max: u64,
+    closing: AtomicBool,
+    closed: Mutex<Option<Result<(), CloseError>>>,
+    all_closed: Condvar,
+}
+
+impl Store {
+    /// Opens the store in a folder.
+    ///
+    /// # Errors
+    /// [`OpenError`]: it is not open, and the folder is unlocked again.
+    pub fn open(
+        path: &Path,
+        options: StoreOptions,
+        clock: Arc<dyn Clock>,
+        projected: Arc<dyn Projected>,
+    ) -> Result<(Self, Recovered), OpenError> {
+        options.check()?;
+        let folder = Folder::open(path, options.create, clock.wall())?;
+        let store = folder.store();
+        let disk: Arc<dyn Disk> = Arc::new(FileDisk);
+        let log = if folder.is_fresh() {
+            let log = FileLog::create(disk.clone(), &folder.log(), options.log, store)?;
+            folder.finish()?;
+            log
+        } else {
+            FileLog::open(disk.clone(), &folder.log(), options.log, store)?
+        };
+        let parts = Parts {
+            store,
+            log: Box::new(log),
+            home: Box::new(SledHome::new(folder.tables(), options.sled, store)),
+            disk,
+            folder: folder.path().to_path_buf(),
+        };
+        Self::build(
+            parts,
+            options.projector,
+            clock,
+            projected,
+            Some(Arc::new(folder)),
+        )
+    }
+
+    /// Builds a store from parts: another journal, other tables, simulated ones. The caller
+    /// keeps other openers out.
+    ///
+    /// # Errors
+    /// [`OpenError`]: it is not open.
+    pub fn open_with(
+        parts: Parts,
+        options: ProjectorOptions,
+        clock: Arc<dyn Clock>,
+        projected: Arc<dyn Projected>,
+    ) -> Result<(Self, Recovered), OpenError> {
+        check_projector(&options)?;
+        Self::build(parts, options, clock, projected, None)
+    }
+
+    fn build(
+        parts: Parts,
+        options: ProjectorOptions,
+        clock: Arc<dyn Clock>,
+        projected: Arc<dyn Projected>,
+        hold: Option<Arc<Folder>>,
+    ) -> Result<(Self, Recovered), OpenError> {
+        let began = clock.monotonic();
+        let mut home = parts.home;
+        let sources = Sources {
+            store: parts.store,
+            disk: &*parts.disk,
+            folder: &parts.folder,
+            log: &*parts.log,
+            group_bytes_max: options.group_bytes_max,
+        };
+        let is_new = parts.log.last_lsn() == Lsn::new(0);
+        let mut recovery = sources.recover(&mut *home)?;
+        let mut secret = [0; 32];
+        getrandom::fill(&mut secret).map_err(|e| OpenError::System {
+            operation: "drawing random bytes",
+            source: std::io::Error::other(e.to_string()),
+        })?;
+        let retained = Arc::new(RetainedKeys::new(secret));
+        fill(&retained, &mut *recovery.tables)?;
+        let projector = Projector::start(Start {
+            store: parts.store,
+            disk: parts.disk,
+            folder: parts.folder,
+            home,
+            tables: recovery.tables,
+            live: recovery.live.clone(),
+            checkpointed: recovery.checkpointed,
+            replayed_bytes: recovery.replayed_bytes,
+            retained: retained.clone(),
+            projected,
+            clock: clock.clone(),
+            options,
+            hold,
+        })
+        .map_err(|source| OpenError::System {
+            operation: "starting the projector",
+            source,
+        })?;
+        let log = match parts.log.start(projector.sink()) {
+            Ok(log) => log,
+            Err(error) => {
+                projector.abandon();
+                return Err(error.into());
+            }
+        };
+        projector.attach(&log);
+        let store = Self {
+            inner: Arc::new(Inner {
+                id: parts.store,
+                pid: std::process::id(),
+                log,
+                projector,
+                retained,
+                backlog_bytes_max: options.backlog_bytes_max,
+                closing: AtomicBool::new(false),
+                closed: Mutex::new(None),
+                all_closed: Condvar::new(),
+            }),
+        };
+        let mut live = recovery.live;
+        store.raise(&mut live, &*clock)?;
+        let recovered = Recovered {
+            store_id: parts.store,
+            incarnation: live.incarnation(),
+            live,
+            tables_rebuilt: recovery.rebuilt.is_some() && !is_new,
+            rebuilt_because: recovery.rebuilt.filter(|_| !is_new),
+            replayed_records: recovery.replayed_records,
+            took: clock.monotonic().since(began),
+        };
+        Ok((store, recovered))
+    }
+
+    /// Raises the incarnation, durably.
+    fn raise(&self, live: &mut Live, clock: &dyn Clock) -> Result<(), OpenError> {
+        let event = Event::Opened {
+            incarnation: live.incarnation().next(),
+            at: clock.wall(),
+        };
+        let mut batch = Batch::new();
+        batch.push(&record::encode(&event)?);
+        let (sender, receiver) = crossbeam_channel::bounded(1);
+        let ack = move |result: Result<LsnRange, AppendError>| {
+            // Nobody else has the receiver, and it waits.
+            let _ = sender.send(result);
+        };
+        let lane = Lane::default();
+        self.inner
+            .log
+            .append(lane, Purpose::Settle, batch, Box::new(ack));
+        let range = receiver
+            .recv()
+            .unwrap_or(Err(AppendError::Closed))
+            .map_err(OpenError::Incarnation)?;
+        live.apply(range.first, &event)?;
+        Ok(())
+    }
+
+    /// The store's id.
+    pub fn id(&self) -> StoreId {
+        self.inner.id
+    }
+
+    /// Appends events as one atomic batch. `ack` is called as [`Log::append`] says.
+    ///
+    /// # Errors
+    /// [`AppendRefused`]: nothing was appended and `ack` is not called.
+    pub fn append(
+        &self,
+        lane: Lane,
+        purpose: Purpose,
+        events: &[Event],
+        ack: Box<dyn Acknowledge>,
+    ) -> Result<(), AppendRefused> {
+        let inner = &*self.inner;
+        check_process(inner.pid)?;
+        if inner.closing.load(Ordering::Acquire) {
+            return Err(AppendRefused::Closed);
+        }
+        let bytes = inner.projector.backlog_bytes();
+        let bytes_max = match purpose {
+            Purpose::New => inner.backlog_bytes_max,
+            Purpose::Settle => inner.backlog_bytes_max.saturating_mul(2),
+        };
+        if bytes > bytes_max {
+            return Err(AppendRefused::Backlogged { bytes, bytes_max });
+        }
+        let mut batch = Batch::new();
+        for event in events {
+            batch.push(&record::encode(event)?);
+        }
+        inner.log.append(lane, purpose, batch, ack);
+        Ok(())
+    }
+
+    /// Whether a key may have an outcome in the tables; "no" is certain once its outcome was
+    /// announced by [`Projected`] or recovered. From memory.
+    pub fn maybe_retained(&self, tenant: TenantId, key: Key) -> bool {
+        self.inner.retained.maybe(EffectId { tenant, key })
+    }
+
+    /// Looks for the outcome of a key, within its retention. `answer` is called on the
+    /// projector's thread, or at once if the store is closed.
+    pub fn lookup(&self, tenant: TenantId, key: Key, answer: Answer<Option<Retained>>) {
+        if check_process(self.inner.pid).is_err() {
+            answer(Err(TablesError::Closed));
+            return;
+        }
+        self.inner
+            .projector
+            .lookup(EffectId { tenant, key }, answer);
+    }
+
+    /// Looks for the history of a saga that ended. `answer` as in [`lookup`](Self::lookup).
+    pub fn lookup_saga(&self, saga: SagaId, answer: Answer<Option<SagaState>>) {
+        if check_process(self.inner.pid).is_err() {
+            answer(Err(TablesError::Closed));
+            return;
+        }
+        self.inner.projector.lookup_saga(saga, answer);
+    }
+
+    /// Removes what has expired, makes the tables durable and writes a checkpoint; answers its
+    /// lsn, which is not below that of anything acknowledged before the call.
+    pub fn checkpoint(&self, answer: Answer<Lsn, ProjectorError>) {
+        self.ask_checkpoint(false, answer);
+    }
+
+    /// The same, and an export before it, so that the journal up to there can be freed.
+    pub fn export(&self, answer: Answer<Lsn, ProjectorError>) {
+        self.ask_checkpoint(true, answer);
+    }
+
+    fn ask_checkpoint(&self, export: bool, answer: Answer<Lsn, ProjectorError>) {
+        if check_process(self.inner.pid).is_err() {
+            answer(Err(ProjectorError::Closed));
+            return;
+        }
+        self.inner.projector.checkpoint(export, answer);
+    }
+
+    /// How the store is.
+    pub fn health(&self) -> StoreHealth {
+        let inner = &*self.inner;
+        StoreHealth {
+            log: inner.log.health(),
+            projector: inner.projector.failure(),
+            backlog_bytes: inner.projector.backlog_bytes(),
+            watermark: inner.log.watermark(),
+            projected: inner.projector.applied(),
+        }
+    }
+
+    /// Closes the store: appends are refused, what was accepted becomes durable, the tables
+    /// follow, a checkpoint is written and the folder unlocked. Blocks for at most `deadline`.
+    /// May be called again, from anywhere; every call says how the one closing ended.
+    ///
+    /// # Errors
+    /// [`CloseError`]: what did not go as it should.
+    pub fn close(&self, deadline: Duration) -> Result<(), CloseError> {
+        check_process(self.inner.pid)?;
+        if !self.inner.closing.swap(true, Ordering::AcqRel) {
+            let inner = self.inner.clone();
+            let spawned = std::thread::Builder::new()
+                .name("orlop-close".into())
+                .spawn(move || inner.close_all());
+            if spawned.is_err() {
+                self.inner.closing.store(false, Ordering::Release);
+                return Err(CloseError::Thread);
+            }
+        }
+        let mut closed = self.inner.closed.lock();
+        let waiting = |closed: &mut Option<Result<(), CloseError>>| closed.is_none();
+        self.inner
+            .all_closed
+            .wait_while_for(&mut closed, waiting, deadline);
+        closed.clone().unwrap_or_else(|| {
+            Err(CloseError::DeadlinePassed {
+                deadline_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
+            })
+        })
+    }
+}
+
+impl Inner {
+    fn close_all(&self) {
+        let drained = self.log.close().map_err(CloseError::from);
+        let projected = self.projector.close().map_err(CloseError::from);
+        *self.closed.lock() = Some(drained.and(projected));
+        self.all_closed.notify_all();
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if check_process(self.pid).is_err() {
+            // The threads are the parent's: waiting for them here would never end.
+            std::mem::forget(self.log.clone());
+            return;
+        }
+        self.projector.abandon();
+    }
+}
