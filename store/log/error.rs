@@ -178,13 +178,14 @@ pub enum OpenLogError {
         /// What does not verify.
         damage: Damage,
     },
-    /// Records between two segments are nowhere. Nothing was changed. Put the missing files back.
-    #[error("the segment before {file} is missing, with lsn {first} and what follows it")]
+    /// A segment is missing between two others. Nothing was changed. Put the missing file back, or
+    /// restore the folder from a backup.
+    #[error("a segment is missing between {before} and {after}")]
     Gap {
-        /// The segment after the gap.
-        file: PathBuf,
-        /// The first lsn that is missing.
-        first: Lsn,
+        /// The last segment before the gap.
+        before: PathBuf,
+        /// The first one behind it.
+        after: PathBuf,
     },
     /// A segment belongs to another store. Nothing was changed. Check which folder was mounted.
     #[error("{file} belongs to store {found}, not to {expected}")]
@@ -227,6 +228,9 @@ pub enum Damage {
     /// The head of a segment.
     #[error("the segment's head does not verify")]
     Head,
+    /// A file that is shorter than the segment it holds.
+    #[error("the file is cut short")]
+    Length,
     /// A frame with valid frames behind it.
     #[error("a frame does not verify although a later one does")]
     Frame,

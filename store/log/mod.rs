@@ -3,8 +3,16 @@
 mod batch;
 mod contract;
 mod error;
+mod file;
 mod frame;
+mod janitor;
+mod opened;
 mod options;
+mod queue;
+mod scan;
+mod segment;
+mod sim;
+mod writer;
 
 pub use batch::Batch;
 pub use contract::{
@@ -13,4 +21,7 @@ pub use contract::{
 pub use error::{
     AppendError, Damage, LogError, OpenLogError, ReplayError, ReplayLogError, StartLogError,
 };
+pub use file::FileLog;
+pub use opened::OpenedLog;
 pub use options::LogOptions;
+pub use sim::{SimLog, SimLogDisk, SimOpenedLog};

@@ -20,7 +20,8 @@ pub struct LogOptions {
     /// no more bytes waiting than are still free, so that no lane takes all. Default 64 MiB.
     pub backlog_bytes_max: u64,
     /// Size of the reserve that only [`Purpose::Settle`](super::Purpose::Settle) may use once the
-    /// disk is full; 0 for none, else it must hold the largest batch. Default 32 MiB.
+    /// disk is full; 0 for none, else it must hold the largest
+    /// batch and the largest group. Default 32 MiB.
     pub reserve_bytes: u64,
 }
 
@@ -68,7 +69,7 @@ impl LogOptions {
             64 * gib,
         )?;
         if self.reserve_bytes != 0 {
-            let least = self.batch_bytes_max + OVERHEAD_BYTES + page;
+            let least = self.batch_bytes_max.max(self.group_bytes_max) + OVERHEAD_BYTES + page;
             within("reserve_bytes", self.reserve_bytes, least, 4 * gib)?;
             whole_pages("reserve_bytes", self.reserve_bytes)?;
         }
