@@ -12,6 +12,8 @@ mod queue;
 mod scan;
 mod segment;
 mod sim;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 pub use batch::Batch;

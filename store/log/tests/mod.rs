@@ -1,0 +1,8 @@
+//! Proofs of the journal, over real files, over a disk that loses things, and in memory.
+
+mod conformance;
+mod crash;
+mod damage;
+mod model;
+mod rig;
+mod space;
