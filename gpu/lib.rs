@@ -1,1 +1,51 @@
-//! Placeholder.
+//! The ring protocol of `orlop`, its host megakernel, buffers and device operations.
+//!
+//! Host and device share one memory (`memory`) in which every byte has its place (`layout`).
+//! Submitters write entries onto a ring (`pump`), a megakernel (`host`) consumes exactly those
+//! bytes, runs operations (`ops`) on windows of buffers (`buffer`), and posts completions.
+//! [`Device`] is what an embedder holds.
+//!
+//! Invariants
+//! - Each accepted operation has exactly one completion.
+//! - Host and device only load and store each other's words; no read-modify-write crosses sides.
+//! - A stale slot, window, tenant or ticket is refused, never served.
+
+mod baton;
+mod buffer;
+pub mod completion;
+mod control;
+mod device;
+pub mod entry;
+mod host;
+mod hub;
+pub mod layout;
+pub mod memory;
+mod ops;
+mod options;
+mod pump;
+mod ring;
+pub mod slot;
+mod snapshot;
+mod status;
+mod task;
+#[cfg(test)]
+mod tests;
+mod ticket;
+
+pub use buffer::error::{
+    AccessError, BindError, CreateError, FreeError, PutError, SealError, Stale, WriteError,
+};
+pub use buffer::{
+    BufferId, BufferRef, BufferWriter, Buffers, Freed, Header, MemoryClass, PinnedWindow, Room,
+};
+pub use control::{Order, Reply};
+pub use device::{Cancel, Device, DrainError, PublishRefused, TenantError};
+pub use entry::{Opcode, Window};
+pub use ops::{
+    Blake3, Crc32c, HostOp, Noop, OpError, Output, PARTIAL_BYTES_MAX, Partial, RegisterError,
+    TaskArgs,
+};
+pub use options::{DeviceOptions, OpenError};
+pub use snapshot::{DeviceSnapshot, Heartbeat};
+pub use status::{RefusedWhy, Status};
+pub use task::{Completed, Completion, ResultBytes, Task, Ticket};

@@ -1,0 +1,324 @@
+//! The table: which slot and which bytes of the arena belong to which life of which buffer.
+//!
+//! Pure accounting under one short lock; no bytes are touched and no order is given here.
+//!
+//! Invariants
+//! - Free slots + live slots = all slots; free bytes + live bytes = the arena. Both are counted
+//!   where they change, so neither can underflow.
+//! - A slot's generation changes when the slot is recycled, before it can be taken again.
+//! - A digest names at most one buffer of a tenant, and only one that may still be read.
+
+use std::collections::{HashMap, VecDeque};
+
+use offset_allocator::{Allocation, Allocator};
+use orlop_saga::amount::ByteCount;
+use orlop_saga::digest::Digest;
+use orlop_saga::id::TenantId;
+
+use super::error::{AccessError, CreateError, FreeError, Stale};
+use super::{BufferId, Freed, Header, MemoryClass};
+
+/// Granularity of the arena: a cache line pair, so that neighbours never share one.
+pub(crate) const UNIT_BYTES: u64 = 256;
+/// The most units the sub-allocator can be asked for without overflow in its size classes.
+pub(crate) const UNITS_MAX: u64 = 1 << 31;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Writing,
+    Sealed(Digest),
+    /// Transient: leaves with its only guard.
+    Staged,
+    /// Freed while pinned: leaves with its last pin.
+    Condemned(Option<Digest>),
+    /// Nobody can reach it; the device is being told.
+    Leaving,
+}
+
+struct Life {
+    tenant: TenantId,
+    offset: u64,
+    length: u64,
+    units: u32,
+    allocation: Allocation,
+    phase: Phase,
+    pins: u64,
+    shares: u64,
+}
+
+struct SlotState {
+    generation: u32,
+    life: Option<Life>,
+}
+
+pub(super) struct Table {
+    slots: Vec<SlotState>,
+    free: VecDeque<u32>,
+    allocator: Allocator,
+    units: u32,
+    units_free: u32,
+    digests: HashMap<(TenantId, Digest), u32>,
+}
+
+/// The place of a buffer in the arena.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) offset: u64,
+    pub(super) length: u64,
+}
+
+/// The caller must unmap the buffer and then call [`Table::depart`].
+#[derive(Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) struct Departure(pub(super) BufferId);
+
+impl Table {
+    pub(super) fn new(slots: u32, units: u32) -> Self {
+        // Each live allocation may leave one free neighbour; one more for the rest of the arena,
+        // and the allocator keeps some nodes back.
+        let nodes = slots.saturating_mul(2).saturating_add(8);
+        let slot = |_| SlotState {
+            generation: 1,
+            life: None,
+        };
+        Self {
+            slots: (0..slots).map(slot).collect(),
+            free: (0..slots).collect(),
+            allocator: Allocator::with_max_allocs(units, nodes),
+            units,
+            units_free: units,
+            digests: HashMap::new(),
+        }
+    }
+
+    pub(super) fn slots(&self) -> (u32, u32) {
+        let free = u32::try_from(self.free.len()).unwrap_or(u32::MAX);
+        (u32::try_from(self.slots.len()).unwrap_or(u32::MAX), free)
+    }
+
+    pub(super) fn bytes(&self) -> (u64, u64) {
+        (
+            u64::from(self.units) * UNIT_BYTES,
+            u64::from(self.units_free) * UNIT_BYTES,
+        )
+    }
+
+    /// Takes a slot and its bytes, for writing.
+    pub(super) fn create(
+        &mut self,
+        tenant: TenantId,
+        length: u64,
+    ) -> Result<(BufferId, Place), CreateError> {
+        let slots_max = self.slots().0;
+        let Some(&slot) = self.free.front() else {
+            return Err(CreateError::NoFreeSlot { slots_max });
+        };
+        let (units, allocation) = self.allocate(length)?;
+        let offset = u64::from(allocation.offset) * UNIT_BYTES;
+        let Some(state) = self.slots.get_mut(slot as usize) else {
+            self.allocator.free(allocation);
+            return Err(CreateError::NoFreeSlot { slots_max });
+        };
+        self.free.pop_front();
+        self.units_free -= units;
+        let generation = state.generation;
+        state.life = Some(Life {
+            tenant,
+            offset,
+            length,
+            units,
+            allocation,
+            phase: Phase::Writing,
+            pins: 0,
+            shares: 0,
+        });
+        Ok((BufferId { slot, generation }, Place { offset, length }))
+    }
+
+    fn allocate(&mut self, length: u64) -> Result<(u32, Allocation), CreateError> {
+        let units = length.div_ceil(UNIT_BYTES).max(1);
+        let fitting = u32::try_from(units)
+            .ok()
+            .filter(|units| *units <= self.units_free);
+        if let Some(units) = fitting
+            && let Some(allocation) = self.allocator.allocate(units)
+        {
+            return Ok((units, allocation));
+        }
+        let largest = self.allocator.storage_report().largest_free_region;
+        Err(CreateError::OutOfMemory {
+            asked: ByteCount::new(length),
+            largest_free: ByteCount::new(u64::from(largest) * UNIT_BYTES),
+            total_free: ByteCount::new(self.bytes().1),
+        })
+    }
+
+    /// A buffer that was written (and is mapped) becomes readable under its digest; or, if the
+    /// tenant has the same content already, that buffer is shared and this one leaves.
+    pub(super) fn seal(
+        &mut self,
+        id: BufferId,
+        digest: Digest,
+    ) -> Result<(BufferId, Option<Departure>), AccessError> {
+        let tenant = self.life(id)?.tenant;
+        if let Some(shared) = self.share(tenant, &digest) {
+            return Ok((shared, self.abandon(id)));
+        }
+        let life = self.life_mut(id)?;
+        life.phase = Phase::Sealed(digest);
+        life.shares = 1;
+        self.digests.insert((tenant, digest), id.slot);
+        Ok((id, None))
+    }
+
+    /// One more owner of the tenant's buffer of this content, if there is one.
+    pub(super) fn share(&mut self, tenant: TenantId, digest: &Digest) -> Option<BufferId> {
+        let id = self.find(tenant, digest)?;
+        self.life_mut(id).ok()?.shares += 1;
+        Some(id)
+    }
+
+    pub(super) fn find(&self, tenant: TenantId, digest: &Digest) -> Option<BufferId> {
+        let slot = *self.digests.get(&(tenant, *digest))?;
+        let generation = self.slots.get(slot as usize)?.generation;
+        Some(BufferId { slot, generation })
+    }
+
+    /// A written and mapped buffer becomes a transient window with one pin.
+    pub(super) fn stage(&mut self, id: BufferId) -> Result<(), AccessError> {
+        let life = self.life_mut(id)?;
+        life.phase = Phase::Staged;
+        life.pins = 1;
+        Ok(())
+    }
+
+    /// A writer gives up.
+    pub(super) fn abandon(&mut self, id: BufferId) -> Option<Departure> {
+        let life = self.life_mut(id).ok()?;
+        life.phase = Phase::Leaving;
+        Some(Departure(id))
+    }
+
+    pub(super) fn pin(&mut self, tenant: TenantId, id: BufferId) -> Result<Place, AccessError> {
+        let life = self.readable(tenant, id)?;
+        life.pins += 1;
+        Ok(Place {
+            offset: life.offset,
+            length: life.length,
+        })
+    }
+
+    pub(super) fn unpin(&mut self, id: BufferId) -> Option<Departure> {
+        let life = self.life_mut(id).ok()?;
+        debug_assert!(life.pins > 0, "unpinned more often than pinned");
+        life.pins = life.pins.saturating_sub(1);
+        match life.phase {
+            Phase::Staged | Phase::Condemned(_) if life.pins == 0 => {
+                life.phase = Phase::Leaving;
+                Some(Departure(id))
+            }
+            Phase::Staged
+            | Phase::Condemned(_)
+            | Phase::Writing
+            | Phase::Sealed(_)
+            | Phase::Leaving => None,
+        }
+    }
+
+    pub(super) fn header(&self, tenant: TenantId, id: BufferId) -> Result<Header, AccessError> {
+        let life = self.life(id)?;
+        if life.tenant != tenant {
+            return Err(AccessError::NotOwner { tenant });
+        }
+        let digest = match life.phase {
+            Phase::Sealed(digest) => digest,
+            Phase::Writing | Phase::Staged => return Err(AccessError::NotSealed { id }),
+            Phase::Condemned(_) | Phase::Leaving => return Err(self.stale(id).into()),
+        };
+        Ok(Header {
+            length: ByteCount::new(life.length),
+            digest,
+            class: MemoryClass::Host,
+            tenant,
+        })
+    }
+
+    pub(super) fn free(
+        &mut self,
+        tenant: TenantId,
+        id: BufferId,
+    ) -> Result<(Freed, Option<Departure>), FreeError> {
+        let stale = self.stale(id);
+        let life = self.life_mut(id).map_err(|_| stale)?;
+        if life.tenant != tenant {
+            return Err(FreeError::NotOwner { tenant });
+        }
+        let digest = match life.phase {
+            Phase::Sealed(digest) => digest,
+            Phase::Writing | Phase::Staged => return Err(FreeError::NotSealed { id }),
+            Phase::Condemned(_) | Phase::Leaving => return Err(stale.into()),
+        };
+        life.shares = life.shares.saturating_sub(1);
+        if life.shares > 0 {
+            let shares = life.shares;
+            return Ok((Freed::Shared { shares }, None));
+        }
+        let pins = life.pins;
+        let (freed, departure) = if pins > 0 {
+            life.phase = Phase::Condemned(Some(digest));
+            (Freed::WhenUnpinned { pins }, None)
+        } else {
+            life.phase = Phase::Leaving;
+            (Freed::Now, Some(Departure(id)))
+        };
+        self.digests.remove(&(tenant, digest));
+        Ok((freed, departure))
+    }
+
+    /// The device has let go: slot and bytes are free again.
+    pub(super) fn depart(&mut self, departed: &Departure) {
+        let id = departed.0;
+        let Some(state) = self.slots.get_mut(id.slot as usize) else {
+            return;
+        };
+        if state.generation != id.generation {
+            return;
+        }
+        if let Some(life) = state.life.take() {
+            state.generation = state.generation.checked_add(1).unwrap_or(1);
+            self.units_free += life.units;
+            self.allocator.free(life.allocation);
+            self.free.push_back(id.slot);
+        }
+    }
+
+    fn readable(&mut self, tenant: TenantId, id: BufferId) -> Result<&mut Life, AccessError> {
+        self.header(tenant, id)?;
+        self.life_mut(id)
+    }
+
+    fn stale(&self, id: BufferId) -> Stale {
+        let current = self
+            .slots
+            .get(id.slot as usize)
+            .map(|state| state.generation);
+        Stale {
+            id,
+            current_generation: current,
+        }
+    }
+
+    fn life(&self, id: BufferId) -> Result<&Life, AccessError> {
+        let stale = self.stale(id);
+        let state = self.slots.get(id.slot as usize);
+        let state = state.filter(|state| state.generation == id.generation);
+        Ok(state.and_then(|state| state.life.as_ref()).ok_or(stale)?)
+    }
+
+    fn life_mut(&mut self, id: BufferId) -> Result<&mut Life, AccessError> {
+        let stale = self.stale(id);
+        let state = self.slots.get_mut(id.slot as usize);
+        let state = state.filter(|state| state.generation == id.generation);
+        Ok(state.and_then(|state| state.life.as_mut()).ok_or(stale)?)
+    }
+}

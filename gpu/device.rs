@@ -1,0 +1,391 @@
+//! The device: publish operations, hear how they ended.
+//!
+//! Invariants
+//! - Every accepted operation gets exactly one completion, also across cancel, drain and close.
+//! - After `drain` or `close` returned, no publish lands.
+//! - Callbacks run with no lock held.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use orlop_saga::id::TenantId;
+use parking_lot::Mutex;
+
+use crate::buffer::Buffers;
+use crate::control::{Control, Doorbell, Order, Reply};
+use crate::entry::EncodeError;
+use crate::host::{HostKernel, KernelOptions, Listener};
+use crate::hub::Hub;
+use crate::layout::{CONTROL_SLOTS, LAYOUT_VERSION, Layout, MAGIC, header_word, worker_slot};
+use crate::memory::Region;
+use crate::ops::{HostOp, OpTable, RegisterError};
+use crate::options::{DeviceOptions, OpenError};
+use crate::pump::{Gate, Pump};
+use crate::ring::Ring;
+use crate::slot::join;
+use crate::snapshot::{DeviceSnapshot, Heartbeat};
+use crate::task::{Completion, Task, Ticket};
+use crate::ticket::Permits;
+
+/// Why an operation was not published. Its completion will not be called, and its windows are
+/// unpinned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublishRefused {
+    /// Every permit is taken. Retry when an operation is over or a held result is dropped.
+    #[error("all {tickets_max} permits are taken")]
+    Full {
+        /// Permits in all.
+        tickets_max: u32,
+    },
+    /// A drain is under way or done. Retry after `resume`.
+    #[error("the device is draining")]
+    Draining,
+    /// The device is closed, for good.
+    #[error("the device is closed")]
+    Closed,
+    /// The operation does not fit in an entry.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// A window belongs to another tenant, or to another device.
+    #[error("window {window} does not belong to tenant {tenant} on this device")]
+    ForeignWindow {
+        /// Its index in the task.
+        window: usize,
+        /// The task's tenant.
+        tenant: TenantId,
+    },
+}
+
+impl PublishRefused {
+    /// Whether the same operation may be accepted later.
+    pub const fn is_retryable(self) -> bool {
+        match self {
+            Self::Full { .. } | Self::Draining => true,
+            Self::Closed | Self::Encode(_) | Self::ForeignWindow { .. } => false,
+        }
+    }
+}
+
+/// What a cancel did. The completion comes in every case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cancel {
+    /// It had not reached the ring; its completion was called with `Cancelled`.
+    Withdrawn,
+    /// The device was told. It ends `Cancelled` unless its last tile was already running.
+    Requested,
+    /// It is over, or was never published here.
+    Unknown,
+}
+
+/// Why a drain did not end. The device refuses publishes until it is resumed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DrainError {
+    /// Something still runs. Drain again, cancel, or resume.
+    #[error("{outstanding} operations are not over after {waited:?}")]
+    TimedOut {
+        /// Accepted and not yet over.
+        outstanding: u64,
+        /// How long it waited.
+        waited: Duration,
+    },
+}
+
+/// Why a tenant's generation was not set or revoked. Nothing changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TenantError {
+    /// The slot has another generation, or none.
+    #[error("tenant {tenant} is not registered on the device")]
+    Stale {
+        /// Who was named.
+        tenant: TenantId,
+    },
+}
+
+/// A device with its host megakernel. Dropping it closes it.
+#[derive(Debug)]
+pub struct Device {
+    hub: Arc<Hub>,
+    buffers: Buffers,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    drains: AtomicU64,
+    drain_timeouts: AtomicU64,
+    drain_waited: AtomicU64,
+}
+
+fn ring(region: &Arc<Region>, layout: &Layout, at: u64, slots: u32) -> Result<Ring, OpenError> {
+    let arena = orlop_saga::amount::ByteCount::new(layout.sizes.arena_bytes);
+    Ring::new(Arc::clone(region), at, slots).ok_or(OpenError::Layout { arena })
+}
+
+impl Device {
+    /// Maps the shared memory and starts the workers.
+    ///
+    /// # Errors
+    /// [`OpenError`]: nothing runs and nothing is held.
+    pub fn open(options: &DeviceOptions, ops: Vec<Arc<dyn HostOp>>) -> Result<Self, OpenError> {
+        let layout = options.layout()?;
+        let mut table = OpTable::built_in();
+        for op in ops {
+            table.register(op)?;
+        }
+        let region = Arc::new(Region::new(layout.total)?);
+        write_header(&region, &layout, options.epoch);
+        let kernel = KernelOptions {
+            tiles_max: options.tiles_max,
+            buffer_slots: options.buffer_slots,
+            spin: options.spin_on(DeviceOptions::cores()),
+        };
+        let arena = orlop_saga::amount::ByteCount::new(layout.sizes.arena_bytes);
+        let kernel = HostKernel::new(&region, layout, table, &kernel);
+        let kernel = Arc::new(kernel.ok_or(OpenError::Layout { arena })?);
+        let control = Arc::new(Control::new(
+            ring(&region, &layout, layout.control, CONTROL_SLOTS)?,
+            ring(&region, &layout, layout.control_done, CONTROL_SLOTS)?,
+            Arc::clone(&kernel) as Arc<dyn Doorbell>,
+        ));
+        let units = options.arena_bytes / crate::buffer::UNIT_BYTES;
+        let units = u32::try_from(units).map_err(|_| OpenError::Layout { arena })?;
+        let slots = options.buffer_slots;
+        let buffers = Buffers::new(
+            Arc::clone(&region),
+            layout.arena,
+            units,
+            slots,
+            Arc::clone(&control),
+        );
+        let entry_slots = layout.sizes.entry_slots;
+        let hub = Arc::new(Hub::new(
+            Pump::new(ring(&region, &layout, layout.entries, entry_slots)?),
+            ring(&region, &layout, layout.completions, entry_slots)?,
+            Arc::new(Permits::new(Arc::clone(&region), layout, options.epoch)),
+            control,
+            Arc::clone(&kernel),
+            region,
+            layout,
+        ));
+        let listener: Weak<dyn Listener> = Arc::downgrade(&(Arc::clone(&hub) as Arc<dyn Listener>));
+        kernel.listen(listener);
+        let device = Self {
+            hub,
+            buffers,
+            threads: Mutex::default(),
+            drains: AtomicU64::new(0),
+            drain_timeouts: AtomicU64::new(0),
+            drain_waited: AtomicU64::new(0),
+        };
+        // Should a thread be refused, dropping the device stops those that run.
+        device.start(&kernel, layout.sizes.workers)?;
+        Ok(device)
+    }
+
+    fn start(&self, kernel: &Arc<HostKernel>, workers: u32) -> Result<(), OpenError> {
+        for worker in 0..workers {
+            let kernel = Arc::clone(kernel);
+            let thread = std::thread::Builder::new().name(format!("orlop-device-{worker}"));
+            let thread = thread.spawn(move || kernel.run(worker));
+            let thread = thread.map_err(|source| OpenError::Thread { worker, source })?;
+            self.threads.lock().push(thread);
+        }
+        Ok(())
+    }
+
+    /// The device's buffers.
+    pub const fn buffers(&self) -> &Buffers {
+        &self.buffers
+    }
+
+    /// Registers another operation.
+    ///
+    /// # Errors
+    /// [`RegisterError`]: the table is unchanged.
+    pub fn register_op(&self, op: Arc<dyn HostOp>) -> Result<(), RegisterError> {
+        self.hub.kernel.register(op)
+    }
+
+    /// From now on the device accepts this generation of the tenant's slot, and no other.
+    ///
+    /// # Errors
+    /// [`TenantError`]: nothing changed.
+    pub fn register_tenant_generation(&self, tenant: TenantId) -> Result<(), TenantError> {
+        self.order(Order::SetTenant(tenant), tenant)
+    }
+
+    /// From now on the device refuses the tenant's publishes; those already on the ring still run.
+    ///
+    /// # Errors
+    /// [`TenantError`]: another generation is registered, or none; nothing changed.
+    pub fn revoke_tenant_generation(&self, tenant: TenantId) -> Result<(), TenantError> {
+        self.order(Order::ClearTenant(tenant), tenant)
+    }
+
+    fn order(&self, order: Order, tenant: TenantId) -> Result<(), TenantError> {
+        match self.hub.control.call(order, None) {
+            Some(Reply::Done) => Ok(()),
+            Some(Reply::Stale | Reply::Unknown | Reply::Malformed) | None => {
+                Err(TenantError::Stale { tenant })
+            }
+        }
+    }
+
+    /// Publishes one operation. Never blocks on the device; `done` is called exactly once.
+    ///
+    /// # Errors
+    /// [`PublishRefused`]: `done` will not be called.
+    pub fn publish(&self, task: Task, done: Arc<dyn Completion>) -> Result<Ticket, PublishRefused> {
+        let mut results = self.publish_batch([(task, done)]);
+        results.pop_front().unwrap_or(Err(PublishRefused::Closed))
+    }
+
+    /// Publishes many with one pass over the ring and one wake-up; each is accepted or refused for
+    /// itself, in order.
+    pub fn publish_batch(
+        &self,
+        tasks: impl IntoIterator<Item = (Task, Arc<dyn Completion>)>,
+    ) -> VecDeque<Result<Ticket, PublishRefused>> {
+        let tasks = tasks.into_iter();
+        self.hub.publish(tasks.map(|(task, done)| {
+            self.check(&task)?;
+            Ok((task, done))
+        }))
+    }
+
+    fn check(&self, task: &Task) -> Result<(), PublishRefused> {
+        crate::entry::slots_needed(task.args.len(), task.windows.len())?;
+        let tenant = task.tenant;
+        for (window, pinned) in task.windows.iter().enumerate() {
+            if pinned.tenant() != tenant || !self.buffers.same_as(pinned) {
+                return Err(PublishRefused::ForeignWindow { window, tenant });
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks that an operation end early. Its completion comes in every case.
+    pub fn cancel(&self, ticket: Ticket) -> Cancel {
+        self.hub.cancel(ticket)
+    }
+
+    /// Refuses publishes, and waits until everything accepted is over and its callback returned.
+    /// Publishes stay refused until [`Device::resume`]. Blocks; not to be called from a callback
+    /// or an async thread.
+    ///
+    /// # Errors
+    /// [`DrainError`]: something still runs; publishes stay refused.
+    pub fn drain(&self, limit: Duration) -> Result<(), DrainError> {
+        let start = Instant::now();
+        let until = start + limit;
+        self.drains.fetch_add(1, Ordering::Relaxed);
+        self.hub.pump.set_gate(Gate::Draining);
+        let drained = self.hub.wait_quiet(until)
+            && self.hub.control.call(Order::Drain, Some(until)).is_some();
+        let waited = start.elapsed();
+        let nanos = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
+        self.drain_waited.fetch_add(nanos, Ordering::Relaxed);
+        if drained {
+            return Ok(());
+        }
+        self.drain_timeouts.fetch_add(1, Ordering::Relaxed);
+        let outstanding = self.hub.outstanding();
+        Err(DrainError::TimedOut {
+            outstanding,
+            waited,
+        })
+    }
+
+    /// Accepts publishes again after a drain; without effect on a closed device.
+    pub fn resume(&self) {
+        self.hub.pump.set_gate(Gate::Open);
+    }
+
+    /// Counters.
+    pub fn snapshot(&self) -> DeviceSnapshot {
+        let mut snapshot = DeviceSnapshot::default();
+        self.snapshot_into(&mut snapshot);
+        snapshot
+    }
+
+    /// Counters, into the caller's storage; allocates only to grow the list of workers.
+    pub fn snapshot_into(&self, into: &mut DeviceSnapshot) {
+        self.hub.count_into(into);
+        into.drains = self.drains.load(Ordering::Relaxed);
+        into.drain_timeouts = self.drain_timeouts.load(Ordering::Relaxed);
+        into.drain_waited_nanos = self.drain_waited.load(Ordering::Relaxed);
+        into.buffers_available = self.buffers.available();
+        into.workers.clear();
+        let layout = &self.hub.layout;
+        let lines = u64::from(layout.sizes.workers) * worker_slot::COUNT;
+        let slots = self
+            .hub
+            .region
+            .slots(layout.workers, lines)
+            .unwrap_or_default();
+        let lines = slots.chunks(usize::try_from(worker_slot::COUNT).unwrap_or(1));
+        into.workers.extend(lines.map(|line| {
+            let words = line.first().and_then(crate::slot::Slot::read_any);
+            let words = words.unwrap_or_default();
+            Heartbeat {
+                ticket: join(words[0], words[1]),
+                since_nanos: join(words[2], words[3]),
+                tile: words[4],
+            }
+        }));
+    }
+
+    /// Refuses publishes; cancels what has not started, ends what runs at a tile boundary; waits
+    /// for the workers. Idempotent. From a callback it does all but wait for its own thread.
+    ///
+    /// To let work finish, drain first.
+    pub fn close(&self) {
+        self.hub.pump.set_gate(Gate::Closed);
+        self.hub.pump.retire();
+        self.hub.pump();
+        self.hub.control.call(Order::Stop, None);
+        self.hub.kernel.wake_all();
+        let threads = std::mem::take(&mut *self.threads.lock());
+        let own = std::thread::current().id();
+        let (own, others): (Vec<_>, Vec<_>) = threads
+            .into_iter()
+            .partition(|thread| thread.thread().id() == own);
+        for thread in others {
+            // A worker catches what it runs; it has no panic of its own to report.
+            let _ = thread.join();
+        }
+        if own.is_empty() {
+            self.hub.reap();
+            self.hub.sweep();
+        }
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn write_header(region: &Region, layout: &Layout, epoch: u32) {
+    let sizes = layout.sizes;
+    let words = [
+        (header_word::MAGIC, MAGIC),
+        (header_word::VERSION, LAYOUT_VERSION),
+        (header_word::ENTRY_SLOTS, u64::from(sizes.entry_slots)),
+        (header_word::CONTROL_SLOTS, u64::from(CONTROL_SLOTS)),
+        (header_word::TICKETS, u64::from(sizes.tickets)),
+        (header_word::RESULT_BYTES, u64::from(sizes.result_bytes)),
+        (header_word::WORKERS, u64::from(sizes.workers)),
+        (header_word::ARENA_BYTES, sizes.arena_bytes),
+        (header_word::EPOCH, u64::from(epoch)),
+    ];
+    let header = region.slots(0, 1).and_then(<[_]>::first);
+    for (index, value) in words {
+        if let Some(word) = header.and_then(|header| header.word(index)) {
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+}

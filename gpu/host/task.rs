@@ -1,0 +1,75 @@
+//! Tasks on the device's side: fetched entries, and tasks that were cut into tiles.
+#![allow(unsafe_code)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+
+use crate::entry::Entry;
+use crate::layout::Layout;
+use crate::memory::Region;
+use crate::ops::{HostOp, Partial, TaskArgs};
+use crate::status::Status;
+
+/// A validated entry.
+pub(super) struct Task {
+    pub(super) entry: Entry,
+    pub(super) op: Arc<dyn HostOp>,
+    /// Where each window begins in the arena.
+    pub(super) offsets: SmallVec<[u64; 2]>,
+    pub(super) deadline: Option<Instant>,
+}
+
+impl Task {
+    /// What the operation sees. Valid while the task is not completed.
+    pub(super) fn args<'a>(&'a self, region: &'a Region, layout: &Layout) -> TaskArgs<'a> {
+        let windows = self.entry.windows.iter().zip(&self.offsets);
+        let windows = windows.map(|(window, offset)| {
+            let at = layout.arena + offset;
+            // SAFETY: the dispatcher checked generation, owner and bounds against the window
+            // table and pinned the window until this task's completion; mapped bytes are sealed
+            // or staged, so nothing writes to them, and the acquire fence of the fetch made them
+            // visible.
+            let bytes = unsafe { region.bytes(at, window.length) };
+            bytes.unwrap_or_default()
+        });
+        let (tenant, attempt) = (self.entry.tenant, self.entry.attempt);
+        TaskArgs::with_windows(tenant, attempt, &self.entry.args, windows.collect())
+    }
+
+    pub(super) fn expired(&self) -> bool {
+        self.deadline
+            .is_some_and(|deadline| Instant::now() >= deadline)
+    }
+}
+
+/// How a task ended early, and what there is to say about it.
+pub(super) type Verdict = (Status, Option<String>);
+
+/// A task of several tiles.
+pub(super) struct Run {
+    pub(super) task: Task,
+    pub(super) tiles: u32,
+    /// Tiles neither finished nor withdrawn; whoever takes it to zero finishes the task.
+    pub(super) left: AtomicU32,
+    pub(super) cost: AtomicU64,
+    pub(super) partials: Mutex<Vec<Partial>>,
+    /// Set at most once; then no further tile starts.
+    pub(super) verdict: Mutex<Option<Verdict>>,
+}
+
+impl Run {
+    pub(super) fn new(task: Task, tiles: u32, cost: u64) -> Self {
+        Self {
+            task,
+            tiles,
+            left: AtomicU32::new(tiles),
+            cost: AtomicU64::new(cost),
+            partials: Mutex::new(vec![Partial::EMPTY; tiles as usize]),
+            verdict: Mutex::new(None),
+        }
+    }
+}
