@@ -377,7 +377,9 @@ impl Core {
             let mut state = self.state.lock();
             let owner = Some(owner_key(account));
             let swept = sweep_locked(&mut state, Lane::Ordinary, owner, reason, &mut outbox);
-            state.dispatch(self, Lane::Ordinary, &mut outbox);
+            if swept > 0 {
+                state.dispatch(self, Lane::Ordinary, &mut outbox);
+            }
             swept
         };
         outbox.deliver();

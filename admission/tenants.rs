@@ -417,12 +417,15 @@ impl Tenants {
         );
     }
 
-    /// Refuses accounts of other registries and of earlier lives of the slot.
+    /// Refuses accounts of other registries and lives that have ended.
     fn own(&self, account: &Arc<TenantAccount>) -> Result<(), TenantError> {
         let registry = self.registry.lock();
         registry
             .account(account.id().slot())
-            .is_some_and(|own| Arc::ptr_eq(own, account))
+            .is_some_and(|own| {
+                Arc::ptr_eq(own, account)
+                    && account.ledger.lock_nested().state != TenantState::Unregistered
+            })
             .then_some(())
             .ok_or(TenantError::Stale {
                 tenant: account.id(),
@@ -434,7 +437,11 @@ impl Tenants {
         account: &Arc<TenantAccount>,
         command: TenantCommand,
     ) -> Result<u64, TenantError> {
-        self.own(account)?;
+        // What ended may be waited for, and ended again, though its slot may have a later life.
+        let ended = account.state() == TenantState::Unregistered;
+        if !ended {
+            self.own(account)?;
+        }
         let mut outbox = Outbox::default();
         let moved = account.ledger.lock().apply(command, &mut outbox);
         outbox.deliver();

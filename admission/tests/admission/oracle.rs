@@ -1,0 +1,388 @@
+//! The oracle: admission again, one request at a time, with plain vectors and no sharing.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use orlop_admission::{Dimension, Lane, Quotas, Refusal, Scope, TenantState};
+use orlop_saga::id::TenantId;
+use orlop_saga::tenant::Class;
+use orlop_saga::time::Monotonic;
+
+#[derive(Clone, Debug)]
+pub struct Item {
+    pub id: u32,
+    pub life: usize,
+    pub class: Class,
+    pub lane: Lane,
+    pub slots: u64,
+    pub staging: u64,
+    pub deadline: Option<Monotonic>,
+    pub since: Monotonic,
+    pub timeout_at: Option<Monotonic>,
+}
+
+impl Item {
+    fn expiry(&self) -> Option<(Monotonic, bool)> {
+        [
+            self.deadline.map(|at| (at, false)),
+            self.timeout_at.map(|at| (at, true)),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    fn overdue(&self, now: Monotonic) -> Option<Refusal> {
+        let (at, timed_out) = self.expiry()?;
+        (at <= now).then(|| match timed_out {
+            true => Refusal::QueueTimeout {
+                waited: now.since(self.since),
+            },
+            false => Refusal::Expired,
+        })
+    }
+}
+
+#[derive(Debug)]
+pub struct Life {
+    pub id: TenantId,
+    pub state: TenantState,
+    pub quotas: Quotas,
+}
+
+#[derive(Debug, Default)]
+pub struct PoolModel {
+    pub slots_max: u64,
+    pub per_tenant: u64,
+    pub queue_max: u64,
+    pub queue_per_tenant: u64,
+    pub staging_max: u64,
+    pub timeout: Option<Duration>,
+    pub waiting: Vec<Item>,
+    pub running: Vec<Item>,
+    pub round: Vec<usize>,
+    pub passed: HashMap<(usize, Class), u32>,
+}
+
+fn sum<'a>(items: impl Iterator<Item = &'a Item>, of: impl Fn(&Item) -> u64) -> u64 {
+    items.map(of).sum()
+}
+
+impl PoolModel {
+    pub fn slots(&self) -> u64 {
+        sum(self.running.iter(), |item| item.slots)
+    }
+
+    pub fn staging(&self) -> u64 {
+        sum(self.running.iter().chain(&self.waiting), |item| {
+            item.staging
+        })
+    }
+
+    fn in_flight(&self, life: usize) -> u64 {
+        sum(self.running.iter().filter(|i| i.life == life), |i| i.slots)
+    }
+
+    fn queued(&self, life: usize) -> u64 {
+        sum(self.waiting.iter().filter(|i| i.life == life), |_| 1)
+    }
+
+    fn head(&self, life: usize) -> Option<&Item> {
+        let waits = |class| {
+            let mut of_life = self.waiting.iter().filter(|item| item.life == life);
+            of_life.find(|item| item.class == class)
+        };
+        let passed = |class| self.passed.get(&(life, class)).copied().unwrap_or(0);
+        let overdue = Class::ALL
+            .into_iter()
+            .filter(|&class| waits(class).is_some() && passed(class) >= 8)
+            .max_by_key(|&class| (passed(class), class));
+        match overdue {
+            Some(class) => waits(class),
+            None => Class::ALL.into_iter().find_map(waits),
+        }
+    }
+
+    fn may_start(&self, life: usize) -> bool {
+        self.head(life)
+            .is_some_and(|head| self.in_flight(life) + head.slots <= self.per_tenant)
+    }
+
+    fn refresh(&mut self, life: usize) {
+        for class in Class::ALL {
+            let mut of_life = self.waiting.iter().filter(|item| item.life == life);
+            if !of_life.any(|item| item.class == class) {
+                self.passed.remove(&(life, class));
+            }
+        }
+        let in_round = self.round.contains(&life);
+        match (self.may_start(life), in_round) {
+            (true, false) => self.round.push(life),
+            (false, true) => self.round.retain(|&other| other != life),
+            (true, true) | (false, false) => {}
+        }
+    }
+
+    pub fn remove_waiting(&mut self, id: u32) -> Option<Item> {
+        let at = self.waiting.iter().position(|item| item.id == id)?;
+        let item = self.waiting.remove(at);
+        self.refresh(item.life);
+        Some(item)
+    }
+
+    pub fn remove_running(&mut self, id: u32) -> Item {
+        let at = self.running.iter().position(|item| item.id == id).unwrap();
+        let item = self.running.remove(at);
+        self.refresh(item.life);
+        item
+    }
+
+    /// Ids granted and ids refused, in order.
+    pub fn dispatch(&mut self, now: Monotonic, told: &mut Vec<(u32, Option<Refusal>)>) {
+        while let Some(&life) = self.round.first() {
+            let head = self.head(life).unwrap().clone();
+            if let Some(refusal) = head.overdue(now) {
+                self.remove_waiting(head.id);
+                told.push((head.id, Some(refusal)));
+                continue;
+            }
+            if self.slots() + head.slots > self.slots_max {
+                break;
+            }
+            self.waiting.retain(|item| item.id != head.id);
+            for class in Class::ALL {
+                if class > head.class {
+                    *self.passed.entry((life, class)).or_default() += 1;
+                }
+            }
+            self.passed.remove(&(life, head.class));
+            self.round.remove(0);
+            self.running.push(head.clone());
+            self.refresh(life);
+            told.push((head.id, None));
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Oracle {
+    pub ordinary: PoolModel,
+    pub reserved: PoolModel,
+    pub lives: Vec<Life>,
+    pub draining: bool,
+}
+
+impl Oracle {
+    pub fn pool(&mut self, lane: Lane) -> &mut PoolModel {
+        match lane {
+            Lane::Ordinary => &mut self.ordinary,
+            Lane::Reserved => &mut self.reserved,
+        }
+    }
+
+    /// Items of one life: those that wait and those that run, of one lane.
+    pub fn of_life(&self, life: usize, lane: Lane) -> (Vec<&Item>, Vec<&Item>) {
+        let pool = match lane {
+            Lane::Ordinary => &self.ordinary,
+            Lane::Reserved => &self.reserved,
+        };
+        (
+            pool.waiting
+                .iter()
+                .filter(|item| item.life == life)
+                .collect(),
+            pool.running
+                .iter()
+                .filter(|item| item.life == life)
+                .collect(),
+        )
+    }
+
+    pub fn live_of(&self, life: usize) -> usize {
+        [Lane::Ordinary, Lane::Reserved]
+            .into_iter()
+            .map(|lane| {
+                let (waiting, running) = self.of_life(life, lane);
+                waiting.len() + running.len()
+            })
+            .sum()
+    }
+
+    fn refusal(&self, item: &Item, now: Monotonic) -> Option<Refusal> {
+        let life = &self.lives[item.life];
+        let tenant = life.id;
+        let ordinary = item.lane == Lane::Ordinary;
+        let pool = if ordinary {
+            &self.ordinary
+        } else {
+            &self.reserved
+        };
+        let by_state = match life.state {
+            TenantState::Unregistered => Some(Refusal::StaleTenant { tenant }),
+            _ if !ordinary => None,
+            TenantState::Active => None,
+            TenantState::Suspended => Some(Refusal::Suspended { tenant }),
+            TenantState::Revoked => Some(Refusal::Revoked { tenant }),
+            TenantState::Draining => Some(Refusal::Draining {
+                scope: Scope::Tenant,
+            }),
+        };
+        if by_state.is_some() {
+            return by_state;
+        }
+        if self.draining {
+            return Some(Refusal::Draining {
+                scope: Scope::Bulkhead,
+            });
+        }
+        let (waiting, running) = self.of_life(item.life, item.lane);
+        let held = || waiting.iter().chain(&running).copied();
+        let mut bounds = vec![
+            (Dimension::BulkheadSlots, item.slots, None, pool.slots_max),
+            (
+                Dimension::BulkheadTenantSlots,
+                item.slots,
+                None,
+                pool.per_tenant,
+            ),
+            (
+                Dimension::BulkheadStagingBytes,
+                item.staging,
+                Some(pool.staging()),
+                pool.staging_max,
+            ),
+        ];
+        if ordinary {
+            bounds.push((
+                Dimension::TenantSlots,
+                item.slots,
+                Some(sum(held(), |i| i.slots)),
+                life.quotas.slots_max,
+            ));
+            bounds.push((
+                Dimension::TenantStagingBytes,
+                item.staging,
+                Some(sum(held(), |i| i.staging)),
+                life.quotas.staging_bytes_max.get(),
+            ));
+        }
+        for &(dimension, asked, _, cap) in &bounds {
+            if asked > cap {
+                return Some(Refusal::NeverFits {
+                    dimension,
+                    asked,
+                    cap,
+                });
+            }
+        }
+        if item.deadline.is_some_and(|deadline| deadline <= now) {
+            return Some(Refusal::Expired);
+        }
+        // The tenant's own quotas are told before the bulkhead's.
+        bounds.sort_by_key(|(dimension, ..)| *dimension == Dimension::BulkheadStagingBytes);
+        for (dimension, asked, used, cap) in bounds {
+            if let Some(used) = used
+                && asked > 0
+                && used + asked > cap
+            {
+                return Some(Refusal::QuotaExceeded {
+                    dimension,
+                    asked,
+                    used,
+                    cap,
+                });
+            }
+        }
+        None
+    }
+
+    /// `Ok(true)`: granted at once. `Ok(false)`: queued, and maybe others told meanwhile.
+    pub fn acquire(
+        &mut self,
+        mut item: Item,
+        now: Monotonic,
+        told: &mut Vec<(u32, Option<Refusal>)>,
+    ) -> Result<bool, Refusal> {
+        if item.lane == Lane::Reserved {
+            item.deadline = None;
+            item.class = Class::Standard;
+        }
+        if let Some(refusal) = self.refusal(&item, now) {
+            return Err(refusal);
+        }
+        let pool = self.pool(item.lane);
+        item.timeout_at = pool.timeout.map(|timeout| now.after(timeout));
+        if pool.round.is_empty()
+            && pool.queued(item.life) == 0
+            && pool.in_flight(item.life) + item.slots <= pool.per_tenant
+            && pool.slots() + item.slots <= pool.slots_max
+        {
+            pool.running.push(item);
+            return Ok(true);
+        }
+        for (scope, queued, queued_max) in [
+            (Scope::Tenant, pool.queued(item.life), pool.queue_per_tenant),
+            (Scope::Bulkhead, pool.waiting.len() as u64, pool.queue_max),
+        ] {
+            if queued >= queued_max {
+                return Err(Refusal::QueueFull {
+                    scope,
+                    queued: u32::try_from(queued).unwrap(),
+                    queued_max: u32::try_from(queued_max).unwrap(),
+                });
+            }
+        }
+        let life = item.life;
+        pool.waiting.push(item);
+        pool.refresh(life);
+        pool.dispatch(now, told);
+        Ok(false)
+    }
+
+    /// Refuses what waits in `lane`, of one life or of all.
+    pub fn sweep(
+        &mut self,
+        lane: Lane,
+        life: Option<usize>,
+        reason: &Refusal,
+        now: Monotonic,
+        told: &mut Vec<(u32, Option<Refusal>)>,
+    ) {
+        let pool = self.pool(lane);
+        let ids: Vec<u32> = pool
+            .waiting
+            .iter()
+            .filter(|item| life.is_none_or(|life| item.life == life))
+            .map(|item| item.id)
+            .collect();
+        if ids.is_empty() {
+            return;
+        }
+        for id in ids {
+            pool.remove_waiting(id);
+            told.push((id, Some(reason.clone())));
+        }
+        pool.dispatch(now, told);
+    }
+
+    pub fn expire(&mut self, now: Monotonic, told: &mut Vec<(u32, Option<Refusal>)>) -> usize {
+        let overdue: Vec<(u32, Refusal)> = self
+            .ordinary
+            .waiting
+            .iter()
+            .filter_map(|item| Some((item.id, item.overdue(now)?)))
+            .collect();
+        let expired = overdue.len();
+        for (id, refusal) in overdue {
+            self.ordinary.remove_waiting(id);
+            told.push((id, Some(refusal)));
+        }
+        self.ordinary.dispatch(now, told);
+        expired
+    }
+
+    pub fn next_expiry(&self) -> Option<Monotonic> {
+        let expiries = self.ordinary.waiting.iter().filter_map(Item::expiry);
+        expiries.map(|(at, _)| at).min()
+    }
+}
