@@ -105,3 +105,48 @@ impl Expiries {
         self.heap.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::{FairQueue, OwnerKey};
+    use orlop_saga::tenant::Class;
+
+    fn place(serial: u64) -> Place {
+        let mut queue = FairQueue::new(1);
+        Place {
+            lane: Lane::Ordinary,
+            entry: queue.push(OwnerKey(1), Class::Standard, 1, ()),
+            serial,
+        }
+    }
+
+    #[test]
+    fn withdrawn_places_do_not_pile_up() {
+        let mut expiries = Expiries::default();
+        for serial in 0..10_000 {
+            let is_live = |place: &Place| place.serial == serial;
+            expiries.note(
+                Monotonic::new(1_000_000 - serial),
+                place(serial),
+                1,
+                is_live,
+            );
+            assert!(expiries.len() <= Expiries::SLACK + 2);
+        }
+    }
+
+    #[test]
+    fn what_left_its_place_is_neither_next_nor_taken() {
+        let mut expiries = Expiries::default();
+        for serial in 0..4 {
+            expiries.note(Monotonic::new(serial), place(serial), 4, |_| true);
+        }
+        let odd = |place: &Place| place.serial % 2 == 1;
+        assert_eq!(expiries.next(odd), Some(Monotonic::new(1)));
+        assert_eq!(expiries.take(Monotonic::new(0), odd), None);
+        assert_eq!(expiries.take(Monotonic::new(9), odd), Some(place(1)));
+        assert_eq!(expiries.take(Monotonic::new(9), odd), Some(place(3)));
+        assert_eq!(expiries.take(Monotonic::new(9), odd), None);
+    }
+}

@@ -35,13 +35,18 @@ enum Op {
     Expire,
     Drain(Queued),
     Resume,
-    Suspend(usize),
-    ResumeTenant(usize),
-    DrainTenant(usize, Queued),
-    Revoke(usize),
+    Command(usize, Command),
     CancelQueued(usize),
     SetQuotas(usize, u64, u64),
     Renew(usize),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Command {
+    Suspend,
+    Resume,
+    Drain(Queued),
+    Revoke,
 }
 
 fn op(slots_max: u32) -> impl Strategy<Value = Op> {
@@ -61,6 +66,12 @@ fn op(slots_max: u32) -> impl Strategy<Value = Op> {
         0..4_u64,
         proptest::option::weighted(0.3, 0..40_u64),
     );
+    let command = prop_oneof![
+        1 => Just(Command::Suspend),
+        3 => Just(Command::Resume),
+        1 => queued().prop_map(Command::Drain),
+        1 => Just(Command::Revoke),
+    ];
     prop_oneof![
         40 => acquire.prop_map(|(who, class, lane, slots, staging, within)| Op::Acquire {
             who, class, lane, slots, staging, within
@@ -72,10 +83,7 @@ fn op(slots_max: u32) -> impl Strategy<Value = Op> {
         4 => Just(Op::Expire),
         1 => queued().prop_map(Op::Drain),
         3 => Just(Op::Resume),
-        1 => who.clone().prop_map(Op::Suspend),
-        3 => who.clone().prop_map(Op::ResumeTenant),
-        1 => (who.clone(), queued()).prop_map(|(who, queued)| Op::DrainTenant(who, queued)),
-        1 => who.clone().prop_map(Op::Revoke),
+        6 => (who.clone(), command).prop_map(|(who, command)| Op::Command(who, command)),
         1 => who.clone().prop_map(Op::CancelQueued),
         1 => (who.clone(), 0..12_u64, 0..24_u64).prop_map(|(w, s, b)| Op::SetQuotas(w, s, b)),
         3 => who.prop_map(Op::Renew),
@@ -132,7 +140,7 @@ struct Run {
 }
 
 impl Run {
-    fn new(options: BulkheadOptions) -> Self {
+    fn new(options: &BulkheadOptions) -> Self {
         let ordinary = PoolModel {
             slots_max: options.in_flight_max.into(),
             per_tenant: options
@@ -261,19 +269,15 @@ impl Run {
         }
     }
 
-    fn command(&mut self, op: &Op, told: &mut Told) {
-        let (Op::Suspend(who) | Op::ResumeTenant(who) | Op::DrainTenant(who, _) | Op::Revoke(who)) =
-            *op
-        else {
-            unreachable!("not a command");
-        };
+    fn command(&mut self, who: usize, command: Command, told: &mut Told) {
+        use TenantState::{Active, Draining, Revoked, Suspended, Unregistered};
+
         let life = self.current[who];
         let account = Arc::clone(&self.accounts[life]);
         let tenants = &self.house.tenants;
         let (tenant, state) = (account.id(), self.oracle.lives[life].state);
-        use TenantState::{Active, Draining, Revoked, Suspended, Unregistered};
-        let (next, reason, result) = match *op {
-            Op::Suspend(_) => {
+        let (next, reason, result) = match command {
+            Command::Suspend => {
                 let next = matches!(state, Active | Suspended).then_some(Suspended);
                 (
                     next,
@@ -281,11 +285,11 @@ impl Run {
                     tenants.suspend(&account),
                 )
             }
-            Op::ResumeTenant(_) => {
+            Command::Resume => {
                 let next = matches!(state, Active | Suspended | Draining).then_some(Active);
                 (next, None, tenants.resume(&account))
             }
-            Op::Revoke(_) => {
+            Command::Revoke => {
                 let next = (state != Unregistered).then_some(Revoked);
                 (
                     next,
@@ -293,7 +297,7 @@ impl Run {
                     tenants.revoke(&account),
                 )
             }
-            Op::DrainTenant(_, queued) => {
+            Command::Drain(queued) => {
                 let next = match state {
                     Active | Suspended | Draining => Draining,
                     Revoked | Unregistered => state,
@@ -309,7 +313,6 @@ impl Run {
                 assert_eq!(done, (self.oracle.live_of(life) == 0).then_some(Ok(())));
                 (Some(next), None, result)
             }
-            _ => unreachable!("not a command"),
         };
         match next {
             Some(next) => {
@@ -392,9 +395,7 @@ impl Run {
                 self.oracle.draining = false;
                 self.house.bulkhead.resume();
             }
-            Op::Suspend(_) | Op::ResumeTenant(_) | Op::DrainTenant(..) | Op::Revoke(_) => {
-                self.command(op, &mut told);
-            }
+            Op::Command(who, command) => self.command(who, command, &mut told),
             Op::CancelQueued(who) => {
                 let life = self.current[who];
                 let account = Arc::clone(&self.accounts[life]);
@@ -543,7 +544,7 @@ proptest! {
         options in options(),
         ops in proptest::collection::vec(op(3), 1..120),
     ) {
-        let mut run = Run::new(options);
+        let mut run = Run::new(&options);
         for op in &ops {
             run.apply(op);
         }
@@ -558,7 +559,7 @@ proptest! {
         options in options(),
         ops in proptest::collection::vec(op(1), 1..120),
     ) {
-        let mut run = Run::new(options);
+        let mut run = Run::new(&options);
         for op in &ops {
             run.apply(op);
         }

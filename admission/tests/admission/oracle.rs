@@ -34,12 +34,14 @@ impl Item {
 
     fn overdue(&self, now: Monotonic) -> Option<Refusal> {
         let (at, timed_out) = self.expiry()?;
-        (at <= now).then(|| match timed_out {
-            true => Refusal::QueueTimeout {
-                waited: now.since(self.since),
-            },
-            false => Refusal::Expired,
-        })
+        if at > now {
+            None
+        } else if timed_out {
+            let waited = now.since(self.since);
+            Some(Refusal::QueueTimeout { waited })
+        } else {
+            Some(Refusal::Expired)
+        }
     }
 }
 

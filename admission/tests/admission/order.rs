@@ -55,7 +55,7 @@ fn a_flooding_tenant_delays_another_by_one_turn_only() {
 
 #[test]
 fn a_flooding_tenant_does_not_fill_the_queue_for_others() {
-    let house = House::with(BulkheadOptions {
+    let house = House::with(&BulkheadOptions {
         in_flight_max: 1,
         queue_max: 8,
         queue_per_tenant_max: 4,
@@ -165,7 +165,7 @@ fn withdrawing_who_gathers_slots_lets_the_next_start() {
 
 #[test]
 fn a_tenant_at_its_bound_does_not_hold_up_others() {
-    let house = House::with(BulkheadOptions {
+    let house = House::with(&BulkheadOptions {
         in_flight_max: 2,
         in_flight_per_tenant_max: 1,
         ..BulkheadOptions::new("test")
@@ -183,7 +183,7 @@ fn a_tenant_at_its_bound_does_not_hold_up_others() {
 
 #[test]
 fn ordinary_work_does_not_stand_in_the_way_of_the_reserved_lane() {
-    let house = House::with(BulkheadOptions {
+    let house = House::with(&BulkheadOptions {
         in_flight_max: 1,
         queue_max: 1,
         queue_per_tenant_max: 1,
@@ -214,7 +214,7 @@ fn ordinary_work_does_not_stand_in_the_way_of_the_reserved_lane() {
 
 #[test]
 fn the_reserved_lane_is_bounded() {
-    let house = House::with(BulkheadOptions {
+    let house = House::with(&BulkheadOptions {
         reserved_slots: 1,
         reserved_queue_max: 2,
         reserved_queue_per_tenant_max: 1,
@@ -234,7 +234,7 @@ fn the_reserved_lane_is_bounded() {
 
 #[test]
 fn one_who_waits_is_told_why_and_when_it_ran_out_of_time() {
-    let house = House::with(BulkheadOptions {
+    let house = House::with(&BulkheadOptions {
         in_flight_max: 1,
         queue_timeout: Some(Duration::from_nanos(10)),
         ..BulkheadOptions::new("test")
@@ -288,7 +288,7 @@ impl Grantee for DropsAtOnce {
 #[test]
 fn a_long_chain_of_hand_offs_does_not_deepen_the_stack() {
     const LONG: u32 = 50_000;
-    let house = House::with(BulkheadOptions {
+    let house = House::with(&BulkheadOptions {
         in_flight_max: 1,
         queue_max: LONG,
         queue_per_tenant_max: LONG,

@@ -195,7 +195,7 @@ fn tenant_zero_has_no_privilege() {
 
 #[test]
 fn each_way_of_being_refused_has_its_own_name_and_amounts() {
-    let house = House::with(BulkheadOptions {
+    let house = House::with(&BulkheadOptions {
         in_flight_max: 2,
         in_flight_per_tenant_max: 1,
         queue_max: 2,
@@ -265,7 +265,7 @@ fn each_way_of_being_refused_has_its_own_name_and_amounts() {
 
 #[test]
 fn a_refusal_has_no_side_effect_but_its_count() {
-    let house = House::with(BulkheadOptions {
+    let house = House::with(&BulkheadOptions {
         in_flight_max: 1,
         queue_max: 0,
         queue_per_tenant_max: 0,

@@ -100,9 +100,9 @@ fn one_thread(house: &House, shared: &Arc<Shared>, tenants: &[Arc<TenantAccount>
         let mut wanted = request(tenant)
             .class(class)
             .cost(cost(slots, draw >> 24 & 63));
-        if draw >> 40 & 7 == 0 {
+        if (draw >> 40).is_multiple_of(8) {
             wanted = wanted.lane(Lane::Reserved).cost(cost(1, 0));
-        } else if draw >> 44 & 3 == 0 {
+        } else if (draw >> 44).is_multiple_of(4) {
             let now = house.clock.monotonic();
             wanted = wanted.deadline(now.after(Duration::from_nanos(draw >> 48 & 15)));
         }
@@ -177,7 +177,7 @@ static ASKED: Mutex<Vec<(bool, Arc<Told>)>> = Mutex::new(Vec::new());
 
 #[test]
 fn permits_are_conserved_across_drop_grant_cancel_timeout_drain_and_panic() {
-    let house = House::with(BulkheadOptions {
+    let house = House::with(&BulkheadOptions {
         in_flight_max: SLOTS,
         in_flight_per_tenant_max: 2,
         queue_max: 64,

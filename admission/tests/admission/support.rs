@@ -132,18 +132,18 @@ pub struct House {
 
 impl House {
     pub fn new(slots: u32) -> Self {
-        Self::with(BulkheadOptions {
+        Self::with(&BulkheadOptions {
             in_flight_max: slots,
             ..BulkheadOptions::new("test")
         })
     }
 
-    pub fn with(options: BulkheadOptions) -> Self {
+    pub fn with(options: &BulkheadOptions) -> Self {
         let clock = Arc::new(ManualClock::default());
         let as_clock: Arc<dyn Clock> = Arc::clone(&clock) as _;
         Self {
             tenants: Tenants::new(64).unwrap(),
-            bulkhead: Bulkhead::new(&options, as_clock).unwrap(),
+            bulkhead: Bulkhead::new(options, as_clock).unwrap(),
             clock,
             inbox: Inbox::default(),
         }
