@@ -15,6 +15,8 @@ pub(crate) trait Flags {
     type Flag;
     fn new() -> Self::Flag;
     fn swap(flag: &Self::Flag, value: bool) -> bool;
+    /// False to true; whether this thread did it. A failure writes nothing.
+    fn raise(flag: &Self::Flag) -> bool;
     fn store(flag: &Self::Flag, value: bool);
     fn load(flag: &Self::Flag) -> bool;
     fn fence();
@@ -31,6 +33,10 @@ impl Flags for Native {
     }
     fn swap(flag: &AtomicBool, value: bool) -> bool {
         flag.swap(value, Ordering::AcqRel)
+    }
+    fn raise(flag: &AtomicBool) -> bool {
+        flag.compare_exchange(false, true, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
     }
     fn store(flag: &AtomicBool, value: bool) {
         flag.store(value, Ordering::Release);
@@ -74,7 +80,7 @@ impl<F: Flags> Baton<F> {
         F::swap(&self.announced, true);
         F::fence();
         loop {
-            if F::swap(&self.held, true) {
+            if !F::raise(&self.held) {
                 return;
             }
             let held = LetGo(self);
@@ -105,6 +111,10 @@ mod tests {
         }
         fn swap(flag: &AtomicBool, value: bool) -> bool {
             flag.swap(value, Ordering::AcqRel)
+        }
+        fn raise(flag: &AtomicBool) -> bool {
+            flag.compare_exchange(false, true, Ordering::AcqRel, Ordering::Acquire)
+                .is_ok()
         }
         fn store(flag: &AtomicBool, value: bool) {
             flag.store(value, Ordering::Release);

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 
 use crate::buffer::Buffers;
 use crate::control::{Control, Doorbell, Order, Reply};
-use crate::entry::EncodeError;
+use crate::entry::{EncodeError, Opcode};
 use crate::host::{HostKernel, KernelOptions, Listener};
 use crate::hub::Hub;
 use crate::layout::{CONTROL_SLOTS, LAYOUT_VERSION, Layout, MAGIC, header_word, worker_slot};
@@ -47,6 +47,9 @@ pub enum PublishRefused {
     /// The device is closed, for good.
     #[error("the device is closed")]
     Closed,
+    /// Opcode zero is the ring's pad and names no operation.
+    #[error("opcode zero names no operation")]
+    Pad,
     /// The operation does not fit in an entry.
     #[error(transparent)]
     Encode(#[from] EncodeError),
@@ -65,7 +68,7 @@ impl PublishRefused {
     pub const fn is_retryable(self) -> bool {
         match self {
             Self::Full { .. } | Self::Draining => true,
-            Self::Closed | Self::Encode(_) | Self::ForeignWindow { .. } => false,
+            Self::Closed | Self::Pad | Self::Encode(_) | Self::ForeignWindow { .. } => false,
         }
     }
 }
@@ -110,7 +113,7 @@ pub enum TenantError {
 /// A device with its host megakernel. Dropping it closes it.
 #[derive(Debug)]
 pub struct Device {
-    hub: Arc<Hub>,
+    pub(crate) hub: Arc<Hub>,
     buffers: Buffers,
     threads: Mutex<Vec<JoinHandle<()>>>,
     drains: AtomicU64,
@@ -256,6 +259,9 @@ impl Device {
     }
 
     fn check(&self, task: &Task) -> Result<(), PublishRefused> {
+        if task.opcode == Opcode::PAD {
+            return Err(PublishRefused::Pad);
+        }
         crate::entry::slots_needed(task.args.len(), task.windows.len())?;
         let tenant = task.tenant;
         for (window, pinned) in task.windows.iter().enumerate() {

@@ -161,6 +161,11 @@ impl EntryWords {
             .take(self.slots)
     }
 
+    /// The opcode; a pad has no other content.
+    pub fn opcode(&self) -> Opcode {
+        Opcode(self.get(entry_word::OPCODE))
+    }
+
     /// Overwrites the time left, which is known only when the entry is written.
     pub(crate) fn set_deadline(&mut self, left_us: u32) {
         self.set(entry_word::DEADLINE_US, left_us);

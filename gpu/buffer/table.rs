@@ -30,7 +30,7 @@ enum Phase {
     /// Transient: leaves with its only guard.
     Staged,
     /// Freed while pinned: leaves with its last pin.
-    Condemned(Option<Digest>),
+    Condemned,
     /// Nobody can reach it; the device is being told.
     Leaving,
 }
@@ -44,6 +44,15 @@ struct Life {
     phase: Phase,
     pins: u64,
     shares: u64,
+}
+
+impl Life {
+    const fn is_gone(&self) -> bool {
+        match self.phase {
+            Phase::Condemned | Phase::Leaving => true,
+            Phase::Writing | Phase::Sealed(_) | Phase::Staged => false,
+        }
+    }
 }
 
 struct SlotState {
@@ -213,12 +222,12 @@ impl Table {
         debug_assert!(life.pins > 0, "unpinned more often than pinned");
         life.pins = life.pins.saturating_sub(1);
         match life.phase {
-            Phase::Staged | Phase::Condemned(_) if life.pins == 0 => {
+            Phase::Staged | Phase::Condemned if life.pins == 0 => {
                 life.phase = Phase::Leaving;
                 Some(Departure(id))
             }
             Phase::Staged
-            | Phase::Condemned(_)
+            | Phase::Condemned
             | Phase::Writing
             | Phase::Sealed(_)
             | Phase::Leaving => None,
@@ -227,13 +236,17 @@ impl Table {
 
     pub(super) fn header(&self, tenant: TenantId, id: BufferId) -> Result<Header, AccessError> {
         let life = self.life(id)?;
+        // What was freed is stale for everyone, whoever owned it.
+        if life.is_gone() {
+            return Err(self.stale(id).into());
+        }
         if life.tenant != tenant {
             return Err(AccessError::NotOwner { tenant });
         }
         let digest = match life.phase {
             Phase::Sealed(digest) => digest,
             Phase::Writing | Phase::Staged => return Err(AccessError::NotSealed { id }),
-            Phase::Condemned(_) | Phase::Leaving => return Err(self.stale(id).into()),
+            Phase::Condemned | Phase::Leaving => return Err(self.stale(id).into()),
         };
         Ok(Header {
             length: ByteCount::new(life.length),
@@ -250,13 +263,16 @@ impl Table {
     ) -> Result<(Freed, Option<Departure>), FreeError> {
         let stale = self.stale(id);
         let life = self.life_mut(id).map_err(|_| stale)?;
+        if life.is_gone() {
+            return Err(stale.into());
+        }
         if life.tenant != tenant {
             return Err(FreeError::NotOwner { tenant });
         }
         let digest = match life.phase {
             Phase::Sealed(digest) => digest,
             Phase::Writing | Phase::Staged => return Err(FreeError::NotSealed { id }),
-            Phase::Condemned(_) | Phase::Leaving => return Err(stale.into()),
+            Phase::Condemned | Phase::Leaving => return Err(stale.into()),
         };
         life.shares = life.shares.saturating_sub(1);
         if life.shares > 0 {
@@ -265,7 +281,7 @@ impl Table {
         }
         let pins = life.pins;
         let (freed, departure) = if pins > 0 {
-            life.phase = Phase::Condemned(Some(digest));
+            life.phase = Phase::Condemned;
             (Freed::WhenUnpinned { pins }, None)
         } else {
             life.phase = Phase::Leaving;

@@ -212,6 +212,11 @@ impl HostKernel {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn says_it_sleeps(&self, worker: u32) -> bool {
+        self.is_sleeping(worker)
+    }
+
     fn is_sleeping(&self, worker: u32) -> bool {
         let slot = self.worker_slot(worker, worker_slot::SLEEPING);
         let word = slot.and_then(|slot| slot.word(0));

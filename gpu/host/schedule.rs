@@ -377,8 +377,10 @@ impl Schedule {
         fence(Ordering::Acquire);
         self.fetched += words.slots() as u64;
         self.counts.fetched.store(self.fetched, Ordering::Release);
+        if words.opcode() == Opcode::PAD {
+            return true;
+        }
         match Entry::decode(&words) {
-            Ok(entry) if entry.opcode == Opcode::PAD => {}
             Ok(entry) => {
                 self.counts.active.fetch_add(1, Ordering::SeqCst);
                 self.accept(entry);
