@@ -234,3 +234,6 @@ pub(crate) fn read_file(disk: &dyn Disk, path: &Path) -> io::Result<Vec<u8>> {
     file.read_exact_at(0, &mut bytes)?;
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests;

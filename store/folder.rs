@@ -455,3 +455,6 @@ fn begin(path: &Path) -> Result<StoreId, FolderError> {
 fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
+
+#[cfg(test)]
+mod tests;

@@ -45,6 +45,7 @@ use crate::tables::{Tables, TablesError, TablesHome};
 pub(crate) use self::fold::Applier;
 use self::inbox::{Inbox, Request};
 pub(crate) use self::job::{list as exports, restore};
+pub(crate) use self::retention::RetentionClock;
 use self::worker::Worker;
 
 /// Who is told which keys can from now on be found in the tables.
@@ -161,6 +162,7 @@ pub(crate) struct Start {
     pub(crate) retained: Arc<RetainedKeys>,
     pub(crate) projected: Arc<dyn Projected>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) retention: RetentionClock,
     pub(crate) options: ProjectorOptions,
     /// Held until the thread has ended: the folder stays locked for as long.
     pub(crate) hold: Option<Arc<Folder>>,

@@ -191,13 +191,13 @@ impl Sources<'_> {
     fn replay(&self, base: Base, checkpointed: Option<Lsn>) -> Result<Recovery, RecoveryError> {
         let mut tables = base.tables;
         let from = base.live.lsn().next();
-        let applied = tables.applied();
+        let in_tables = tables.applied();
         let mut applier = Applier::new(base.live);
         let (mut records, mut bytes) = (0_u64, 0_u64);
         if from <= self.log.last_lsn() {
             let mut fold = |lsn: Lsn, record: &[u8]| -> Result<(), ReplayError> {
                 let refuse = |error: ProjectorError| ReplayError::new(lsn, error);
-                applier.record(lsn, record, applied).map_err(refuse)?;
+                applier.record(lsn, record, in_tables).map_err(refuse)?;
                 records = records.saturating_add(1);
                 bytes = bytes.saturating_add(record.len() as u64);
                 // The mark may rise only where the fold is not behind the tables.

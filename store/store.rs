@@ -28,7 +28,8 @@ use crate::log::{
     OpenLogError, Opened, Purpose, StartLogError,
 };
 use crate::projection::Retained;
-use crate::projector::{Answer, Projected, Projector, ProjectorError, ProjectorOptions, Start};
+use crate::projector::{Answer, Projected, Projector, ProjectorError, ProjectorOptions};
+use crate::projector::{RetentionClock, Start};
 use crate::recovery::{RecoveryError, Sources, fill};
 use crate::retained::RetainedKeys;
 use crate::tables::{SledHome, SledOptions, TablesError, TablesHome};
@@ -68,6 +69,7 @@ impl StoreOptions {
         within("cache_bytes", self.sled.cache_bytes, 1 << 20, 64 << 30)?;
         within("key_bytes_max", self.sled.key_bytes_max, 64, 1024)?;
         within("value_bytes_max", self.sled.value_bytes_max, 4096, 1 << 30)?;
+        within("bloated_bytes_min", self.sled.bloated_bytes_min, 1, 1 << 50)?;
         within("quarantined_max", self.sled.quarantined_max.into(), 0, 64)
     }
 }
@@ -311,7 +313,7 @@ impl Store {
         Self::build(
             parts,
             options.projector,
-            clock,
+            &clock,
             projected,
             Some(Arc::new(folder)),
         )
@@ -329,13 +331,13 @@ impl Store {
         projected: Arc<dyn Projected>,
     ) -> Result<(Self, Recovered), OpenError> {
         check_projector(&options)?;
-        Self::build(parts, options, clock, projected, None)
+        Self::build(parts, options, &clock, projected, None)
     }
 
     fn build(
         parts: Parts,
         options: ProjectorOptions,
-        clock: Arc<dyn Clock>,
+        clock: &Arc<dyn Clock>,
         projected: Arc<dyn Projected>,
         hold: Option<Arc<Folder>>,
     ) -> Result<(Self, Recovered), OpenError> {
@@ -369,6 +371,7 @@ impl Store {
             retained: retained.clone(),
             projected,
             clock: clock.clone(),
+            retention: RetentionClock::new(clock.clone()),
             options,
             hold,
         })
@@ -398,7 +401,7 @@ impl Store {
             }),
         };
         let mut live = recovery.live;
-        store.raise(&mut live, &*clock)?;
+        store.raise(&mut live, &**clock)?;
         let recovered = Recovered {
             store_id: parts.store,
             incarnation: live.incarnation(),
@@ -581,3 +584,6 @@ impl Drop for Inner {
         self.projector.abandon();
     }
 }
+
+#[cfg(test)]
+mod tests;

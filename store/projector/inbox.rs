@@ -32,6 +32,14 @@ pub(super) enum Request {
 }
 
 impl Request {
+    /// Whether only rows are read for it.
+    pub(super) fn is_lookup(&self) -> bool {
+        match self {
+            Self::Outcome { .. } | Self::Saga { .. } => true,
+            Self::Checkpoint { .. } => false,
+        }
+    }
+
     /// Answers that nobody will answer.
     pub(super) fn refuse(self, error: TablesError) {
         match self {

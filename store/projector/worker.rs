@@ -74,7 +74,7 @@ impl<'a> Worker<'a> {
             applier: Applier::new(start.live),
             retained: start.retained,
             projected: start.projected,
-            retention: RetentionClock::new(start.clock.clone()),
+            retention: start.retention,
             clock: start.clock,
             options: start.options,
             job: None,
@@ -92,11 +92,17 @@ impl<'a> Worker<'a> {
     fn serve(&mut self) {
         loop {
             let taken = self.inbox.take(self.options.group_bytes_max, self.pause());
-            for request in taken.requests {
-                self.answer(request);
+            // A lookup need not wait for what came before it, a checkpoint covers it.
+            let (lookups, checkpoints): (Vec<_>, Vec<_>) =
+                taken.requests.into_iter().partition(Request::is_lookup);
+            for lookup in lookups {
+                self.answer(lookup);
             }
             let worked = self.work(&taken.batches);
             self.settle(worked);
+            for checkpoint in checkpoints {
+                self.answer(checkpoint);
+            }
             if let Some(stop) = taken.stop {
                 self.stop(stop);
                 return;
@@ -360,14 +366,14 @@ impl<'a> Worker<'a> {
         let Some(value) = self.tables()?.get(&projection::outcome_key(id))? else {
             return Ok(None);
         };
-        let retained = projection::decode_outcome(&value).map_err(not_a_row)?;
+        let retained = projection::decode_outcome(&value).map_err(|e| not_a_row(&e))?;
         Ok((retained.expires_at > now).then_some(retained))
     }
 
     fn saga(&mut self, id: SagaId) -> Result<Option<SagaState>, TablesError> {
         let value = self.tables()?.get(&projection::saga_key(id))?;
         value
-            .map(|value| projection::decode_saga(&value).map_err(not_a_row))
+            .map(|value| projection::decode_saga(&value).map_err(|e| not_a_row(&e)))
             .transpose()
     }
 
@@ -394,9 +400,10 @@ impl<'a> Worker<'a> {
     fn stop(&mut self, stop: Stop) {
         let mut result = Ok(());
         if stop.checkpoint {
-            result = match self.failed {
-                false => self.checkpoint().map(drop),
-                true => Err(self.inbox.failure().unwrap_or(ProjectorError::Closed)),
+            result = if self.failed {
+                Err(self.inbox.failure().unwrap_or(ProjectorError::Closed))
+            } else {
+                self.checkpoint().map(drop)
             };
             self.settle(result.clone());
         }
@@ -414,6 +421,6 @@ impl<'a> Worker<'a> {
     }
 }
 
-fn not_a_row(error: projection::RowError) -> TablesError {
+fn not_a_row(error: &projection::RowError) -> TablesError {
     TablesError::damaged(error.to_string())
 }

@@ -395,3 +395,6 @@ fn first_16(hash: &blake3::Hash) -> [u8; 16] {
     first.copy_from_slice(hash.as_bytes().first_chunk::<16>().unwrap_or(&[0; 16]));
     first
 }
+
+#[cfg(test)]
+mod tests;

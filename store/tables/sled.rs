@@ -60,6 +60,9 @@ pub struct SledOptions {
     pub value_bytes_max: u64,
     /// How many damaged trees are kept aside.
     pub quarantined_max: u32,
+    /// Below so many bytes of files, how many of them are live does not matter; above, rows move
+    /// to a fresh tree once less than a quarter is. 64 MiB.
+    pub bloated_bytes_min: u64,
 }
 
 impl Default for SledOptions {
@@ -69,6 +72,7 @@ impl Default for SledOptions {
             key_bytes_max: 1024,
             value_bytes_max: 64 << 20,
             quarantined_max: 2,
+            bloated_bytes_min: 64 << 20,
         }
     }
 }
@@ -494,3 +498,6 @@ fn fault(operation: &'static str, error: &sled::Error) -> TablesError {
         | sled::Error::Corruption { .. } => TablesError::damaged(format!("{operation}: {error}")),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,7 @@ use crate::tables::sled::files::sync_path;
 use crate::tables::sled::{SledOptions, SledTables};
 use crate::tables::{Tables, TablesError, TablesSize};
 
-const CURRENT: &str = "CURRENT";
+pub(super) const CURRENT: &str = "CURRENT";
 const CURRENT_NEW: &str = "CURRENT.new";
 const CURRENT_KIND: sealed::Kind = sealed::Kind {
     magic: *b"orlopCUR",
@@ -20,8 +20,6 @@ const CURRENT_KIND: sealed::Kind = sealed::Kind {
 };
 const TREE: &str = "tree-";
 const DAMAGED: &str = "damaged-";
-/// Below this, the size of the files does not matter.
-const BLOATED_BYTES_MIN: u64 = 64 << 20;
 /// Steady churn settles at 3.4 times the live bytes.
 const BLOATED_FACTOR: u64 = 4;
 
@@ -34,7 +32,6 @@ pub struct SledHome {
     current: Option<u64>,
     fresh: Option<u64>,
     damaged: bool,
-    bloated_bytes_min: u64,
 }
 
 impl SledHome {
@@ -48,15 +45,7 @@ impl SledHome {
             current: None,
             fresh: None,
             damaged: false,
-            bloated_bytes_min: BLOATED_BYTES_MIN,
         }
-    }
-
-    /// Lets trees of fewer bytes count as bloated. The default is 64 MiB.
-    #[must_use]
-    pub fn with_bloated_bytes_min(mut self, bytes: u64) -> Self {
-        self.bloated_bytes_min = bytes;
-        self
     }
 
     fn tree(&self, number: u64) -> PathBuf {
@@ -216,7 +205,7 @@ impl TablesHome for SledHome {
 
     fn is_bloated(&self, size: TablesSize) -> bool {
         let bound = size.live_bytes.saturating_mul(BLOATED_FACTOR);
-        size.file_bytes > bound.max(self.bloated_bytes_min)
+        size.file_bytes > bound.max(self.options.bloated_bytes_min)
     }
 }
 

@@ -1,0 +1,5 @@
+//! The store on simulated parts and on real files.
+
+mod harness;
+mod real;
+mod simulated;
