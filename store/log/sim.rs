@@ -80,7 +80,8 @@ impl SimLogDisk {
         image.power_off_at = Some(image.groups + groups);
     }
 
-    /// Lets `groups` more groups become durable. The sync of the one after fails.
+    /// Lets `groups` more groups become durable. The sync of the one after fails,
+    /// once.
     pub fn fail_sync_after(&self, groups: u64) {
         let mut image = self.0.lock();
         image.sync_fails_at = Some(image.groups + groups);
@@ -124,7 +125,8 @@ impl SimLogDisk {
         })))
     }
 
-    /// Opens the log. As with the real one, only one may be open at a time.
+    /// Opens the log. As with the real one, only one may be open at a time. A planned fault stays
+    /// planned; where the power is off it stays off, only the image of a crash has power again.
     ///
     /// What a failed sync left is kept here, as the real log would find it in the cache and make
     /// it durable; use [`crash`](Self::crash) to lose it.
@@ -132,8 +134,6 @@ impl SimLogDisk {
         let mut image = self.0.lock();
         let unsynced = std::mem::take(&mut image.unsynced);
         image.durable.extend(unsynced);
-        image.power_off_at = None;
-        image.sync_fails_at = None;
         drop(image);
         SimOpenedLog {
             disk: self.clone(),

@@ -8,10 +8,10 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use orlop_saga::id::Lsn;
 use parking_lot::Mutex;
 
-use super::rig::{OPTIONS, Workload, append, batch, no_sink, places};
+use super::rig::{OPTIONS, Workload, append, batch, no_sink, open_sim, places};
+use crate::disk::SimDisk;
 use crate::log::{
-    AppendError, Batch, DurableSink, Lane, LogError, LogHealth, LsnRange, Purpose,
-    ReplayLogError,
+    AppendError, Batch, DurableSink, Lane, LogError, LogHealth, LsnRange, Purpose, ReplayLogError,
 };
 
 /// Holds the log's thread inside the sink: says that it is there, then waits to be let go.
@@ -193,42 +193,38 @@ fn at_the_bound_new_work_is_refused_before_outcomes_and_room_comes_back() {
         let log = place.open().start(gate).unwrap();
         let first = append(log.as_ref(), 0, Purpose::New, batch(&[vec![0]]));
         entered.recv().unwrap();
-        let big = || batch(&[vec![0; 4092]]);
+        let hand = |lane, purpose| append(log.as_ref(), lane, purpose, batch(&[vec![0; 4092]]));
         // 16 KiB may wait. Lane 1 is left 8 KiB of it, being the only one.
-        let mut accepted = vec![
-            append(log.as_ref(), 1, Purpose::New, big()),
-            append(log.as_ref(), 1, Purpose::New, big()),
-        ];
-        let full = AppendError::Backlogged {
-            bytes: 8 << 10,
-            bytes_max: 16 << 10,
-        };
-        let refused = append(log.as_ref(), 1, Purpose::New, big());
-        assert_eq!(refused.recv().unwrap(), Err(full));
-        accepted.push(append(log.as_ref(), 2, Purpose::New, big()));
-        accepted.push(append(log.as_ref(), 3, Purpose::New, big()));
-        let full = AppendError::Backlogged {
-            bytes: 16 << 10,
-            bytes_max: 16 << 10,
-        };
-        let refused = append(log.as_ref(), 4, Purpose::New, big());
-        assert_eq!(refused.recv().unwrap(), Err(full));
-        for _ in 0..4 {
-            accepted.push(append(log.as_ref(), 1, Purpose::Settle, big()));
-        }
-        let full = AppendError::Backlogged {
-            bytes: 32 << 10,
-            bytes_max: 32 << 10,
-        };
-        let refused = append(log.as_ref(), 1, Purpose::Settle, big());
-        assert_eq!(refused.recv().unwrap(), Err(full));
+        let mut accepted = vec![first, hand(1, Purpose::New), hand(1, Purpose::New)];
+        let greedy = hand(1, Purpose::New);
+        accepted.push(hand(2, Purpose::New));
+        accepted.push(hand(3, Purpose::New));
+        let late = hand(4, Purpose::New);
+        accepted.extend((0..4).map(|_| hand(1, Purpose::Settle)));
+        let last = hand(1, Purpose::Settle);
         drop(release);
-        for answer in std::iter::once(first).chain(accepted) {
+        for (refused, bytes, bytes_max) in [(greedy, 8, 16), (late, 16, 16), (last, 32, 32)] {
+            let (bytes, bytes_max) = (bytes << 10, bytes_max << 10);
+            let expected = AppendError::Backlogged { bytes, bytes_max };
+            assert_eq!(refused.recv().unwrap(), Err(expected));
+        }
+        for answer in accepted {
             answer.recv().unwrap().unwrap();
         }
-        let answer = append(log.as_ref(), 4, Purpose::New, big());
-        answer.recv().unwrap().unwrap();
+        hand(4, Purpose::New).recv().unwrap().unwrap();
     }
+}
+
+#[test]
+fn a_refusal_does_not_wait_for_a_stalled_log_on_files() {
+    let (gate, entered, release) = gate();
+    let log = open_sim(&SimDisk::new()).unwrap().start(gate).unwrap();
+    let first = append(&log, 0, Purpose::New, batch(&[vec![0]]));
+    entered.recv().unwrap();
+    let refused = append(&log, 0, Purpose::New, Batch::new());
+    assert_eq!(refused.recv().unwrap(), Err(AppendError::Empty));
+    drop(release);
+    first.recv().unwrap().unwrap();
 }
 
 #[test]
