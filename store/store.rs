@@ -6,6 +6,8 @@
 //! - Closing is ordered (refuse, drain, checkpoint, unlock) and happens once; dropping without
 //!   closing loses nothing that was acknowledged.
 
+mod opening;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,6 +23,7 @@ use orlop_saga::saga::SagaState;
 use orlop_saga::time::Clock;
 use parking_lot::{Condvar, Mutex};
 
+use self::opening::Opening;
 use crate::disk::{Disk, FileDisk};
 use crate::folder::{Folder, FolderError, Forked, check_process};
 use crate::log::{
@@ -29,8 +32,7 @@ use crate::log::{
 };
 use crate::projection::Retained;
 use crate::projector::{Answer, Projected, Projector, ProjectorError, ProjectorOptions};
-use crate::projector::{RetentionClock, Start};
-use crate::recovery::{RecoveryError, Sources, fill};
+use crate::recovery::RecoveryError;
 use crate::retained::RetainedKeys;
 use crate::tables::{SledHome, SledOptions, TablesError, TablesHome};
 
@@ -279,6 +281,8 @@ struct Inner {
     closing: AtomicBool,
     closed: Mutex<Option<Result<(), CloseError>>>,
     all_closed: Condvar,
+    /// The lock outlives the threads: given back last, whether closed or dropped.
+    hold: Mutex<Option<Arc<Folder>>>,
 }
 
 impl Store {
@@ -310,13 +314,14 @@ impl Store {
             disk,
             folder: folder.path().to_path_buf(),
         };
-        Self::build(
+        let opening = Opening {
             parts,
-            options.projector,
-            &clock,
+            options: options.projector,
+            clock,
             projected,
-            Some(Arc::new(folder)),
-        )
+            hold: Some(Arc::new(folder)),
+        };
+        opening.run()
     }
 
     /// Builds a store from parts: another journal, other tables, simulated ones. The caller
@@ -331,112 +336,14 @@ impl Store {
         projected: Arc<dyn Projected>,
     ) -> Result<(Self, Recovered), OpenError> {
         check_projector(&options)?;
-        Self::build(parts, options, &clock, projected, None)
-    }
-
-    fn build(
-        parts: Parts,
-        options: ProjectorOptions,
-        clock: &Arc<dyn Clock>,
-        projected: Arc<dyn Projected>,
-        hold: Option<Arc<Folder>>,
-    ) -> Result<(Self, Recovered), OpenError> {
-        let began = clock.monotonic();
-        let mut home = parts.home;
-        let sources = Sources {
-            store: parts.store,
-            disk: &*parts.disk,
-            folder: &parts.folder,
-            log: &*parts.log,
-            group_bytes_max: options.group_bytes_max,
-        };
-        let is_new = parts.log.last_lsn() == Lsn::new(0);
-        let mut recovery = sources.recover(&mut *home)?;
-        let mut secret = [0; 32];
-        getrandom::fill(&mut secret).map_err(|e| OpenError::System {
-            operation: "drawing random bytes",
-            source: std::io::Error::other(e.to_string()),
-        })?;
-        let retained = Arc::new(RetainedKeys::new(secret));
-        fill(&retained, &mut *recovery.tables)?;
-        let projector = Projector::start(Start {
-            store: parts.store,
-            disk: parts.disk,
-            folder: parts.folder,
-            home,
-            tables: recovery.tables,
-            live: recovery.live.clone(),
-            checkpointed: recovery.checkpointed,
-            replayed_bytes: recovery.replayed_bytes,
-            retained: retained.clone(),
-            projected,
-            clock: clock.clone(),
-            retention: RetentionClock::new(clock.clone()),
+        let opening = Opening {
+            parts,
             options,
-            hold,
-        })
-        .map_err(|source| OpenError::System {
-            operation: "starting the projector",
-            source,
-        })?;
-        let log = match parts.log.start(projector.sink()) {
-            Ok(log) => log,
-            Err(error) => {
-                projector.abandon();
-                return Err(error.into());
-            }
+            clock,
+            projected,
+            hold: None,
         };
-        projector.attach(&log);
-        let store = Self {
-            inner: Arc::new(Inner {
-                id: parts.store,
-                pid: std::process::id(),
-                log,
-                projector,
-                retained,
-                backlog_bytes_max: options.backlog_bytes_max,
-                closing: AtomicBool::new(false),
-                closed: Mutex::new(None),
-                all_closed: Condvar::new(),
-            }),
-        };
-        let mut live = recovery.live;
-        store.raise(&mut live, &**clock)?;
-        let recovered = Recovered {
-            store_id: parts.store,
-            incarnation: live.incarnation(),
-            live,
-            tables_rebuilt: recovery.rebuilt.is_some() && !is_new,
-            rebuilt_because: recovery.rebuilt.filter(|_| !is_new),
-            replayed_records: recovery.replayed_records,
-            took: clock.monotonic().since(began),
-        };
-        Ok((store, recovered))
-    }
-
-    /// Raises the incarnation, durably.
-    fn raise(&self, live: &mut Live, clock: &dyn Clock) -> Result<(), OpenError> {
-        let event = Event::Opened {
-            incarnation: live.incarnation().next(),
-            at: clock.wall(),
-        };
-        let mut batch = Batch::new();
-        batch.push(&record::encode(&event)?);
-        let (sender, receiver) = crossbeam_channel::bounded(1);
-        let ack = move |result: Result<LsnRange, AppendError>| {
-            // Nobody else has the receiver, and it waits.
-            let _ = sender.send(result);
-        };
-        let lane = Lane::default();
-        self.inner
-            .log
-            .append(lane, Purpose::Settle, batch, Box::new(ack));
-        let range = receiver
-            .recv()
-            .unwrap_or(Err(AppendError::Closed))
-            .map_err(OpenError::Incarnation)?;
-        live.apply(range.first, &event)?;
-        Ok(())
+        opening.run()
     }
 
     /// The store's id.
@@ -569,6 +476,7 @@ impl Inner {
     fn close_all(&self) {
         let drained = self.log.close().map_err(CloseError::from);
         let projected = self.projector.close().map_err(CloseError::from);
+        drop(self.hold.lock().take());
         *self.closed.lock() = Some(drained.and(projected));
         self.all_closed.notify_all();
     }

@@ -305,7 +305,9 @@ impl<'a> Worker<'a> {
         let now = self.retention.now();
         let rows_max = self.options.expired_rows_max;
         let found = expired(self.tables()?, now, rows_max)?;
-        self.swept = Some(self.clock.monotonic());
+        let more = found.next.is_some_and(|at| at <= now);
+        // With more to remove the next pass only lets other work go first.
+        self.swept = (!more).then(|| self.clock.monotonic());
         self.expiry_next = found.next;
         if !found.changes.is_empty() {
             let applied = self.tables()?.applied();
@@ -315,7 +317,7 @@ impl<'a> Worker<'a> {
                 self.retained.remove(*id);
             }
         }
-        Ok(found.next.is_some_and(|at| at <= now))
+        Ok(more)
     }
 
     fn answer(&mut self, request: Request) {

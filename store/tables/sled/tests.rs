@@ -104,17 +104,13 @@ proptest! {
                     lsn += 1;
                     let changes: Vec<Change> = changes.into_iter().map(|(key, length)| {
                         let key = vec![b'k'; usize::from(key)];
-                        match length {
-                            Some(length) => {
-                                let byte = u8::try_from(lsn % 256).unwrap();
-                                model.insert(key.clone(), vec![byte; length]);
-                                put(&key, &vec![byte; length])
-                            }
-                            None => {
-                                model.remove(&key);
-                                remove(&key)
-                            }
-                        }
+                        let Some(length) = length else {
+                            model.remove(&key);
+                            return remove(&key);
+                        };
+                        let byte = u8::try_from(lsn % 256).unwrap();
+                        model.insert(key.clone(), vec![byte; length]);
+                        put(&key, &vec![byte; length])
                     }).collect();
                     tables.apply(&changes, Lsn::new(lsn)).unwrap();
                 }

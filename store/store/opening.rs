@@ -1,0 +1,149 @@
+//! Opening: recovery, the threads, and the raised incarnation, in this order.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use orlop_saga::event::Event;
+use orlop_saga::id::Lsn;
+use orlop_saga::live::Live;
+use orlop_saga::record;
+use orlop_saga::time::Clock;
+use parking_lot::{Condvar, Mutex};
+
+use crate::folder::Folder;
+use crate::log::{AppendError, Batch, Lane, LsnRange, Purpose};
+use crate::projector::{Projected, Projector, ProjectorOptions, RetentionClock, Start};
+use crate::recovery::{Recovery, Sources, fill};
+use crate::retained::RetainedKeys;
+use crate::store::{Inner, OpenError, Parts, Recovered, Store};
+
+/// What a store is opened from.
+pub(super) struct Opening {
+    pub(super) parts: Parts,
+    pub(super) options: ProjectorOptions,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) projected: Arc<dyn Projected>,
+    pub(super) hold: Option<Arc<Folder>>,
+}
+
+impl Opening {
+    /// Opens it.
+    pub(super) fn run(mut self) -> Result<(Store, Recovered), OpenError> {
+        let clock = self.clock.clone();
+        let began = clock.monotonic();
+        let is_new = self.parts.log.last_lsn() == Lsn::new(0);
+        let store_id = self.parts.store;
+        let mut recovery = self.recover()?;
+        let retained = Arc::new(RetainedKeys::new(secret()?));
+        fill(&retained, &mut *recovery.tables)?;
+        let rebuilt = recovery.rebuilt.take().filter(|_| !is_new);
+        let replayed_records = recovery.replayed_records;
+        let mut live = recovery.live.clone();
+        let store = self.start(recovery, retained)?;
+        raise(&store, &mut live, &*clock)?;
+        let recovered = Recovered {
+            store_id,
+            incarnation: live.incarnation(),
+            live,
+            tables_rebuilt: rebuilt.is_some(),
+            rebuilt_because: rebuilt,
+            replayed_records,
+            took: clock.monotonic().since(began),
+        };
+        Ok((store, recovered))
+    }
+
+    fn recover(&mut self) -> Result<Recovery, OpenError> {
+        let sources = Sources {
+            store: self.parts.store,
+            disk: &*self.parts.disk,
+            folder: &self.parts.folder,
+            log: &*self.parts.log,
+            group_bytes_max: self.options.group_bytes_max,
+        };
+        Ok(sources.recover(&mut *self.parts.home)?)
+    }
+
+    /// Starts the projector, then the log that feeds it.
+    fn start(self, recovery: Recovery, retained: Arc<RetainedKeys>) -> Result<Store, OpenError> {
+        let parts = self.parts;
+        let hold = self.hold.clone();
+        let projector = Projector::start(Start {
+            store: parts.store,
+            disk: parts.disk,
+            folder: parts.folder,
+            home: parts.home,
+            tables: recovery.tables,
+            live: recovery.live,
+            checkpointed: recovery.checkpointed,
+            replayed_bytes: recovery.replayed_bytes,
+            retained: retained.clone(),
+            projected: self.projected,
+            retention: RetentionClock::new(self.clock.clone()),
+            clock: self.clock,
+            options: self.options,
+            hold: self.hold,
+        })
+        .map_err(|source| OpenError::System {
+            operation: "starting the projector",
+            source,
+        })?;
+        let log = match parts.log.start(projector.sink()) {
+            Ok(log) => log,
+            Err(error) => {
+                projector.abandon();
+                return Err(error.into());
+            }
+        };
+        projector.attach(&log);
+        Ok(Store {
+            inner: Arc::new(Inner {
+                id: parts.store,
+                pid: std::process::id(),
+                log,
+                projector,
+                retained,
+                backlog_bytes_max: self.options.backlog_bytes_max,
+                closing: AtomicBool::new(false),
+                closed: Mutex::new(None),
+                all_closed: Condvar::new(),
+                hold: Mutex::new(hold),
+            }),
+        })
+    }
+}
+
+fn secret() -> Result<[u8; 32], OpenError> {
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret).map_err(|e| OpenError::System {
+        operation: "drawing random bytes",
+        source: std::io::Error::other(e.to_string()),
+    })?;
+    Ok(secret)
+}
+
+/// Raises the incarnation, durably; waits for as long as the disk takes.
+fn raise(store: &Store, live: &mut Live, clock: &dyn Clock) -> Result<(), OpenError> {
+    let event = Event::Opened {
+        incarnation: live.incarnation().next(),
+        at: clock.wall(),
+    };
+    let mut batch = Batch::new();
+    batch.push(&record::encode(&event)?);
+    let (sender, receiver) = crossbeam_channel::bounded(1);
+    let ack = move |result: Result<LsnRange, AppendError>| {
+        // Nobody else has the receiver, and it waits.
+        let _ = sender.send(result);
+    };
+    let lane = Lane::default();
+    store
+        .inner
+        .log
+        .append(lane, Purpose::Settle, batch, Box::new(ack));
+    let range = receiver
+        .recv()
+        .unwrap_or(Err(AppendError::Closed))
+        .map_err(OpenError::Incarnation)?;
+    live.apply(range.first, &event)?;
+    Ok(())
+}
