@@ -114,22 +114,24 @@ impl Order {
             words[control_word::ORDER_LOW],
             words[control_word::ORDER_HIGH],
         );
-        let [_, _, _, a, b, c, d, e, f, g, h, ..] = *words;
+        let [_, _, _, one, two, three, four, five, six, seven, eight, ..] = *words;
         let order = match words[control_word::COMMAND] {
             1 => Some(Self::Map {
-                slot: a,
-                generation: b,
-                offset: join(c, d),
-                length: join(e, f),
-                tenant: TenantId::new(g, h),
+                slot: one,
+                generation: two,
+                offset: join(three, four),
+                length: join(five, six),
+                tenant: TenantId::new(seven, eight),
             }),
             2 => Some(Self::Unmap {
-                slot: a,
-                generation: b,
+                slot: one,
+                generation: two,
             }),
-            3 => Some(Self::SetTenant(TenantId::new(a, b))),
-            4 => Some(Self::ClearTenant(TenantId::new(a, b))),
-            5 => Some(Self::Cancel { ticket: join(a, b) }),
+            3 => Some(Self::SetTenant(TenantId::new(one, two))),
+            4 => Some(Self::ClearTenant(TenantId::new(one, two))),
+            5 => Some(Self::Cancel {
+                ticket: join(one, two),
+            }),
             6 => Some(Self::Drain),
             7 => Some(Self::Stop),
             _ => None,

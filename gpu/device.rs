@@ -190,8 +190,14 @@ impl Device {
     fn start(&self, kernel: &Arc<HostKernel>, workers: u32) -> Result<(), OpenError> {
         for worker in 0..workers {
             let kernel = Arc::clone(kernel);
+            // Kept until the worker is gone: what it posts is delivered even if the device was
+            // dropped on another worker.
+            let hub = Arc::clone(&self.hub);
             let thread = std::thread::Builder::new().name(format!("orlop-device-{worker}"));
-            let thread = thread.spawn(move || kernel.run(worker));
+            let thread = thread.spawn(move || {
+                kernel.run(worker);
+                drop(hub);
+            });
             let thread = thread.map_err(|source| OpenError::Thread { worker, source })?;
             self.threads.lock().push(thread);
         }
@@ -353,19 +359,18 @@ impl Device {
         self.hub.pump();
         self.hub.control.call(Order::Stop, None);
         self.hub.kernel.wake_all();
-        let threads = std::mem::take(&mut *self.threads.lock());
-        let own = std::thread::current().id();
-        let (own, others): (Vec<_>, Vec<_>) = threads
-            .into_iter()
-            .partition(|thread| thread.thread().id() == own);
-        for thread in others {
+        if self.hub.kernel.runs_here() {
+            // A worker cannot wait for itself; it ends once its callback has returned.
+            return;
+        }
+        // Held while joining, so that a second closer waits for the first.
+        let mut threads = self.threads.lock();
+        for thread in threads.drain(..) {
             // A worker catches what it runs; it has no panic of its own to report.
             let _ = thread.join();
         }
-        if own.is_empty() {
-            self.hub.reap();
-            self.hub.sweep();
-        }
+        self.hub.reap();
+        self.hub.sweep();
     }
 }
 

@@ -55,7 +55,7 @@ impl Region {
     pub fn new(bytes: u64) -> Result<Self, RegionError> {
         let length = usize::try_from(bytes)
             .ok()
-            .filter(|length| *length > 0 && *length <= isize::MAX as usize)
+            .filter(|length| *length > 0 && isize::try_from(*length).is_ok())
             .ok_or(RegionError::Length { bytes })?;
         let base = map(length).map_err(|source| RegionError::System { bytes, source })?;
         Ok(Self { base, length })

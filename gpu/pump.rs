@@ -220,12 +220,14 @@ impl Pump {
             if left.is_zero() {
                 return Err(Some(Status::Expired));
             }
-            timed = Some(u32::try_from(left.as_micros()).unwrap_or(u32::MAX).max(1));
+            // What 32 bits do not hold (71 minutes) is none to the device.
+            timed = u32::try_from(left.as_micros())
+                .ok()
+                .map(|left_us| left_us.max(1));
         }
-        let mut words = match entry.encode() {
-            Ok(words) => words,
-            // `publish` encoded it once; it cannot fail now.
-            Err(_) => return Err(Some(Status::Refused(crate::status::RefusedWhy::Malformed))),
+        // `publish` checked that it fits.
+        let Ok(mut words) = entry.encode() else {
+            return Err(Some(Status::Refused(crate::status::RefusedWhy::Malformed)));
         };
         if let Some(left_us) = timed {
             words.set_deadline(left_us);

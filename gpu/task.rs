@@ -25,6 +25,7 @@ pub struct Task {
     /// The ordinal of the attempt; travels along for logs and operations.
     pub attempt: u32,
     /// Time from now after which it is not started, nor continued at a tile boundary.
+    /// Above 71 minutes only the host watches it, until the entry is on the ring.
     pub deadline: Option<Duration>,
     /// The most tiles it may be cut into; zero leaves it to the device.
     pub tiles_max: u32,

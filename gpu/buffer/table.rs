@@ -326,15 +326,15 @@ impl Table {
 
     fn life(&self, id: BufferId) -> Result<&Life, AccessError> {
         let stale = self.stale(id);
-        let state = self.slots.get(id.slot as usize);
-        let state = state.filter(|state| state.generation == id.generation);
-        Ok(state.and_then(|state| state.life.as_ref()).ok_or(stale)?)
+        let found = self.slots.get(id.slot as usize);
+        let found = found.filter(|found| found.generation == id.generation);
+        Ok(found.and_then(|found| found.life.as_ref()).ok_or(stale)?)
     }
 
     fn life_mut(&mut self, id: BufferId) -> Result<&mut Life, AccessError> {
         let stale = self.stale(id);
-        let state = self.slots.get_mut(id.slot as usize);
-        let state = state.filter(|state| state.generation == id.generation);
-        Ok(state.and_then(|state| state.life.as_mut()).ok_or(stale)?)
+        let found = self.slots.get_mut(id.slot as usize);
+        let found = found.filter(|found| found.generation == id.generation);
+        Ok(found.and_then(|found| found.life.as_mut()).ok_or(stale)?)
     }
 }

@@ -130,6 +130,15 @@ impl HostKernel {
         self.wakes.load(Ordering::Relaxed)
     }
 
+    /// Whether the current thread is one of the workers.
+    pub(crate) fn runs_here(&self) -> bool {
+        let own = std::thread::current().id();
+        self.threads
+            .iter()
+            .filter_map(OnceLock::get)
+            .any(|thread| thread.id() == own)
+    }
+
     /// Wakes every worker, so that each finds out that it was stopped.
     pub(crate) fn wake_all(&self) {
         for thread in self.threads.iter().filter_map(OnceLock::get) {

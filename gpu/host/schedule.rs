@@ -380,23 +380,18 @@ impl Schedule {
         if words.opcode() == Opcode::PAD {
             return true;
         }
-        match Entry::decode(&words) {
-            Ok(entry) => {
-                self.counts.active.fetch_add(1, Ordering::SeqCst);
-                self.accept(entry);
-            }
-            Err(_) => {
-                self.counts.active.fetch_add(1, Ordering::SeqCst);
-                let status = Status::Refused(RefusedWhy::Malformed);
-                let ticket = ticket_of(&words);
-                let completion = CompletionEntry::bare(ticket, 0, status, BusyNanos::new(0));
-                let windows = Windows::new();
-                self.due.push_back(Due {
-                    completion,
-                    windows,
-                    text: None,
-                });
-            }
+        self.counts.active.fetch_add(1, Ordering::SeqCst);
+        if let Ok(entry) = Entry::decode(&words) {
+            self.accept(entry);
+        } else {
+            let status = Status::Refused(RefusedWhy::Malformed);
+            let completion = CompletionEntry::bare(ticket_of(&words), 0, status, BusyNanos::new(0));
+            let windows = Windows::new();
+            self.due.push_back(Due {
+                completion,
+                windows,
+                text: None,
+            });
         }
         true
     }
