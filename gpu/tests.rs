@@ -839,7 +839,7 @@ fn many_threads_publish_cancel_and_free_at_once_and_everything_comes_back() {
                     let content =
                         vec![u8::try_from(thread).unwrap(); (random() % 200_000) as usize];
                     let mut task = Task::new(Blake3::OPCODE, tenant);
-                    if random() % 2 == 0 {
+                    if random().is_multiple_of(2) {
                         let Ok(id) = device.buffers().put(tenant, &content) else {
                             continue;
                         };
@@ -862,7 +862,7 @@ fn many_threads_publish_cancel_and_free_at_once_and_everything_comes_back() {
                     });
                     if let Ok(ticket) = device.publish(task, checked) {
                         open += 1;
-                        if random() % 4 == 0 {
+                        if random().is_multiple_of(4) {
                             device.cancel(ticket);
                         }
                     }

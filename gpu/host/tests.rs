@@ -104,7 +104,7 @@ impl Bench {
             attempt: 1,
             tiles_max: 0,
             deadline_us: 0,
-            args: Default::default(),
+            args: crate::entry::Args::new(),
             windows: windows.into(),
         };
         self.put(&entry.encode().unwrap());
