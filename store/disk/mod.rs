@@ -12,6 +12,8 @@
 mod file;
 mod sim;
 mod sim_image;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::io;

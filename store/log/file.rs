@@ -7,7 +7,7 @@
 //!
 //! Invariants
 //! - The one lock guards memory only: it is held over no I/O and no callback.
-//! - Once health is `Poisoned` nothing is written or synced any more.
+//! - Once health is `Poisoned` no write and no sync is begun any more.
 
 use std::collections::VecDeque;
 use std::fmt;

@@ -162,9 +162,13 @@ fn checksum(salt: &Salt, frame: &[u8]) -> u64 {
     let mut hasher = blake3::Hasher::new_keyed(salt);
     hasher.update(frame.get(..CHECKSUM_AT).unwrap_or_default());
     hasher.update(frame.get(HEAD_BYTES..).unwrap_or_default());
-    let digest = hasher.finalize();
-    let [a, b, c, d, e, f, g, h, ..] = *digest.as_bytes();
-    u64::from_le_bytes([a, b, c, d, e, f, g, h])
+    cut_to_u64(&hasher.finalize())
+}
+
+/// The first 64 bits of a digest.
+pub(super) fn cut_to_u64(digest: &blake3::Hash) -> u64 {
+    let first = digest.as_bytes().first_chunk().copied();
+    u64::from_le_bytes(first.unwrap_or_default())
 }
 
 /// What a page looks like as the first of a frame, before anything is verified.

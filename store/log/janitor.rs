@@ -96,7 +96,7 @@ impl Janitor {
         } else {
             Source::Fresh(self.shared.options.segment_bytes)
         };
-        let made = self.maker().make(self.sequence, source, None);
+        let made = self.maker().make(self.sequence, &source, None);
         let mut state = self.shared.state.lock();
         match made {
             Ok(segment) => {

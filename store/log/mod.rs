@@ -1,4 +1,20 @@
 //! The journal: what happened, in the order in which it became durable.
+//!
+//! [`Log`] is the contract, [`FileLog`] keeps it on files, [`SimLog`] in memory for tests. A log is
+//! opened in two steps: [`FileLog::open`] verifies what the folder holds and makes it durable, the
+//! [`OpenedLog`] replays it, and [`OpenedLog::start`] takes appends.
+//!
+//! A group of batches is one frame, one write and one `fdatasync`. Frames fill segments of a fixed
+//! size from front to back; see `frame` and `segment` for the layout, `opened` for why what an
+//! open answers is on the disk, `scan` for what is damage and what a torn tail.
+//!
+//! Invariants
+//! - No acknowledged batch is lost by a crash, a batch survives whole or not at all, and nothing
+//!   that was not appended is replayed.
+//! - Damage is found, except to the last group of a log that was not closed cleanly: there it
+//!   cannot be told from a write that never finished.
+//!
+//! Absent: a lock on the folder (the store's), reading while the log runs, and compression.
 
 mod batch;
 mod contract;

@@ -227,8 +227,8 @@ impl First<'_> {
         let least = copied + 4 * PAGE_BYTES;
         let bytes = options.first_segment_bytes.max(least);
         let maker = Maker { disk, dir, store };
-        let mut frame = |salt: &Salt| self.encode(salt);
-        let made = maker.make(self.sequence, Source::Fresh(bytes), Some(&mut frame));
+        let frame = |salt: &Salt| self.encode(salt);
+        let made = maker.make(self.sequence, &Source::Fresh(bytes), Some(&frame));
         made.map_err(|error| {
             let (MakeError::NoSpace(source) | MakeError::Failed(source)) = error;
             io_error("make", &segment_path(dir, self.sequence))(source)

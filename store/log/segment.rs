@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 use orlop_saga::id::StoreId;
 
-use super::frame::{PAGE, PAGE_BYTES, Salt, field, put};
+use super::frame::{PAGE, PAGE_BYTES, Salt, cut_to_u64, field, put};
 use crate::disk::{Disk, DiskFile};
 
 /// The newest format of segments known.
@@ -53,9 +53,7 @@ pub(super) enum HeadVerdict {
 }
 
 fn checksum(page: &[u8]) -> u64 {
-    let digest = blake3::hash(page.get(..CHECKSUM_AT).unwrap_or_default());
-    let [a, b, c, d, e, f, g, h, ..] = *digest.as_bytes();
-    u64::from_le_bytes([a, b, c, d, e, f, g, h])
+    cut_to_u64(&blake3::hash(page.get(..CHECKSUM_AT).unwrap_or_default()))
 }
 
 impl SegmentHead {
@@ -164,6 +162,9 @@ pub(super) fn is_no_space(error: &io::Error) -> bool {
     )
 }
 
+/// Encodes the first frame of a segment under its salt.
+pub(super) type FirstFrame<'a> = &'a dyn Fn(&Salt) -> Vec<u8>;
+
 /// Where segments are made.
 pub(super) struct Maker<'a> {
     pub(super) disk: &'a dyn Disk,
@@ -177,15 +178,15 @@ impl Maker<'_> {
     pub(super) fn make(
         &self,
         sequence: u64,
-        source: Source,
-        first: Option<&mut dyn FnMut(&Salt) -> Vec<u8>>,
+        source: &Source,
+        first: Option<FirstFrame<'_>>,
     ) -> Result<Segment, MakeError> {
         let building = self.dir.join(format!("{sequence:016x}.tmp"));
-        let (path, fresh) = match &source {
+        let (path, fresh) = match source {
             Source::Fresh(_) => (&building, true),
             Source::Recycle(path) => (path, false),
         };
-        let filled = self.fill(path, sequence, &source, first);
+        let filled = self.fill(path, sequence, source, first);
         let renamed = filled.and_then(|segment| {
             self.disk.rename(path, &segment.path)?;
             Ok(segment)
@@ -211,7 +212,7 @@ impl Maker<'_> {
         path: &Path,
         sequence: u64,
         source: &Source,
-        first: Option<&mut dyn FnMut(&Salt) -> Vec<u8>>,
+        first: Option<FirstFrame<'_>>,
     ) -> io::Result<Segment> {
         let (file, bytes) = match source {
             Source::Fresh(bytes) => (self.fresh(path, *bytes)?, *bytes),

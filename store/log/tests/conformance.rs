@@ -49,18 +49,23 @@ fn answers_come_in_lsn_order_after_the_sink_and_every_lane_keeps_its_order() {
         };
         let log = place.open().start(Box::new(sink)).unwrap();
         thread::scope(|scope| {
-            for lane in 0..3_u32 {
+            for lane in 0..3_u8 {
                 let (log, seen, answers) = (&log, &seen, &answers);
                 scope.spawn(move || {
-                    for turn in 0..40_u32 {
+                    for turn in 0..40_u8 {
                         let (seen, answers) = (Arc::clone(seen), Arc::clone(answers));
-                        let records = vec![vec![lane as u8, turn as u8]; 1 + turn as usize % 3];
+                        let records = vec![vec![lane, turn]; 1 + usize::from(turn) % 3];
                         let ack = move |result: Result<LsnRange, AppendError>| {
                             let range = result.unwrap();
                             assert!(*seen.lock() >= range.last.get(), "acknowledged unseen");
                             answers.lock().push((range, lane, turn));
                         };
-                        log.append(Lane(lane), Purpose::Settle, batch(&records), Box::new(ack));
+                        log.append(
+                            Lane(lane.into()),
+                            Purpose::Settle,
+                            batch(&records),
+                            Box::new(ack),
+                        );
                     }
                 });
             }

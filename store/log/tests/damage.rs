@@ -1,6 +1,6 @@
 //! Torn tails are cut; damage, missing files and other people's files are refused by name.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use orlop_saga::id::{Lsn, StoreId};
@@ -28,7 +28,7 @@ fn segments(disk: &SimDisk) -> Vec<PathBuf> {
     paths
 }
 
-fn head_of(disk: &SimDisk, path: &PathBuf) -> SegmentHead {
+fn head_of(disk: &SimDisk, path: &Path) -> SegmentHead {
     let mut page = vec![0; 4096];
     disk.open(path)
         .unwrap()
@@ -36,7 +36,7 @@ fn head_of(disk: &SimDisk, path: &PathBuf) -> SegmentHead {
         .unwrap();
     match SegmentHead::verify(&page) {
         HeadVerdict::Valid(head) => head,
-        other => panic!("{path:?}: {other:?}"),
+        other @ (HeadVerdict::Newer(_) | HeadVerdict::Invalid) => panic!("{path:?}: {other:?}"),
     }
 }
 
@@ -88,13 +88,13 @@ fn refused(disk: &SimDisk, context: &str) -> OpenLogError {
     }
 }
 
-fn overwrite(disk: &SimDisk, path: &PathBuf, offset: u64, bytes: &[u8]) {
+fn overwrite(disk: &SimDisk, path: &Path, offset: u64, bytes: &[u8]) {
     let file = disk.open(path).unwrap();
     file.write_all_at(offset, bytes).unwrap();
     file.sync_data().unwrap();
 }
 
-fn assert_corrupt(error: &OpenLogError, path: &PathBuf, at: u64, what: Damage, context: &str) {
+fn assert_corrupt(error: &OpenLogError, path: &Path, at: u64, what: Damage, context: &str) {
     assert!(
         matches!(
             error,

@@ -9,12 +9,15 @@ use super::rig::{Answer, append, batch, no_sink, open_sim};
 use crate::disk::SimDisk;
 use crate::log::{FileLog, Log, OpenedLog, Purpose};
 
+/// One batch to be: its lane, how many records, how many bytes each has beside its name.
+type Handed = (u32, u8, usize);
+
 #[derive(Clone, Debug)]
 enum Action {
     /// Batches of (lane, records, bytes of each), handed over without waiting; then all answers.
-    Append(Vec<(u32, usize, usize)>),
+    Append(Vec<Handed>),
     /// The same, with the power going after so many operations.
-    Cut(Vec<(u32, usize, usize)>, u64, u64),
+    Cut(Vec<Handed>, u64, u64),
     /// Frees what lies below this share of the lsns, in percent.
     Forget(u64),
     /// The process dies; the cache lives.
@@ -23,8 +26,8 @@ enum Action {
     Close,
 }
 
-fn burst() -> impl Strategy<Value = Vec<(u32, usize, usize)>> {
-    prop::collection::vec((0_u32..3, 1_usize..4, 0_usize..1800), 1..8)
+fn burst() -> impl Strategy<Value = Vec<Handed>> {
+    prop::collection::vec((0_u32..3, 1_u8..4, 0_usize..1800), 1..8)
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -40,13 +43,13 @@ fn action() -> impl Strategy<Value = Action> {
 }
 
 /// A record names its batch: lane, ordinal on the lane, index in the batch, records of the batch.
-fn records(lane: u32, ordinal: u64, count: usize, bytes: usize) -> Vec<Vec<u8>> {
+fn records(lane: u32, ordinal: u64, count: u8, bytes: usize) -> Vec<Vec<u8>> {
     let record = |index| {
         let mut record = Vec::new();
         record.extend_from_slice(&lane.to_le_bytes());
         record.extend_from_slice(&ordinal.to_le_bytes());
-        record.extend_from_slice(&[index as u8, count as u8]);
-        record.resize(record.len() + bytes, lane as u8);
+        record.extend_from_slice(&[index, count]);
+        record.resize(record.len() + bytes, 7);
         record
     };
     (0..count).map(record).collect()
@@ -61,12 +64,8 @@ struct Model {
 }
 
 impl Model {
-    fn burst(
-        &mut self,
-        log: &FileLog,
-        burst: &[(u32, usize, usize)],
-    ) -> Vec<(Vec<Vec<u8>>, Answer)> {
-        let hand_over = |(lane, count, bytes): &(u32, usize, usize)| {
+    fn burst(&mut self, log: &FileLog, burst: &[Handed]) -> Vec<(Vec<Vec<u8>>, Answer)> {
+        let hand_over = |(lane, count, bytes): &Handed| {
             let ordinal = self.ordinals.entry(*lane).or_default();
             *ordinal += 1;
             let records = records(*lane, *ordinal, *count, *bytes);
