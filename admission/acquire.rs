@@ -20,7 +20,7 @@ use crate::ticket::QueueTicket;
 enum Answer {
     Awaited(Option<Waker>),
     Given(Result<Permit, Refusal>),
-    /// Taken by the future, or the future is gone.
+    /// Taken by the future.
     Closed,
 }
 
@@ -160,12 +160,10 @@ impl Future for Acquire<'_> {
 
 impl Drop for Acquire<'_> {
     fn drop(&mut self) {
-        if let Stage::Waiting { ticket, mailbox } = &self.stage {
-            if ticket.cancel() {
-                return;
-            }
-            // The answer is there or on its way: whoever comes second drops the permit.
-            let _dropped_unlocked = std::mem::replace(&mut *mailbox.answer.lock(), Answer::Closed);
+        if let Stage::Waiting { ticket, .. } = &self.stage {
+            // If it no longer waits, the answer is in the mailbox or on its way there. The mailbox
+            // is dropped by whoever lets go of it last, and the permit in it is given back.
+            ticket.cancel();
         }
     }
 }

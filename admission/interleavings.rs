@@ -199,6 +199,27 @@ fn a_newcomer_never_gets_the_slot_that_a_waiter_is_due() {
 }
 
 #[test]
+fn nobody_ever_sees_a_free_slot_beside_one_who_waits_for_it() {
+    explore(
+        || {
+            let house = House::new();
+            let permit = house.take();
+            let kept = Arc::new(Keeps::default());
+            let grantee: Arc<dyn Grantee> = Arc::clone(&kept) as _;
+            house.bulkhead.acquire(&house.request(), grantee).unwrap();
+            let releasing = thread::spawn(move || drop(permit));
+            let lane = house.bulkhead.snapshot().ordinary;
+            assert_eq!((lane.slots, lane.granted + lane.queued), (1, 2));
+            releasing.join().unwrap();
+            let kept = kept.0.lock().unwrap().take();
+            drop(kept);
+            house.assert_quiet();
+        },
+        SCHEDULES,
+    );
+}
+
+#[test]
 fn nothing_runs_once_a_drain_has_ended() {
     explore(
         || {
@@ -213,7 +234,7 @@ fn nothing_runs_once_a_drain_has_ended() {
                         match house.bulkhead.acquire(&house.request(), grantee) {
                             Ok(Acquired::Granted(permit)) => {
                                 assert!(!ended.load(Ordering::SeqCst), "published after the end");
-                                thread::yield_now();
+                                crate::sync::switch_point();
                                 assert!(!ended.load(Ordering::SeqCst), "ended too early");
                                 drop(permit);
                             }

@@ -41,8 +41,8 @@ impl BulkheadOptions {
     /// The most slots and the longest queue that can be asked for.
     pub const COUNT_MAX: u32 = 1 << 24;
 
-    /// Options for a resource called `name`: slots by the number of cores, half of them at most
-    /// for one tenant in the queue, one reserved slot.
+    /// Options for a resource called `name`: slots by the number of cores, a queue of which
+    /// one tenant can fill a quarter, and one reserved slot.
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),

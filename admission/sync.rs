@@ -44,7 +44,9 @@ pub(crate) mod explored {
 
     pub(crate) fn switch_point() {
         if EXPLORED.get() {
-            shuttle::thread::yield_now();
+            // Not `yield_now`: that would also wake the thread's future, and hide lost wake-ups.
+            let atomic = shuttle::sync::atomic::AtomicBool::new(false);
+            atomic.store(true, std::sync::atomic::Ordering::SeqCst);
         }
     }
 

@@ -24,7 +24,7 @@ impl QueueTicket {
         }
     }
 
-    /// Withdraws the request, in constant time.
+    /// Withdraws the request, in constant time (and hands on what it held back).
     ///
     /// `true`: it still waited; its grantee will never be called. `false`: it was granted,
     /// refused or withdrawn before; the grantee has been called or is about to be.
