@@ -35,6 +35,9 @@ pub struct Checkpoint {
     pub store: StoreId,
     /// When it was written.
     pub at: WallMillis,
+    /// Bytes of the journal since the newest export: however often a store is reopened, the next
+    /// one comes due.
+    pub unexported_bytes: u64,
     /// The fold; its lsn is the checkpoint's, and the tables had everything up to it.
     pub live: Live,
 }

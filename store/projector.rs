@@ -159,6 +159,8 @@ pub(crate) struct Start {
     pub(crate) live: Live,
     pub(crate) checkpointed: Option<Lsn>,
     pub(crate) replayed_bytes: u64,
+    pub(crate) unexported_bytes: u64,
+    pub(crate) export_bytes: u64,
     pub(crate) retained: Arc<RetainedKeys>,
     pub(crate) projected: Arc<dyn Projected>,
     pub(crate) clock: Arc<dyn Clock>,

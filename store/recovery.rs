@@ -61,6 +61,9 @@ pub(crate) struct Recovery {
     pub(crate) rebuilt: Option<String>,
     pub(crate) replayed_records: u64,
     pub(crate) replayed_bytes: u64,
+    /// Bytes of the journal since the newest export, and the size of that.
+    pub(crate) unexported_bytes: u64,
+    pub(crate) export_bytes: u64,
 }
 
 /// Where recovery looks.
@@ -87,6 +90,10 @@ impl Sources<'_> {
             .newest
             .as_ref()
             .map(|checkpoint| checkpoint.live.lsn());
+        let unexported = found
+            .newest
+            .as_ref()
+            .map_or(0, |found| found.unexported_bytes);
         let newest = found.newest.map(|checkpoint| checkpoint.live);
         let base = self.base(newest, home)?;
         let reached = base.tables.applied().max(base.live.lsn());
@@ -96,13 +103,32 @@ impl Sources<'_> {
                 reached,
             });
         }
-        let recovery = self.replay(base, checkpointed)?;
+        let mut recovery = self.replay(base, checkpointed)?;
+        recovery.export_bytes = self.export_bytes()?;
+        if recovery.rebuilt.is_none() {
+            // Replayed from the checkpoint; otherwise from the export itself.
+            let before = unexported.saturating_add(recovery.replayed_bytes);
+            recovery.unexported_bytes = before;
+        }
         if recovery.rebuilt.is_some() {
             home.promote()?;
         }
         // They would count as kept; what they said is known again.
         checkpoint::remove(self.disk, found.damaged)?;
         Ok(recovery)
+    }
+
+    /// The size of the newest export.
+    fn export_bytes(&self) -> Result<u64, ExportError> {
+        let Some((_, file)) = exports(self.disk, self.folder)?.pop() else {
+            return Ok(0);
+        };
+        let length = self.disk.open(&file).and_then(|open| open.len());
+        length.map_err(|source| ExportError::Io {
+            operation: "measure",
+            file,
+            source,
+        })
     }
 
     /// The tables as they are, with a fold that is not ahead of them; otherwise rebuilt ones.
@@ -219,6 +245,8 @@ impl Sources<'_> {
             rebuilt: base.rebuilt,
             replayed_records: records,
             replayed_bytes: bytes,
+            unexported_bytes: bytes,
+            export_bytes: 0,
         })
     }
 }

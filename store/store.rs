@@ -27,8 +27,8 @@ use self::opening::Opening;
 use crate::disk::{Disk, FileDisk};
 use crate::folder::{Folder, FolderError, Forked, check_process};
 use crate::log::{
-    Acknowledge, AppendError, Batch, FileLog, Lane, Log, LogHealth, LogOptions, LsnRange,
-    OpenLogError, Opened, Purpose, StartLogError,
+    Acknowledge, AppendError, Batch, FileLog, Lane, Log, LogHealth, LogOptions, OpenLogError,
+    Opened, Purpose, StartLogError,
 };
 use crate::projection::Retained;
 use crate::projector::{Answer, Projected, Projector, ProjectorError, ProjectorOptions};

@@ -80,8 +80,8 @@ impl<'a> Worker<'a> {
             job: None,
             checkpointed: start.checkpointed,
             bytes_since_checkpoint: start.replayed_bytes,
-            bytes_since_export: start.replayed_bytes,
-            export_bytes_last: 0,
+            bytes_since_export: start.unexported_bytes,
+            export_bytes_last: start.export_bytes,
             // Before the first pass nobody knows.
             expiry_next: Some(WallMillis::new(0)),
             swept: None,
@@ -214,6 +214,7 @@ impl<'a> Worker<'a> {
             let checkpoint = Checkpoint {
                 store: self.store,
                 at: self.clock.wall(),
+                unexported_bytes: self.bytes_since_export,
                 live: self.applier.live.clone(),
             };
             checkpoint::write(&*self.disk, &self.folder, &checkpoint)?;

@@ -77,6 +77,8 @@ impl Opening {
             live: recovery.live,
             checkpointed: recovery.checkpointed,
             replayed_bytes: recovery.replayed_bytes,
+            unexported_bytes: recovery.unexported_bytes,
+            export_bytes: recovery.export_bytes,
             retained: retained.clone(),
             projected: self.projected,
             retention: RetentionClock::new(self.clock.clone()),

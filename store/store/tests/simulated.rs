@@ -260,6 +260,32 @@ fn tables_are_not_rebuilt_from_a_damaged_export_once_the_journal_is_freed() {
 }
 
 #[test]
+fn a_store_that_is_often_reopened_still_exports_and_frees_its_journal() {
+    let machine = Machine::new();
+    let options = ProjectorOptions {
+        checkpoint_bytes: 1,
+        export_bytes_min: 2_000,
+        ..calm()
+    };
+    let mut reopened = 0;
+    while machine.files("export-").is_empty() {
+        let (store, _) = machine.open(options).unwrap();
+        append(&store, &[settled(reopened)]).unwrap();
+        store.close(SOON).unwrap();
+        reopened += 1;
+        assert!(reopened < 200, "no export in {reopened} runs");
+    }
+    assert!(reopened > 5);
+    let (store, _) = machine.open(options).unwrap();
+    checkpoint(&store).unwrap();
+    checkpoint(&store).unwrap();
+    append(&store, &[settled(reopened)]).unwrap();
+    checkpoint(&store).unwrap();
+    drop(store);
+    assert!(machine.log.open(LogOptions::default()).first_lsn() > Lsn::new(1));
+}
+
+#[test]
 fn with_every_checkpoint_damaged_the_fold_comes_from_export_and_journal() {
     let machine = Machine::new();
     let (store, _) = machine.open(calm()).unwrap();
