@@ -78,9 +78,9 @@ impl PublishRefused {
 pub enum Cancel {
     /// It had not reached the ring; its completion was called with `Cancelled`.
     Withdrawn,
-    /// The device was told. It ends `Cancelled` unless its last tile was already running.
+    /// The device was told. It ends `Cancelled`, unless it has one tile and that already runs.
     Requested,
-    /// It is over, or was never published here.
+    /// It is over, all its tiles were already claimed, or it was never published here.
     Unknown,
 }
 
