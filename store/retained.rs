@@ -13,7 +13,7 @@ use orlop_saga::effect::EffectId;
 
 /// Passes on the first 8 bytes of what is a hash already.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Passed(u64);
+struct Passed(u64);
 
 impl Hasher for Passed {
     fn finish(&self) -> u64 {

@@ -215,6 +215,40 @@ fn a_flipped_byte_at_forty_places_never_gives_other_rows_under_the_same_mark() {
 }
 
 #[test]
+fn a_tree_cut_off_anywhere_never_gives_other_rows_under_the_same_mark() {
+    let (folder, path) = folder();
+    let expected = closed_tree(&path);
+    let length = std::fs::metadata(path.join("db")).unwrap().len();
+    let mut noticed = 0;
+    for tenth in 0..10_u64 {
+        let cut = folder.path().join(format!("cut-{tenth}"));
+        copy_tree(&path, &cut);
+        let db = std::fs::File::options()
+            .write(true)
+            .open(cut.join("db"))
+            .unwrap();
+        db.set_len(length * tenth / 10).unwrap();
+        drop(db);
+        match SledTables::open(&cut, options(), STORE) {
+            Err(TablesError::Damaged { .. }) => noticed += 1,
+            Err(other) => panic!("tenth {tenth}: {other}"),
+            Ok(mut tables) => {
+                let applied = tables.applied().get();
+                let prefix = expected
+                    .iter()
+                    .filter(|(key, _)| ***key <= applied.to_be_bytes()[..]);
+                assert!(
+                    rows(&mut tables).unwrap().iter().eq(prefix),
+                    "tenth {tenth}"
+                );
+                noticed += u32::from(applied < 600);
+            }
+        }
+    }
+    assert!(noticed > 5, "only {noticed} of ten cuts were noticed");
+}
+
+#[test]
 fn a_truncated_tree_that_opens_empty_is_detected() {
     let (_folder, path) = folder();
     closed_tree(&path);
