@@ -373,6 +373,15 @@ impl TenantAccount {
         &self.label
     }
 
+    /// Whether it may submit ordinary work now. Admission asks again, under its lock; this is for
+    /// answers that need no permit, such as a replayed outcome.
+    ///
+    /// # Errors
+    /// [`Refusal`]: its state, as admission would say it.
+    pub fn check(&self) -> Result<(), Refusal> {
+        Refusal::of_state(self.state(), self.id()).map_or(Ok(()), Err)
+    }
+
     /// The state now.
     pub fn state(&self) -> TenantState {
         self.ledger.lock().state

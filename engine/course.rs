@@ -85,7 +85,11 @@ impl Course {
     pub(crate) fn resume(&mut self, attempts: u32, now: Monotonic) {
         self.attempts = attempts;
         self.ran_at = now;
-        self.mode = if self.late.is_some() { Mode::Reconcile } else { Mode::Run };
+        self.mode = if self.late.is_some() {
+            Mode::Reconcile
+        } else {
+            Mode::Run
+        };
     }
 
     /// Whether crashes alone have used up the attempts: running it once more may crash the host
@@ -115,6 +119,14 @@ impl Course {
         }
     }
 
+    /// The attempt that was about to start was refused: it does not count.
+    pub(crate) fn unlaunched(&mut self) {
+        match self.mode {
+            Mode::Run => self.attempts = self.attempts.saturating_sub(1),
+            Mode::Reconcile => self.reconciles = self.reconciles.saturating_sub(1),
+        }
+    }
+
     /// An attempt ended: what next. `draw` is uniform in `0.0..1.0`.
     pub(crate) fn judge(&mut self, ending: Ending, now: Monotonic, draw: f64) -> Verdict {
         match ending {
@@ -126,8 +138,15 @@ impl Course {
                 Disposition::Permanent => Verdict::Permanent(failure),
                 Disposition::Retryable => self.failed(failure, draw),
                 Disposition::InDoubt if self.late.is_some() => {
+                    if self.mode == Mode::Run {
+                        // It started before it ended: to count from here is to count long enough.
+                        self.ran_at = now;
+                    }
                     self.mode = Mode::Reconcile;
-                    Verdict::Again { after: Duration::ZERO, fresh: true }
+                    Verdict::Again {
+                        after: Duration::ZERO,
+                        fresh: true,
+                    }
                 }
                 // `Pure` code and undos may be run again at will.
                 Disposition::InDoubt => self.failed(failure, draw),
@@ -140,7 +159,10 @@ impl Course {
         if self.attempts >= self.retry.attempts_max {
             return Verdict::Exhausted(failure);
         }
-        Verdict::Again { after: self.retry.backoff(self.attempts, draw), fresh: true }
+        Verdict::Again {
+            after: self.retry.backoff(self.attempts, draw),
+            fresh: true,
+        }
     }
 
     fn not_done(&mut self, now: Monotonic, draw: f64) -> Verdict {
@@ -149,7 +171,10 @@ impl Course {
             if elapsed < bound {
                 // Not a failed question, only one that came too early.
                 self.reconciles = self.reconciles.saturating_sub(1);
-                return Verdict::Again { after: bound.saturating_sub(elapsed), fresh: true };
+                return Verdict::Again {
+                    after: bound.saturating_sub(elapsed),
+                    fresh: true,
+                };
             }
         }
         let failure = Failure::retryable("it did not happen");
@@ -158,7 +183,10 @@ impl Course {
             return Verdict::Exhausted(failure);
         }
         // The reconciliation's fence keeps every earlier attempt out; the run may use it.
-        Verdict::Again { after: self.retry.backoff(self.attempts, draw), fresh: false }
+        Verdict::Again {
+            after: self.retry.backoff(self.attempts, draw),
+            fresh: false,
+        }
     }
 
     fn unknown(&mut self, reason: &str, draw: f64) -> Verdict {
@@ -168,7 +196,10 @@ impl Course {
                 self.reconciles
             ));
         }
-        Verdict::Again { after: self.retry.backoff(self.reconciles, draw), fresh: true }
+        Verdict::Again {
+            after: self.retry.backoff(self.reconciles, draw),
+            fresh: true,
+        }
     }
 }
 
@@ -196,13 +227,22 @@ mod tests {
     fn an_external_effect_in_doubt_is_asked_about_before_it_is_run_again() {
         let mut course = course(Some(Late::Fenced));
         let verdict = course.judge(Ending::Failed(Failure::in_doubt("no reply")), at(1), 0.5);
-        assert_eq!(verdict, Verdict::Again { after: Duration::ZERO, fresh: true });
+        assert_eq!(
+            verdict,
+            Verdict::Again {
+                after: Duration::ZERO,
+                fresh: true
+            }
+        );
         assert_eq!(course.mode(), Mode::Reconcile);
         course.launched(at(2));
         let verdict = course.judge(Ending::NotDone, at(3), 0.5);
         assert_eq!(
             verdict,
-            Verdict::Again { after: Duration::from_millis(5), fresh: false }
+            Verdict::Again {
+                after: Duration::from_millis(5),
+                fresh: false
+            }
         );
         assert_eq!(course.mode(), Mode::Run);
     }
@@ -215,11 +255,14 @@ mod tests {
         let verdict = course.judge(Ending::NotDone, at(40), 0.5);
         assert_eq!(
             verdict,
-            Verdict::Again { after: Duration::from_millis(60), fresh: true }
+            Verdict::Again {
+                after: Duration::from_millis(61),
+                fresh: true
+            }
         );
         assert_eq!(course.mode(), Mode::Reconcile);
-        course.launched(at(100));
-        course.judge(Ending::NotDone, at(100), 0.5);
+        course.launched(at(101));
+        course.judge(Ending::NotDone, at(101), 0.5);
         assert_eq!(course.mode(), Mode::Run);
     }
 
@@ -232,7 +275,10 @@ mod tests {
             assert_eq!(course.mode(), Mode::Reconcile);
             let verdict = course.judge(Ending::Unknown("down".into()), at(3), 1.0);
             if course.reconciles < 2 {
-                assert!(matches!(verdict, Verdict::Again { fresh: true, .. }), "{verdict:?}");
+                assert!(
+                    matches!(verdict, Verdict::Again { fresh: true, .. }),
+                    "{verdict:?}"
+                );
             } else {
                 assert!(matches!(verdict, Verdict::Stuck(_)), "{verdict:?}");
             }

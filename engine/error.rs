@@ -73,6 +73,13 @@ pub enum SubmitError {
         /// Its key.
         key: Key,
     },
+    /// The engine was closed before the outcome. Accepted work and sagas go on at the next open;
+    /// anything else may be submitted again then, under the same key.
+    #[error("the engine was closed before key {key} had an outcome")]
+    Interrupted {
+        /// Its key.
+        key: Key,
+    },
     /// The engine takes no work. Nothing was kept.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
@@ -112,6 +119,7 @@ impl SubmitError {
             | Self::Stuck { .. }
             | Self::Unresolved { .. }
             | Self::Lookup { .. }
+            | Self::Interrupted { .. }
             | Self::Decode(_) => false,
         }
     }

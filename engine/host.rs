@@ -118,7 +118,6 @@ pub trait Reconcile<C: Computation<Kind = External>>: Send + Sync + 'static {
 }
 
 /// What an undo is given.
-#[derive(Clone, Debug)]
 pub struct Undoing<U: Undo> {
     /// What was recorded when the step was intended.
     pub argument: U::Argument,
@@ -167,8 +166,12 @@ pub(crate) trait AsyncCode: Send + Sync {
 
 /// [`BlockingFunction`] with its types erased.
 pub(crate) trait BlockingCode: Send + Sync {
-    fn call(&self, attempt: &Attempt, input: &Payload, output_max: usize)
-    -> Result<Payload, Failure>;
+    fn call(
+        &self,
+        attempt: &Attempt,
+        input: &Payload,
+        output_max: usize,
+    ) -> Result<Payload, Failure>;
 }
 
 /// [`Reconcile`] with its types erased.
@@ -196,7 +199,10 @@ pub(crate) struct Bound<S, F> {
 
 impl<S, F> Bound<S, F> {
     pub(crate) fn new(function: F) -> Self {
-        Self { function, signature: std::marker::PhantomData }
+        Self {
+            function,
+            signature: std::marker::PhantomData,
+        }
     }
 }
 
@@ -270,7 +276,16 @@ impl<U: Undo, F: UndoFunction<U>> UndoCode for Bound<U, F> {
                 Prior::InDoubt => Found::InDoubt,
             };
             let argument = input_of(&argument)?;
-            self.function.undo(attempt, Undoing { argument, step_key, found }).await
+            self.function
+                .undo(
+                    attempt,
+                    Undoing {
+                        argument,
+                        step_key,
+                        found,
+                    },
+                )
+                .await
         })
     }
 }

@@ -1,1 +1,107 @@
-//! Placeholder.
+//! Durable GPU work for databases.
+//!
+//! A database embeds `orlop` to run its tenants' GPU work so that it survives crashes. Work is
+//! submitted as named [computations](Computation) under idempotency [keys](Key); bulkheads admit
+//! it, a journal makes it durable, [sagas](Saga) chain it with compensation, and a persistent
+//! megakernel runs it, or host threads that speak the same ring protocol.
+//!
+//! ```
+//! use orlop::{Blake3, Engine, Origin};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let path = folder.path().join("store");
+//! # pollster::block_on(async {
+//! let engine = Engine::builder(&path).open().await?;
+//! let tenant = engine.tenant("acme").await?;
+//!
+//! let first = tenant.submit(Blake3, "a page of data").await?;
+//! assert_eq!(first.origin, Origin::Ran);
+//!
+//! // The same work again, in this process or after a crash, is not done again.
+//! let again = tenant.submit(Blake3, "a page of data").await?;
+//! assert_eq!(again.origin, Origin::Replayed);
+//! assert_eq!(again.output, first.output);
+//! engine.close().await?;
+//! # Ok(())
+//! # })
+//! # }
+//! ```
+
+mod batch;
+mod blocking;
+mod buffer;
+mod builder;
+mod clock;
+mod close;
+mod computation;
+mod core;
+mod course;
+mod device;
+mod driver;
+mod engine;
+mod error;
+mod executor;
+mod flight;
+mod handle;
+mod host;
+mod open;
+mod options;
+mod recover;
+mod registry;
+mod runtime;
+mod saga;
+mod start;
+mod submission;
+mod tenant;
+
+pub use batch::Batch;
+pub use blocking::{BlockingEngine, wait};
+pub use buffer::{Buffer, BufferSource};
+pub use builder::EngineBuilder;
+pub use clock::SystemClock;
+pub use close::CloseError;
+pub use computation::{Computation, External, Kind, Pure, Undo};
+pub use device::{Blake3, Crc32c, DeviceFunction, Noop, Plan, Source};
+pub use driver::CancelError;
+pub use engine::{Engine, EngineSnapshot};
+pub use error::{OptionError, RegisterError, SubmitError, Unavailable};
+pub use flight::Cancelled;
+pub use host::{
+    Attempt, BlockingFunction, Found, HOST_CPU, HOST_IO, HostFunction, Late, Reconcile, Reconciled,
+    UndoFunction, Undoing,
+};
+pub use open::OpenError;
+pub use options::{Limits, Options, RetryPolicy};
+pub use recover::Recovery;
+pub use saga::{
+    ForwardContext, Saga, SagaContext, SagaError, Sleep, StepCall, StepError, StepFuture,
+};
+pub use start::{SagaStarting, SagaTicket};
+pub use submission::{Awaited, Enqueued, Keyed, Origin, Reply, Submission, Ticket};
+pub use tenant::{Tenant, TenantError, TenantManager};
+
+pub use orlop_admission::{BulkheadOptions, BulkheadSnapshot, Quotas, Refusal, TenantSnapshot};
+pub use orlop_gpu::{BufferRef, DeviceOptions, DeviceSnapshot, HostOp, Opcode};
+pub use orlop_saga::amount::{BusyNanos, ByteCount};
+pub use orlop_saga::canonical::{DecodeError, EncodeError, Payload};
+pub use orlop_saga::digest::Digest;
+pub use orlop_saga::id::{Fence, Incarnation, SagaId, StoreId, TenantId};
+pub use orlop_saga::key::{Key, RemoteKey};
+pub use orlop_saga::outcome::{Disposition, Failure};
+pub use orlop_saga::path::{PathError, StepPath};
+pub use orlop_saga::tenant::{AuditTag, Class};
+pub use orlop_saga::time::{Clock, Monotonic, WallMillis};
+pub use orlop_saga::trace::TraceContext;
+pub use orlop_store::projector::ProjectorError;
+pub use orlop_store::store::{OpenError as StoreOpenError, Parts, StoreHealth, StoreOptions};
+
+/// What an embedder's own megakernel operation is written against.
+pub mod op {
+    pub use orlop_gpu::{OpError, Output, Partial, TaskArgs};
+}
+
+/// The journal and the tables, for embedders that bring their own and for tests.
+pub mod store {
+    pub use orlop_store::{disk, log, projector, store, tables};
+}

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use orlop_admission::BulkheadOptions;
 use orlop_gpu::DeviceOptions;
-use orlop_store::StoreOptions;
+use orlop_store::store::StoreOptions;
 
 use crate::error::OptionError;
 use crate::host::{HOST_CPU, HOST_IO};
@@ -24,7 +24,11 @@ pub struct RetryPolicy {
 
 impl RetryPolicy {
     /// One attempt, no retry.
-    pub const NONE: Self = Self { attempts_max: 1, base: Duration::ZERO, cap: Duration::ZERO };
+    pub const NONE: Self = Self {
+        attempts_max: 1,
+        base: Duration::ZERO,
+        cap: Duration::ZERO,
+    };
 
     /// The wait after `attempt` attempts; `draw` is uniform in `0.0..1.0`.
     pub(crate) fn backoff(&self, attempt: u32, draw: f64) -> Duration {
@@ -117,9 +121,15 @@ impl Default for Options {
             limits: Limits::default(),
             store: StoreOptions::default(),
             device: DeviceOptions::default(),
-            device_bulkhead: BulkheadOptions { in_flight_max: 256, ..BulkheadOptions::named("device") },
-            io_bulkhead: BulkheadOptions { in_flight_max: 64, ..BulkheadOptions::named(HOST_IO) },
-            cpu_bulkhead: BulkheadOptions::named(HOST_CPU),
+            device_bulkhead: BulkheadOptions {
+                in_flight_max: 256,
+                ..BulkheadOptions::new("device")
+            },
+            io_bulkhead: BulkheadOptions {
+                in_flight_max: 64,
+                ..BulkheadOptions::new(HOST_IO)
+            },
+            cpu_bulkhead: BulkheadOptions::new(HOST_CPU),
             bulkheads: Vec::new(),
             io_threads: 1,
             close_timeout: Duration::from_secs(30),
@@ -132,21 +142,51 @@ impl Options {
     pub(crate) fn check(&self) -> Result<(), OptionError> {
         let limits = &self.limits;
         let checks = [
-            ("limits.input_bytes_max", limits.input_bytes_max, 64, 16 << 20),
-            ("limits.output_bytes_max", limits.output_bytes_max, 64, 16 << 20),
+            (
+                "limits.input_bytes_max",
+                limits.input_bytes_max,
+                64,
+                16 << 20,
+            ),
+            (
+                "limits.output_bytes_max",
+                limits.output_bytes_max,
+                64,
+                16 << 20,
+            ),
             ("limits.batch_items_max", limits.batch_items_max, 1, 1 << 20),
             ("limits.joiners_max", limits.joiners_max, 1, 1 << 20),
             ("limits.effects_max", limits.effects_max, 1, 1 << 24),
             ("limits.sagas_max", limits.sagas_max, 1, 1 << 24),
             ("limits.saga_calls_max", limits.saga_calls_max, 1, 1 << 20),
-            ("limits.tenants_max", limits.tenants_max as usize, 1, 1 << 20),
-            ("limits.retry.attempts_max", limits.retry.attempts_max as usize, 1, 1 << 20),
-            ("limits.reconciles_max", limits.reconciles_max as usize, 1, 1 << 20),
+            (
+                "limits.tenants_max",
+                limits.tenants_max as usize,
+                1,
+                1 << 20,
+            ),
+            (
+                "limits.retry.attempts_max",
+                limits.retry.attempts_max as usize,
+                1,
+                1 << 20,
+            ),
+            (
+                "limits.reconciles_max",
+                limits.reconciles_max as usize,
+                1,
+                1 << 20,
+            ),
             ("io_threads", self.io_threads, 1, 1024),
         ];
         for (name, value, min, max) in checks {
             if !(min..=max).contains(&value) {
-                return Err(OptionError { name, value, min, max });
+                return Err(OptionError {
+                    name,
+                    value,
+                    min,
+                    max,
+                });
             }
         }
         Ok(())

@@ -73,8 +73,15 @@ impl Registry {
 
     /// The bulkheads that are asked for, to be checked against those that exist.
     pub(crate) fn bulkheads(&self) -> impl Iterator<Item = (&str, &str)> {
-        let codes = self.codes.values().map(|code| (&*code.reference.name, &*code.bulkhead));
-        codes.chain(self.undos.values().map(|undo| (&*undo.reference.name, &*undo.bulkhead)))
+        let codes = self
+            .codes
+            .values()
+            .map(|code| (&*code.reference.name, &*code.bulkhead));
+        codes.chain(
+            self.undos
+                .values()
+                .map(|undo| (&*undo.reference.name, &*undo.bulkhead)),
+        )
     }
 
     /// Takes a name; computations, undos and sagas share one namespace, so that no journal entry
@@ -95,14 +102,17 @@ impl Registry {
     }
 
     pub(crate) fn add_code(&mut self, code: Code) {
-        self.codes.insert(code.reference.name.clone(), Arc::new(code));
+        self.codes
+            .insert(code.reference.name.clone(), Arc::new(code));
     }
 
     pub(crate) fn add_undo(&mut self, undo: UndoEntry) {
-        self.undos.insert(undo.reference.name.clone(), Arc::new(undo));
+        self.undos
+            .insert(undo.reference.name.clone(), Arc::new(undo));
     }
 
     pub(crate) fn add_saga(&mut self, saga: SagaEntry) {
-        self.sagas.insert(saga.reference.name.clone(), Arc::new(saga));
+        self.sagas
+            .insert(saga.reference.name.clone(), Arc::new(saga));
     }
 }

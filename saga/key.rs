@@ -16,7 +16,9 @@
 //! hashed once: a derived key covers name, schema and input through the fingerprint. Version,
 //! attempt, lease and budget are in none of these, so a retry after an upgrade finds its outcome.
 
+use std::collections::hash_map::RandomState;
 use std::fmt;
+use std::hash::{BuildHasher, Hasher};
 
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +35,17 @@ impl Key {
     /// A key that the embedder chose: unique for what it names, the same on every retry.
     pub const fn new(raw: [u8; 16]) -> Self {
         Self(raw)
+    }
+
+    /// A key that nothing was ever submitted under: says "again, whatever was done before".
+    pub fn fresh() -> Self {
+        // Seeded by the operating system once per thread, with another key for every state.
+        let half = || RandomState::new().build_hasher().finish().to_le_bytes();
+        let mut hasher = Fields::new("orlop.key.fresh.v1");
+        for _ in 0..4 {
+            hasher.raw(&half());
+        }
+        hasher.key()
     }
 
     /// A key from any text that the embedder recognises the work by.
@@ -270,6 +283,12 @@ mod tests {
             vectors.join("\n"),
             include_str!("fixtures/key_vectors.txt").trim_end()
         );
+    }
+
+    #[test]
+    fn fresh_keys_differ() {
+        let keys: std::collections::BTreeSet<Key> = (0..10_000).map(|_| Key::fresh()).collect();
+        assert_eq!(keys.len(), 10_000);
     }
 
     #[test]

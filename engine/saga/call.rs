@@ -16,9 +16,9 @@ use serde::de::DeserializeOwned;
 
 use crate::computation::{Computation, Undo};
 use crate::options::RetryPolicy;
+use crate::saga::StepError;
 use crate::saga::context::Backward;
 use crate::saga::script::{Answer, Issue, Script, StepSpec};
-use crate::saga::StepError;
 
 /// A step before it is awaited.
 #[must_use = "a step does nothing until it is awaited"]
@@ -39,7 +39,15 @@ impl<C: Computation, D> StepCall<C, D> {
         input: C::Input,
     ) -> Self {
         let retry = script.limits.retry;
-        Self { script, path, input, undo: Ok(None), retry, timeout: None, direction: PhantomData }
+        Self {
+            script,
+            path,
+            input,
+            undo: Ok(None),
+            retry,
+            timeout: None,
+            direction: PhantomData,
+        }
     }
 
     /// How often and how patiently failures without effect are tried again.
@@ -56,7 +64,11 @@ impl<C: Computation, D> StepCall<C, D> {
 
     fn issue(self) -> (Arc<Script>, Result<Issue, StepError>) {
         let script = Arc::clone(&self.script);
-        (script, self.spec().map(|(path, spec)| Issue::Step(path, Arc::new(spec))))
+        (
+            script,
+            self.spec()
+                .map(|(path, spec)| Issue::Step(path, Arc::new(spec))),
+        )
     }
 
     fn spec(self) -> Result<(StepPath, StepSpec), StepError> {
@@ -66,12 +78,26 @@ impl<C: Computation, D> StepCall<C, D> {
             .registry
             .code(C::NAME)
             .ok_or(StepError::Unregistered { name: C::NAME })?;
-        let input = canonical::encode(&self.input, self.script.limits.input_bytes_max)
-            .map_err(|source| StepError::Encode { path: path.clone(), source })?;
+        let input = canonical::encode(&self.input, self.script.limits.input_bytes_max).map_err(
+            |source| StepError::Encode {
+                path: path.clone(),
+                source,
+            },
+        )?;
         let fingerprint = Fingerprint::of(C::NAME, C::INPUT_SCHEMA, &input);
         let undo = self.undo?;
         let (retry, timeout) = (self.retry, self.timeout);
-        Ok((path, StepSpec { code, input, fingerprint, undo, retry, timeout }))
+        Ok((
+            path,
+            StepSpec {
+                code,
+                input,
+                fingerprint,
+                undo,
+                retry,
+                timeout,
+            },
+        ))
     }
 }
 
@@ -84,7 +110,10 @@ impl<C: Computation> StepCall<C, Backward> {
         self
     }
 
-    fn undo_intent<U: Undo<Step = C>>(&self, argument: &U::Argument) -> Result<UndoIntent, StepError> {
+    fn undo_intent<U: Undo<Step = C>>(
+        &self,
+        argument: &U::Argument,
+    ) -> Result<UndoIntent, StepError> {
         if self.script.registry.undo(U::NAME).is_none() {
             return Err(StepError::Unregistered { name: U::NAME });
         }
@@ -93,10 +122,16 @@ impl<C: Computation> StepCall<C, Backward> {
             (Ok(argument), _) => argument,
             (Err(_), Err(error)) => return Err(error.clone().into()),
             (Err(source), Ok(path)) => {
-                return Err(StepError::Encode { path: path.clone(), source });
+                return Err(StepError::Encode {
+                    path: path.clone(),
+                    source,
+                });
             }
         };
-        Ok(UndoIntent { code: CodeRef::new(U::NAME, U::VERSION), argument })
+        Ok(UndoIntent {
+            code: CodeRef::new(U::NAME, U::VERSION),
+            argument,
+        })
     }
 }
 
@@ -106,7 +141,11 @@ impl<C: Computation, D> IntoFuture for StepCall<C, D> {
 
     fn into_future(self) -> Self::IntoFuture {
         let (script, issue) = self.issue();
-        StepFuture { script, state: State::Ready(Some(issue)), output: PhantomData }
+        StepFuture {
+            script,
+            state: State::Ready(Some(issue)),
+            output: PhantomData,
+        }
     }
 }
 
@@ -143,13 +182,16 @@ impl<T: DeserializeOwned> Future for StepFuture<T> {
         };
         match this.script.answer(path, context.waker()) {
             None => Poll::Pending,
-            Some(Answer::Step(Ok(output))) => Poll::Ready(
-                canonical::decode(&output)
-                    .map_err(|source| StepError::Decode { path: path.clone(), source }),
-            ),
-            Some(Answer::Step(Err(failure))) => {
-                Poll::Ready(Err(StepError::Failed { path: path.clone(), failure }))
-            }
+            Some(Answer::Step(Ok(output))) => Poll::Ready(canonical::decode(&output).map_err(
+                |source| StepError::Decode {
+                    path: path.clone(),
+                    source,
+                },
+            )),
+            Some(Answer::Step(Err(failure))) => Poll::Ready(Err(StepError::Failed {
+                path: path.clone(),
+                failure,
+            })),
             // A sleep and a step at one path: the driver has parked the saga.
             Some(Answer::Awake) => Poll::Pending,
         }
@@ -159,7 +201,11 @@ impl<T: DeserializeOwned> Future for StepFuture<T> {
 fn register(script: &Script, issue: Issue) -> Result<StepPath, StepError> {
     let path = match &issue {
         Issue::Step(path, _) | Issue::Sleep(path, _) | Issue::Note(path, _) => path.clone(),
-        Issue::Pivot => return Err(StepError::Pivoted { what: "a pivot as a step" }),
+        Issue::Pivot => {
+            return Err(StepError::Pivoted {
+                what: "a pivot as a step",
+            });
+        }
     };
     script.issue(issue)?;
     Ok(path)
@@ -179,8 +225,13 @@ impl Sleep {
         duration: Duration,
     ) -> Self {
         let until = script.clock.wall().after(duration);
-        let issue = path.map(|path| Issue::Sleep(path, until)).map_err(StepError::from);
-        Self { script, state: State::Ready(Some(issue)) }
+        let issue = path
+            .map(|path| Issue::Sleep(path, until))
+            .map_err(StepError::from);
+        Self {
+            script,
+            state: State::Ready(Some(issue)),
+        }
     }
 }
 

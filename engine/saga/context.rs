@@ -10,9 +10,9 @@ use orlop_saga::saga::CallIntent;
 use orlop_saga::time::WallMillis;
 
 use crate::computation::Computation;
+use crate::saga::StepError;
 use crate::saga::call::{Sleep, StepCall};
 use crate::saga::script::{Issue, Script};
-use crate::saga::StepError;
 
 /// The calls of a saga before its pivot.
 pub struct SagaContext {
@@ -42,8 +42,14 @@ impl Calls {
     }
 
     fn scope(&self, name: &str, index: u64) -> Self {
-        let scope = self.scope.clone().and_then(|outer| StepPath::scope(&outer, name, index));
-        Self { script: Arc::clone(&self.script), scope }
+        let scope = self
+            .scope
+            .clone()
+            .and_then(|outer| StepPath::scope(&outer, name, index));
+        Self {
+            script: Arc::clone(&self.script),
+            scope,
+        }
     }
 
     fn step<C: Computation, D>(&self, name: &str, input: C::Input) -> StepCall<C, D> {
@@ -60,7 +66,9 @@ impl Calls {
             CallIntent::Now { at } => Some(*at),
             CallIntent::Step { .. } | CallIntent::Sleep { .. } | CallIntent::Random { .. } => None,
         };
-        let told = self.script.note(self.path(name)?, read, CallIntent::Now { at })?;
+        let told = self
+            .script
+            .note(self.path(name)?, read, CallIntent::Now { at })?;
         Ok(told.unwrap_or(at))
     }
 
@@ -70,7 +78,9 @@ impl Calls {
             CallIntent::Random { value } => Some(*value),
             CallIntent::Step { .. } | CallIntent::Sleep { .. } | CallIntent::Now { .. } => None,
         };
-        let told = self.script.note(self.path(name)?, read, CallIntent::Random { value })?;
+        let told = self
+            .script
+            .note(self.path(name)?, read, CallIntent::Random { value })?;
         Ok(told.unwrap_or(value))
     }
 }
@@ -95,7 +105,9 @@ macro_rules! shared_calls {
             /// A context whose calls are told apart by `index`: for loops.
             #[must_use]
             pub fn scope(&self, name: &str, index: u64) -> Self {
-                Self { calls: self.calls.scope(name, index) }
+                Self {
+                    calls: self.calls.scope(name, index),
+                }
             }
 
             /// Sleeps until the wall clock has advanced by `duration`, across restarts. A wall
@@ -128,7 +140,12 @@ shared_calls!(ForwardContext, Forward);
 
 impl SagaContext {
     pub(crate) fn new(script: Arc<Script>) -> Self {
-        Self { calls: Calls { script, scope: Ok(String::new()) } }
+        Self {
+            calls: Calls {
+                script,
+                scope: Ok(String::new()),
+            },
+        }
     }
 
     /// Passes the point of no return: waits until no step runs, records it, and gives a context

@@ -77,6 +77,8 @@ pub enum SagaError {
 impl SagaError {
     /// The saga's own code gives up.
     pub fn failed(reason: impl fmt::Display) -> Self {
-        Self::Failed { reason: reason.to_string() }
+        Self::Failed {
+            reason: reason.to_string(),
+        }
     }
 }

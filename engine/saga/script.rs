@@ -86,8 +86,16 @@ impl Script {
         clock: Arc<dyn Clock>,
         notes: HashMap<StepPath, CallIntent>,
     ) -> Self {
-        let ledger = Ledger { notes, ..Ledger::default() };
-        Self { registry, limits, clock, ledger: Mutex::new(ledger) }
+        let ledger = Ledger {
+            notes,
+            ..Ledger::default()
+        };
+        Self {
+            registry,
+            limits,
+            clock,
+            ledger: Mutex::new(ledger),
+        }
     }
 
     /// Records a call; refuses a path that was called before.
@@ -96,7 +104,9 @@ impl Script {
         let path = match &issue {
             Issue::Step(path, spec) => {
                 if spec.undo.is_some() && ledger.pivot != Pivot::Ahead {
-                    return Err(StepError::Pivoted { what: "a step with an undo" });
+                    return Err(StepError::Pivoted {
+                        what: "a step with an undo",
+                    });
                 }
                 Some(path.clone())
             }
@@ -110,7 +120,11 @@ impl Script {
                 }
             }
             None if ledger.pivot == Pivot::Ahead => ledger.pivot = Pivot::Asked,
-            None => return Err(StepError::Pivoted { what: "a second pivot" }),
+            None => {
+                return Err(StepError::Pivoted {
+                    what: "a second pivot",
+                });
+            }
         }
         ledger.issues.push(issue);
         Ok(())
@@ -156,11 +170,6 @@ impl Script {
     /// What the function asked for since the last call of this.
     pub(crate) fn take_issues(&self) -> Vec<Issue> {
         std::mem::take(&mut self.ledger.lock().issues)
-    }
-
-    /// Whether the function has called this path.
-    pub(crate) fn has_called(&self, path: &StepPath) -> bool {
-        self.ledger.lock().called.contains(path)
     }
 
     /// Tells the function the answer to a call.

@@ -1,0 +1,61 @@
+//! The engine for code that is not async.
+//!
+//! A call parks its thread until the answer is there. Nothing that answers runs on the caller's
+//! runtime, so calling from inside one neither panics nor deadlocks; it only keeps that thread.
+
+use std::fmt;
+use std::future::IntoFuture;
+
+use crate::close::CloseError;
+use crate::engine::Engine;
+use crate::tenant::{Tenant, TenantError};
+
+/// Waits on this thread for anything that the engine gives to await: a submission, a ticket, a
+/// saga.
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let engine = orlop::Engine::builder("store").open_blocking()?;
+/// let tenant = engine.blocking().tenant("acme")?;
+/// let reply = orlop::wait(tenant.submit(orlop::Blake3, "hello"))?;
+/// println!("{}", reply.output);
+/// # Ok(())
+/// # }
+/// ```
+pub fn wait<T: IntoFuture>(awaitable: T) -> T::Output {
+    pollster::block_on(awaitable.into_future())
+}
+
+/// An [`Engine`] whose calls block.
+#[derive(Clone)]
+pub struct BlockingEngine {
+    engine: Engine,
+}
+
+impl BlockingEngine {
+    pub(crate) fn new(engine: Engine) -> Self {
+        Self { engine }
+    }
+
+    /// As [`Engine::tenant`].
+    ///
+    /// # Errors
+    /// [`TenantError`]: as there.
+    pub fn tenant(&self, label: &str) -> Result<Tenant, TenantError> {
+        pollster::block_on(self.engine.tenant(label))
+    }
+
+    /// As [`Engine::close`].
+    ///
+    /// # Errors
+    /// [`CloseError`]: as there.
+    pub fn close(&self) -> Result<(), CloseError> {
+        pollster::block_on(self.engine.close())
+    }
+}
+
+impl fmt::Debug for BlockingEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("BlockingEngine").field(&self.engine).finish()
+    }
+}

@@ -1,0 +1,302 @@
+//! Building an engine: what code is bound to which name, and where the store is.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use orlop_admission::{Bulkhead, BulkheadOptions};
+use orlop_gpu::{Device, HostOp};
+use orlop_saga::effect::CodeRef;
+use orlop_saga::time::Clock;
+use orlop_store::store::{Parts, Store};
+use tokio::sync::oneshot;
+
+use crate::buffer::BufferSource;
+use crate::clock::SystemClock;
+use crate::computation::{Computation, External, Pure, Undo};
+use crate::core::{Core, CoreParts, Projections};
+use crate::device::{Blake3, Crc32c, DeviceBound, DeviceFunction, Noop};
+use crate::engine::Engine;
+use crate::error::RegisterError;
+use crate::executor::{DEVICE, Executor, Gate};
+use crate::host::{BlockingFunction, Bound, HostFunction, Reconcile, UndoFunction};
+use crate::open::OpenError;
+use crate::options::Options;
+use crate::recover;
+use crate::registry::{Binding, Code, Registry, SagaEntry, UndoEntry};
+use crate::runtime::OwnRuntime;
+use crate::saga::Saga;
+
+/// Collects what an engine is made of; [`open`](Self::open) makes it.
+#[must_use = "nothing is opened until `open`"]
+pub struct EngineBuilder {
+    place: Place,
+    options: Options,
+    registry: Registry,
+    ops: Vec<Arc<dyn HostOp>>,
+    clock: Arc<dyn Clock>,
+    source: Option<Arc<dyn BufferSource>>,
+    error: Option<RegisterError>,
+}
+
+/// Where the journal and the tables are.
+enum Place {
+    Folder(PathBuf),
+    Parts(Box<Parts>),
+}
+
+impl EngineBuilder {
+    pub(crate) fn in_folder(path: &Path) -> Self {
+        Self::new(Place::Folder(path.to_owned()))
+    }
+
+    /// An engine on a journal and tables of the embedder's own, already opened. Who may open them
+    /// a second time is the embedder's to say.
+    pub fn on_parts(parts: Parts) -> Self {
+        Self::new(Place::Parts(Box::new(parts)))
+    }
+
+    fn new(place: Place) -> Self {
+        let builder = Self {
+            place,
+            options: Options::default(),
+            registry: Registry::default(),
+            ops: Vec::new(),
+            clock: Arc::new(SystemClock::default()),
+            source: None,
+            error: None,
+        };
+        builder
+            .device(Blake3, Blake3)
+            .device(Crc32c, Crc32c)
+            .device(Noop, Noop)
+    }
+
+    /// Bounds and sizes.
+    pub fn options(mut self, options: Options) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Another clock than the system's.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Where the bytes of buffers come from when they are not on the device.
+    pub fn buffer_source(mut self, source: impl BufferSource) -> Self {
+        self.source = Some(Arc::new(source));
+        self
+    }
+
+    /// Binds asynchronous code to a `Pure` computation.
+    pub fn pure<C>(self, computation: C, function: impl HostFunction<C>) -> Self
+    where
+        C: Computation<Kind = Pure>,
+    {
+        let _signature = computation;
+        let bulkhead = function.bulkhead();
+        let binding = Binding::Async(Arc::new(Bound::<C, _>::new(function)));
+        self.code::<C>(bulkhead, binding, |code| code)
+    }
+
+    /// Binds blocking code to a `Pure` computation.
+    pub fn blocking<C>(self, computation: C, function: impl BlockingFunction<C>) -> Self
+    where
+        C: Computation<Kind = Pure>,
+    {
+        let _signature = computation;
+        let bulkhead = function.bulkhead();
+        let binding = Binding::Blocking(Arc::new(Bound::<C, _>::new(function)));
+        self.code::<C>(bulkhead, binding, |code| code)
+    }
+
+    /// Binds asynchronous code to an `External` computation: code that can also say what became
+    /// of an attempt whose end nobody heard.
+    pub fn external<C, F>(self, computation: C, function: F) -> Self
+    where
+        C: Computation<Kind = External>,
+        F: HostFunction<C> + Reconcile<C>,
+    {
+        let _signature = computation;
+        let bulkhead = function.bulkhead();
+        let bound = Arc::new(Bound::<C, _>::new(function));
+        let binding = Binding::Async(Arc::<Bound<C, F>>::clone(&bound));
+        self.code::<C>(bulkhead, binding, |code| Code {
+            reconcile: Some(bound),
+            ..code
+        })
+    }
+
+    /// Binds an operation of the device to a `Pure` computation.
+    pub fn device<C>(mut self, computation: C, function: impl DeviceFunction<C>) -> Self
+    where
+        C: Computation<Kind = Pure>,
+    {
+        let _signature = computation;
+        self.ops.extend(function.op());
+        let binding = Binding::Device(DeviceBound::<C, _>::new(function));
+        self.code::<C>(DEVICE, binding, |code| code)
+    }
+
+    /// Binds asynchronous code to an undo.
+    pub fn undo<U: Undo>(mut self, undo: U, function: impl UndoFunction<U>) -> Self {
+        let _signature = undo;
+        match self.registry.claim(U::NAME) {
+            Ok(ordinal) => self.registry.add_undo(UndoEntry {
+                reference: CodeRef::new(U::NAME, U::VERSION),
+                ordinal,
+                bulkhead: function.bulkhead().into(),
+                code: Arc::new(Bound::<U, _>::new(function)),
+            }),
+            Err(error) => self.error = self.error.or(Some(error)),
+        }
+        self
+    }
+
+    /// Registers a saga.
+    pub fn saga<S: Saga>(mut self, saga: S) -> Self {
+        match self.registry.claim(S::NAME) {
+            Ok(_) => self.registry.add_saga(SagaEntry {
+                reference: CodeRef::new(S::NAME, S::VERSION),
+                code: Arc::new(saga),
+            }),
+            Err(error) => self.error = self.error.or(Some(error)),
+        }
+        self
+    }
+
+    fn code<C: Computation>(
+        mut self,
+        bulkhead: &str,
+        binding: Binding,
+        finish: impl FnOnce(Code) -> Code,
+    ) -> Self {
+        match self.registry.claim(C::NAME) {
+            Ok(ordinal) => self.registry.add_code(finish(Code {
+                reference: CodeRef::new(C::NAME, C::VERSION),
+                ordinal,
+                external: <C::Kind as crate::computation::Kind>::EXTERNAL,
+                retention: C::RETENTION,
+                bulkhead: bulkhead.into(),
+                binding,
+                reconcile: None,
+            })),
+            Err(error) => self.error = self.error.or(Some(error)),
+        }
+        self
+    }
+
+    /// Opens the engine: makes durable what the store has, recovers it, and goes on with what was
+    /// unfinished. Works on any runtime, or none.
+    ///
+    /// # Errors
+    /// [`OpenError`]: nothing is open.
+    pub async fn open(self) -> Result<Engine, OpenError> {
+        let (tell, told) = oneshot::channel();
+        let opening = std::thread::Builder::new().name("orlop-open".to_owned());
+        let spawned = opening.spawn(move || {
+            // If nobody waits any more, the engine is dropped, which ends it.
+            let _ = tell.send(self.open_blocking());
+        });
+        spawned.map_err(|source| OpenError::Thread { source })?;
+        told.await.unwrap_or(Err(OpenError::Panicked))
+    }
+
+    /// The same, on this thread, which is blocked.
+    ///
+    /// # Errors
+    /// [`OpenError`]: nothing is open.
+    pub fn open_blocking(self) -> Result<Engine, OpenError> {
+        if let Some(error) = self.error {
+            return Err(error.into());
+        }
+        let options = self.options;
+        options.check()?;
+        let clock = self.clock;
+        let runtime = OwnRuntime::start(options.io_threads, blocking_max(&options))
+            .map_err(|source| OpenError::Thread { source })?;
+        let bulkheads = bulkheads(&options, &clock)?;
+        for (name, bulkhead) in self.registry.bulkheads() {
+            if !bulkheads.contains_key(bulkhead) {
+                let (name, bulkhead) = (name.to_owned(), bulkhead.to_owned());
+                return Err(RegisterError::NoBulkhead { name, bulkhead }.into());
+            }
+        }
+        let device = Arc::new(Device::open(&options.device, self.ops)?);
+        let executor = Arc::new(Executor {
+            bulkheads,
+            device,
+            runtime: Arc::new(runtime),
+            clock: Arc::clone(&clock),
+            source: self.source,
+            output_max: options.limits.output_bytes_max,
+        });
+        let projections = Arc::new(Projections::default());
+        let observer: Arc<Projections> = Arc::clone(&projections);
+        let (store, recovered) = match self.place {
+            Place::Folder(path) => Store::open(&path, options.store, Arc::clone(&clock), observer)?,
+            Place::Parts(parts) => {
+                let projector = options.store.projector;
+                Store::open_with(*parts, projector, Arc::clone(&clock), observer)?
+            }
+        };
+        let core = Core::new(CoreParts {
+            store,
+            recovered: &recovered,
+            options: &options,
+            clock,
+            registry: Arc::new(self.registry),
+            executor,
+        })?;
+        projections.attach(&core);
+        core.driver
+            .run(&core)
+            .map_err(|source| OpenError::Thread { source })?;
+        let recovery = recover::go_on(&core, recovered)?;
+        Ok(Engine::new(core, recovery))
+    }
+}
+
+/// Threads for blocking functions: one for each that may run at once, and some for buffers.
+fn blocking_max(options: &Options) -> usize {
+    let named = options
+        .bulkheads
+        .iter()
+        .map(BulkheadOptions::in_flight_resolved)
+        .sum::<u32>();
+    let all = named
+        .saturating_add(options.cpu_bulkhead.in_flight_resolved())
+        .saturating_add(4);
+    all.min(512) as usize
+}
+
+fn bulkheads(
+    options: &Options,
+    clock: &Arc<dyn Clock>,
+) -> Result<HashMap<Box<str>, Gate>, OpenError> {
+    let mut bulkheads = HashMap::new();
+    let own = [
+        &options.device_bulkhead,
+        &options.io_bulkhead,
+        &options.cpu_bulkhead,
+    ];
+    for options in own.into_iter().chain(&options.bulkheads) {
+        let gate = Gate::new(Bulkhead::new(options, Arc::clone(clock))?);
+        if bulkheads
+            .insert(options.name.as_str().into(), gate)
+            .is_some()
+        {
+            return Err(OpenError::BulkheadTwice {
+                name: options.name.clone(),
+            });
+        }
+    }
+    for name in [DEVICE, crate::host::HOST_IO, crate::host::HOST_CPU] {
+        if !bulkheads.contains_key(name) {
+            return Err(OpenError::NoBulkhead { name });
+        }
+    }
+    Ok(bulkheads)
+}

@@ -1,0 +1,134 @@
+//! Closing: refuse, drain with a deadline, record, checkpoint, retire, unlock.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use orlop_admission::Queued;
+use orlop_store::store::CloseError as StoreCloseError;
+use tokio::sync::oneshot;
+
+use crate::core::Core;
+use crate::driver::Message;
+use crate::error::SubmitError;
+
+/// Why an engine did not close cleanly. What was acknowledged is durable all the same.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CloseError {
+    /// Attempts were still running when the time was over. They were left behind; what they were
+    /// part of goes on at the next open.
+    #[error("attempts in bulkhead {bulkhead} were still running after {} ms", waited.as_millis())]
+    StillRunning {
+        /// Where.
+        bulkhead: String,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// The store did not close cleanly.
+    #[error(transparent)]
+    Store(#[from] StoreCloseError),
+    /// The system gave no thread to close with. Nothing was done; call again.
+    #[error("no thread could be started to close the engine")]
+    Thread,
+    /// This is a forked child: nothing was done.
+    #[error("the engine belongs to another process")]
+    Forked,
+}
+
+impl Core {
+    /// Closes; a second call waits for the first and answers the same.
+    pub(crate) async fn close(self: &Arc<Self>) -> Result<(), CloseError> {
+        if self.is_forked() {
+            return Err(CloseError::Forked);
+        }
+        let closing = || async {
+            let (tell, told) = oneshot::channel();
+            let core = Arc::clone(self);
+            let closing = std::thread::Builder::new().name("orlop-close".to_owned());
+            let spawned = closing.spawn(move || {
+                let _ = tell.send(core.close_now());
+            });
+            match spawned {
+                Ok(_) => told.await.unwrap_or(Err(CloseError::Thread)),
+                Err(_) => Err(CloseError::Thread),
+            }
+        };
+        self.closed.get_or_init(closing).await.clone()
+    }
+
+    fn close_now(self: &Arc<Self>) -> Result<(), CloseError> {
+        self.closing.store(true, Ordering::Release);
+        let deadline = Instant::now() + self.close_timeout;
+        let drained = self.drain(deadline);
+        self.quiesce_driver(deadline);
+        let left = deadline.saturating_duration_since(Instant::now());
+        let closed = self.store.0.close(left.max(Duration::from_secs(1)));
+        self.driver.stop();
+        self.executor.device.close();
+        self.interrupt();
+        drained?;
+        Ok(closed?)
+    }
+
+    /// Waits until no attempt runs. What was queued is refused; accepted work stays durable.
+    fn drain(&self, deadline: Instant) -> Result<(), CloseError> {
+        let begin = |name: &str| Some((name.to_owned(), self.executor.bulkheads.get(name)?));
+        let names: Vec<_> = self.executor.bulkheads.keys().cloned().collect();
+        let drains: Vec<_> = names
+            .iter()
+            .filter_map(|name| begin(name))
+            .map(|(name, gate)| (name, gate.bulkhead().drain(Queued::Refuse)))
+            .collect();
+        let began = Instant::now();
+        for (name, drain) in drains {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let (late, is_late) = oneshot::channel::<()>();
+            self.executor.runtime.after(left, move || drop(late));
+            let drain = std::pin::pin!(drain);
+            let both = futures_util::future::select(drain, is_late);
+            if let futures_util::future::Either::Right(_) = pollster::block_on(both) {
+                let waited = began.elapsed();
+                return Err(CloseError::StillRunning {
+                    bulkhead: name,
+                    waited,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until everything that sagas have to record is durable.
+    fn quiesce_driver(&self, deadline: Instant) {
+        let (tell, told) = std::sync::mpsc::channel();
+        self.driver.tell(Message::Quiesce { tell });
+        let _ = told.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+    }
+
+    /// Ends without closing: nothing is waited for but the engine's own threads.
+    pub(crate) fn end(self: &Arc<Self>) {
+        self.driver.stop();
+        self.executor.device.close();
+        self.interrupt();
+    }
+
+    /// Tells whoever still waits that there will be no outcome here.
+    fn interrupt(&self) {
+        for table in [&self.flights, &self.ephemeral] {
+            let flights: Vec<_> = table
+                .iter()
+                .map(|entry| Arc::clone(entry.value()))
+                .collect();
+            for flight in flights {
+                flight.interrupt();
+            }
+            table.clear();
+        }
+    }
+}
+
+impl crate::flight::Flight {
+    fn interrupt(&self) {
+        self.tell_all(&Err(SubmitError::Interrupted { key: self.id.key }));
+    }
+}

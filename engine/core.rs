@@ -1,0 +1,252 @@
+//! The core: what every handle, callback and thread of one open engine shares.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use orlop_admission::{CapacityError, Tenants};
+use orlop_saga::canonical::{self, EncodeError, Payload};
+use orlop_saga::effect::{EffectId, Settlement};
+use orlop_saga::event::Event;
+use orlop_saga::id::{Epoch, Incarnation, Lsn, StoreId, TenantId};
+use orlop_saga::key::{Key, RemoteKey};
+use orlop_saga::tenant::TenantLabel;
+use orlop_saga::time::Clock;
+use orlop_store::log::{AppendError, Lane, LsnRange, Purpose};
+use orlop_store::projector::Projected;
+use orlop_store::store::{AppendRefused, Recovered, Store};
+use orlop_store::tables::TablesError;
+use parking_lot::Mutex;
+use serde::Serialize;
+use tokio::sync::OnceCell;
+
+use crate::close::CloseError;
+use crate::course::Course;
+use crate::driver::Driver;
+use crate::error::{SubmitError, Unavailable};
+use crate::executor::Executor;
+use crate::flight::{Durability, Flight};
+use crate::options::{Limits, Options, RetryPolicy};
+use crate::registry::{Code, Registry};
+use crate::tenant::Registering;
+
+/// See the module.
+pub(crate) struct Core {
+    pub(crate) store: Journal,
+    pub(crate) store_id: StoreId,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) limits: Limits,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) executor: Arc<Executor>,
+    pub(crate) driver: Driver,
+    pub(crate) tenants: Tenants,
+    pub(crate) labels: DashMap<TenantLabel, Registering>,
+    pub(crate) flights: DashMap<EffectId, Arc<Flight>>,
+    pub(crate) ephemeral: DashMap<EffectId, Arc<Flight>>,
+    pub(crate) closing: AtomicBool,
+    pub(crate) closed: OnceCell<Result<(), CloseError>>,
+    process: u32,
+    pub(crate) close_timeout: Duration,
+}
+
+/// What a core is made of.
+pub(crate) struct CoreParts<'a> {
+    pub(crate) store: Store,
+    pub(crate) recovered: &'a Recovered,
+    pub(crate) options: &'a Options,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) executor: Arc<Executor>,
+}
+
+/// The store, as the engine uses it.
+pub(crate) struct Journal(pub(crate) Store);
+
+impl Journal {
+    pub(crate) fn maybe_retained(&self, id: EffectId) -> bool {
+        self.0.maybe_retained(id.tenant, id.key)
+    }
+
+    pub(crate) fn lookup(
+        &self,
+        id: EffectId,
+        answer: Box<dyn FnOnce(Result<Option<Settlement>, TablesError>) + Send>,
+    ) {
+        self.0.lookup(id.tenant, id.key, answer);
+    }
+}
+
+impl Core {
+    pub(crate) fn new(parts: CoreParts<'_>) -> Result<Arc<Self>, CapacityError> {
+        let CoreParts {
+            store,
+            recovered,
+            options,
+            clock,
+            registry,
+            executor,
+        } = parts;
+        Ok(Arc::new(Self {
+            store: Journal(store),
+            store_id: recovered.store_id,
+            incarnation: recovered.incarnation,
+            limits: options.limits,
+            clock,
+            registry,
+            executor,
+            driver: Driver::new(recovered.live.saga_last()),
+            tenants: Tenants::new(options.limits.tenants_max)?,
+            labels: DashMap::new(),
+            flights: DashMap::new(),
+            ephemeral: DashMap::new(),
+            closing: AtomicBool::new(false),
+            closed: OnceCell::new(),
+            process: std::process::id(),
+            close_timeout: options.close_timeout,
+        }))
+    }
+
+    /// Whether this process is a fork of the one that opened the engine.
+    pub(crate) fn is_forked(&self) -> bool {
+        std::process::id() != self.process
+    }
+
+    /// Whether new work is taken.
+    pub(crate) fn check_open(&self) -> Result<(), Unavailable> {
+        if self.is_forked() {
+            let process = std::process::id();
+            return Err(Unavailable::Forked {
+                opened_by: self.process,
+                process,
+            });
+        }
+        if self.closing.load(Ordering::Acquire) {
+            return Err(Unavailable::Closed);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn table(&self, durability: Durability) -> &DashMap<EffectId, Arc<Flight>> {
+        match durability {
+            Durability::Ephemeral => &self.ephemeral,
+            Durability::Outcome | Durability::Accepted => &self.flights,
+        }
+    }
+
+    /// The course of a computation's attempts.
+    pub(crate) fn course(&self, code: &Code, retry: RetryPolicy) -> Course {
+        let late = code.reconcile.as_ref().map(|reconcile| reconcile.late());
+        Course::new(late, retry, self.limits.reconciles_max)
+    }
+
+    /// The canonical bytes of an input, warned about from half of the limit on.
+    pub(crate) fn encode<T: Serialize>(
+        &self,
+        input: &T,
+        name: &'static str,
+    ) -> Result<Payload, EncodeError> {
+        let bytes_max = self.limits.input_bytes_max;
+        let payload = canonical::encode(input, bytes_max)?;
+        if payload.len() > bytes_max / 2 {
+            tracing::warn!(
+                computation = name,
+                input_bytes = payload.len(),
+                bytes_max,
+                "an input is over half of the limit"
+            );
+        }
+        Ok(payload)
+    }
+
+    pub(crate) fn remote_key_of(&self, id: EffectId) -> RemoteKey {
+        RemoteKey::of_effect(&self.store_id, id.tenant, &id.key, Epoch::default())
+    }
+
+    /// Appends events as one batch; `then` is called once, never from here.
+    pub(crate) fn append(
+        self: &Arc<Self>,
+        tenant: TenantId,
+        purpose: Purpose,
+        events: &[Event],
+        then: impl FnOnce(&Arc<Self>, Result<(), AppendError>) + Send + 'static,
+    ) {
+        // Shared by the two ways an answer can come; the first one takes it.
+        let then = Arc::new(Mutex::new(Some(then)));
+        let (core, told) = (Arc::downgrade(self), Arc::clone(&then));
+        let ack = move |result: Result<LsnRange, AppendError>| {
+            let then = told.lock().take();
+            if let (Some(core), Some(then)) = (core.upgrade(), then) {
+                then(&core, result.map(|_| ()));
+            }
+        };
+        let lane = Lane(tenant.slot());
+        if let Err(refused) = self.store.0.append(lane, purpose, events, Box::new(ack)) {
+            let error = match refused {
+                AppendRefused::Backlogged { bytes, bytes_max } => {
+                    AppendError::Backlogged { bytes, bytes_max }
+                }
+                AppendRefused::Closed | AppendRefused::Forked(_) => AppendError::Closed,
+                AppendRefused::Record(error) => {
+                    tracing::error!(%error, "an event has no bytes");
+                    AppendError::Poisoned
+                }
+                _ => AppendError::Closed,
+            };
+            // Not from inside this call: the caller may hold what the callback needs.
+            let core = Arc::downgrade(self);
+            self.executor.runtime.spawn(async move {
+                let then = then.lock().take();
+                if let (Some(core), Some(then)) = (core.upgrade(), then) {
+                    then(&core, Err(error));
+                }
+            });
+        }
+    }
+
+    /// What a caller is told about an append that failed.
+    pub(crate) fn append_failed(&self, error: &AppendError, key: Key) -> SubmitError {
+        match error {
+            AppendError::Unresolved => SubmitError::Unresolved { key },
+            AppendError::Poisoned => Unavailable::Poisoned.into(),
+            AppendError::Full => Unavailable::DiskFull.into(),
+            AppendError::Backlogged { .. } => Unavailable::Backlogged.into(),
+            AppendError::Closed => Unavailable::Closed.into(),
+            AppendError::TooLarge { bytes, bytes_max } => SubmitError::Overloaded {
+                what: "bytes of one journal batch",
+                count: usize::try_from(*bytes).unwrap_or(usize::MAX),
+                count_max: usize::try_from(*bytes_max).unwrap_or(usize::MAX),
+            },
+            _ => Unavailable::Poisoned.into(),
+        }
+    }
+}
+
+/// Tells the core which keys the tables have. Set once the core exists.
+#[derive(Default)]
+pub(crate) struct Projections(Mutex<Weak<Core>>);
+
+impl Projections {
+    pub(crate) fn attach(&self, core: &Arc<Core>) {
+        *self.0.lock() = Arc::downgrade(core);
+    }
+}
+
+impl Projected for Projections {
+    fn projected(&self, keys: &[(TenantId, Key)], _lsn: Lsn) {
+        let Some(core) = self.0.lock().upgrade() else {
+            return;
+        };
+        for (tenant, key) in keys {
+            let id = EffectId {
+                tenant: *tenant,
+                key: *key,
+            };
+            let flight = core.flights.get(&id).map(|entry| Arc::clone(entry.value()));
+            if let Some(flight) = flight {
+                flight.projected(&core);
+            }
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Device computations: how a typed input becomes an entry of the ring, and a result an output.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use orlop_gpu::BufferRef;
+use orlop_gpu::Opcode;
+use orlop_gpu::{self as gpu, HostOp};
+use orlop_saga::canonical::{self, Payload};
+use orlop_saga::digest::Digest;
+use orlop_saga::outcome::Failure;
+use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
+
+use crate::computation::{Computation, Pure};
+use crate::host::output_of;
+
+/// Bytes for the device: in a buffer that is there already, or carried along.
+///
+/// The canonical bytes of a buffer are its name, so that equal work has equal keys wherever the
+/// buffer lies.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Source {
+    /// A part of a sealed buffer.
+    Buffer(BufferRef),
+    /// Bytes within the input limit, staged for the one attempt.
+    Inline(Payload),
+}
+
+impl From<BufferRef> for Source {
+    fn from(buffer: BufferRef) -> Self {
+        Self::Buffer(buffer)
+    }
+}
+
+impl From<&[u8]> for Source {
+    fn from(bytes: &[u8]) -> Self {
+        Self::Inline(Payload::new(bytes.to_vec()))
+    }
+}
+
+impl From<Vec<u8>> for Source {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Inline(Payload::new(bytes))
+    }
+}
+
+impl From<&str> for Source {
+    fn from(text: &str) -> Self {
+        text.as_bytes().into()
+    }
+}
+
+/// What an entry of the ring is made of, before ids and generations are bound.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// Argument words, as the opcode defines them.
+    pub args: SmallVec<[u32; 8]>,
+    /// What the windows show, in the opcode's order.
+    pub sources: SmallVec<[Source; 2]>,
+}
+
+/// The code behind a device computation: an opcode of the megakernel and the way to it.
+pub trait DeviceFunction<C: Computation<Kind = Pure>>: Send + Sync + 'static {
+    /// The operation, as the megakernel knows it.
+    fn opcode(&self) -> Opcode;
+
+    /// The operation itself, to be registered with the device; `None` where the megakernel has it
+    /// built in.
+    fn op(&self) -> Option<Arc<dyn HostOp>> {
+        None
+    }
+
+    /// The entry for an input.
+    ///
+    /// # Errors
+    /// [`Failure::permanent`]: the input is none that the operation takes.
+    fn plan(&self, input: C::Input) -> Result<Plan, Failure>;
+
+    /// The output of a result.
+    ///
+    /// # Errors
+    /// A [`Failure`]: the result's bytes are none that the operation gives.
+    fn output(&self, result: &[u8]) -> Result<C::Output, Failure>;
+}
+
+/// [`DeviceFunction`] with its types erased.
+pub(crate) trait DeviceCode: Send + Sync {
+    fn opcode(&self) -> Opcode;
+    fn plan(&self, input: &Payload) -> Result<Plan, Failure>;
+    fn output(&self, result: &[u8], output_max: usize) -> Result<Payload, Failure>;
+}
+
+/// A device function with the signature it is bound to.
+pub(crate) struct DeviceBound<C, F> {
+    function: F,
+    signature: PhantomData<fn() -> C>,
+}
+
+impl<C, F> DeviceBound<C, F> {
+    pub(crate) fn new(function: F) -> Arc<Self> {
+        Arc::new(Self {
+            function,
+            signature: PhantomData,
+        })
+    }
+}
+
+impl<C: Computation<Kind = Pure>, F: DeviceFunction<C>> DeviceCode for DeviceBound<C, F> {
+    fn opcode(&self) -> Opcode {
+        self.function.opcode()
+    }
+
+    fn plan(&self, input: &Payload) -> Result<Plan, Failure> {
+        let input = canonical::decode(input).map_err(Failure::permanent)?;
+        self.function.plan(input)
+    }
+
+    fn output(&self, result: &[u8], output_max: usize) -> Result<Payload, Failure> {
+        output_of(&self.function.output(result)?, output_max)
+    }
+}
+
+fn fixed<const N: usize>(result: &[u8]) -> Result<[u8; N], Failure> {
+    <[u8; N]>::try_from(result).map_err(|_| {
+        Failure::permanent(format!(
+            "the device gave {} bytes, {N} were expected",
+            result.len()
+        ))
+    })
+}
+
+/// The BLAKE3 digest of bytes of any length.
+#[derive(Clone, Copy, Debug)]
+pub struct Blake3;
+
+impl Computation for Blake3 {
+    const NAME: &'static str = "blake3";
+    type Input = Source;
+    type Output = Digest;
+    type Kind = Pure;
+}
+
+impl DeviceFunction<Blake3> for Blake3 {
+    fn opcode(&self) -> Opcode {
+        gpu::Blake3::OPCODE
+    }
+
+    fn plan(&self, input: Source) -> Result<Plan, Failure> {
+        Ok(Plan {
+            args: SmallVec::new(),
+            sources: SmallVec::from_iter([input]),
+        })
+    }
+
+    fn output(&self, result: &[u8]) -> Result<Digest, Failure> {
+        fixed(result).map(Digest::new)
+    }
+}
+
+/// The CRC-32C (Castagnoli) of bytes of any length.
+#[derive(Clone, Copy, Debug)]
+pub struct Crc32c;
+
+impl Computation for Crc32c {
+    const NAME: &'static str = "crc32c";
+    type Input = Source;
+    type Output = u32;
+    type Kind = Pure;
+}
+
+impl DeviceFunction<Crc32c> for Crc32c {
+    fn opcode(&self) -> Opcode {
+        gpu::Crc32c::OPCODE
+    }
+
+    fn plan(&self, input: Source) -> Result<Plan, Failure> {
+        Ok(Plan {
+            args: SmallVec::new(),
+            sources: SmallVec::from_iter([input]),
+        })
+    }
+
+    fn output(&self, result: &[u8]) -> Result<u32, Failure> {
+        fixed(result).map(u32::from_le_bytes)
+    }
+}
+
+/// Does nothing, on the device: what a round trip costs. The input tells submissions apart.
+#[derive(Clone, Copy, Debug)]
+pub struct Noop;
+
+impl Computation for Noop {
+    const NAME: &'static str = "noop";
+    type Input = u64;
+    type Output = ();
+    type Kind = Pure;
+}
+
+impl DeviceFunction<Noop> for Noop {
+    fn opcode(&self) -> Opcode {
+        gpu::Noop::OPCODE
+    }
+
+    fn plan(&self, _input: u64) -> Result<Plan, Failure> {
+        Ok(Plan::default())
+    }
+
+    fn output(&self, result: &[u8]) -> Result<(), Failure> {
+        fixed::<0>(result).map(|_| ())
+    }
+}

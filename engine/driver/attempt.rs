@@ -1,0 +1,471 @@
+//! Attempts: steps and undos on their way through admission, the executor and back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use orlop_admission::{Acquired, Grantee, Lane, Permit, QueueTicket, Refusal};
+use orlop_saga::amount::BusyNanos;
+use orlop_saga::canonical::Payload;
+use orlop_saga::id::{Epoch, Fence, SagaId, StepIndex};
+use orlop_saga::key::RemoteKey;
+use orlop_saga::outcome::Failure;
+use orlop_saga::saga::{CallKind, Hold, Phase, SagaEvent};
+use orlop_saga::step::StepOutcome;
+
+use super::Message;
+use super::run::{Deed, Run};
+use crate::core::Core;
+use crate::course::{Course, Mode, Verdict};
+use crate::executor::{Action, Demand, Ended, Executor, Owner};
+use crate::host::Attempt;
+use crate::registry::UndoEntry;
+use crate::saga::script::StepSpec;
+
+/// How long an attempt waits after a refusal; it costs none.
+const PATIENCE: Duration = Duration::from_millis(20);
+
+/// An attempt under way, or between two.
+pub(super) struct Active {
+    task: TaskOf,
+    course: Course,
+    fence: Fence,
+    fresh: bool,
+    place: Place,
+    cancel: Arc<AtomicBool>,
+}
+
+/// What the attempts are of.
+enum TaskOf {
+    Step(Arc<StepSpec>),
+    Undo(Arc<UndoEntry>),
+}
+
+enum Place {
+    /// Its record is on its way to the disk.
+    Recorded,
+    /// It waits for a permit.
+    Queued(QueueTicket),
+    /// It runs.
+    Running,
+    /// Between two attempts.
+    BackingOff,
+}
+
+/// Who hears of one attempt.
+struct Listener {
+    core: std::sync::Weak<Core>,
+    executor: Arc<Executor>,
+    saga: SagaId,
+    step: StepIndex,
+    action: Action,
+    attempt: Attempt,
+    timeout: Option<Duration>,
+}
+
+impl Active {
+    pub(super) fn step(core: &Arc<Core>, spec: Arc<StepSpec>, fence: Fence) -> Self {
+        let course = core.course(&spec.code, spec.retry);
+        Self::new(TaskOf::Step(spec), course, fence)
+    }
+
+    fn new(task: TaskOf, course: Course, fence: Fence) -> Self {
+        Self {
+            task,
+            course,
+            fence,
+            fresh: true,
+            place: Place::Recorded,
+            cancel: Arc::new(AtomicBool::new(false)),
+        }
+    }
+
+    /// Withdraws it if that can be done at once; says whether it is known to have had no effect.
+    fn stand_down(&mut self) -> StandDown {
+        self.cancel.store(true, Ordering::Relaxed);
+        let idle = match &self.place {
+            Place::Recorded | Place::Running => false,
+            Place::Queued(ticket) => ticket.cancel(),
+            Place::BackingOff => true,
+        };
+        match (idle, self.course.mode()) {
+            (false, _) => StandDown::Running,
+            (true, Mode::Run) => StandDown::NoEffect,
+            (true, Mode::Reconcile) => StandDown::InDoubt,
+        }
+    }
+}
+
+enum StandDown {
+    Running,
+    NoEffect,
+    InDoubt,
+}
+
+impl Run {
+    /// Whether the function's own steps are not wanted any more.
+    fn giving_up(&self) -> bool {
+        let failed = self
+            .player
+            .as_ref()
+            .is_some_and(|playing| matches!(playing.result, Some(Err(_))));
+        self.state.cancel_requested() || failed
+    }
+
+    /// Goes on with a step whose attempt nobody saw the end of.
+    pub(super) fn resume_step(
+        &mut self,
+        core: &Arc<Core>,
+        index: StepIndex,
+        spec: Arc<StepSpec>,
+        fence: Fence,
+    ) {
+        let mut active = Active::step(core, spec, fence);
+        let attempts = if self.pardoned {
+            0
+        } else {
+            fence.attempt.get()
+        };
+        active.course.resume(attempts, core.clock.monotonic());
+        if active.course.poisoned() {
+            let path = self.state.call(index).map(|call| call.path.to_string());
+            let path = path.unwrap_or_default();
+            self.hold(Hold::Stuck(format!(
+                "step {path}: its {attempts} attempts ended with the process"
+            )));
+            return;
+        }
+        self.active.insert(index, active);
+        self.relaunch(core, index);
+    }
+
+    /// Starts the undo of a step.
+    pub(super) fn start_undo(&mut self, core: &Arc<Core>, index: StepIndex, entry: Arc<UndoEntry>) {
+        let Some(CallKind::Step { step, .. }) = self.state.call(index).map(|call| &call.kind)
+        else {
+            return;
+        };
+        let mut course = Course::new(None, core.limits.retry, core.limits.reconciles_max);
+        course.resume(0, core.clock.monotonic());
+        let active = Active::new(TaskOf::Undo(entry), course, step.fence());
+        self.active.insert(index, active);
+        self.relaunch(core, index);
+    }
+
+    /// Records another attempt, under a fence of its own if it needs one, and has it launched.
+    fn relaunch(&mut self, core: &Arc<Core>, index: StepIndex) {
+        let Some(active) = self.active.get_mut(&index) else {
+            return;
+        };
+        active.place = Place::Recorded;
+        if active.fresh {
+            active.fence = Fence::new(core.incarnation, active.fence.attempt.next());
+            let fence = active.fence;
+            let event = match active.task {
+                TaskOf::Step(_) => SagaEvent::Relaunched { step: index, fence },
+                TaskOf::Undo(_) => SagaEvent::UndoLaunched { step: index, fence },
+            };
+            if !self.record(event) {
+                self.active.remove(&index);
+                return;
+            }
+        }
+        self.then(Deed::Launch(index));
+    }
+
+    /// The record of an attempt is durable: it asks for a permit.
+    pub(super) fn launch(&mut self, core: &Arc<Core>, index: StepIndex) {
+        let forward = matches!(self.state.phase(), Phase::Running);
+        if forward && (self.giving_up() || self.state.hold().is_some()) {
+            if let Some(active) = self.active.get_mut(&index) {
+                active.place = Place::BackingOff;
+            }
+            self.stand_down_one(index);
+            return;
+        }
+        let Some((listener, demand)) = self.prepare(core, index) else {
+            return;
+        };
+        let listener = Arc::new(listener);
+        let grantee: Arc<dyn Grantee> = Arc::<Listener>::clone(&listener);
+        let fence = listener.attempt.fence;
+        let place = match core.executor.admit(&listener.action, &demand, grantee) {
+            Ok(Acquired::Granted(permit)) => {
+                listener.granted(permit);
+                Place::Running
+            }
+            Ok(Acquired::Queued(ticket)) => Place::Queued(ticket),
+            Err(refusal) => {
+                self.refused(core, index, fence, &refusal);
+                return;
+            }
+        };
+        if let Some(active) = self.active.get_mut(&index) {
+            active.place = place;
+        }
+    }
+
+    fn prepare(&mut self, core: &Arc<Core>, index: StepIndex) -> Option<(Listener, Demand)> {
+        let start = self.state.start();
+        let tenant = start.id.tenant;
+        let call = self.state.call(index)?;
+        let active = self.active.get_mut(&index)?;
+        let epoch = Epoch::default();
+        let step_key = RemoteKey::of_step(&core.store_id, tenant, self.id, &call.path, epoch);
+        let (action, remote_key, lane, timeout) = match &active.task {
+            TaskOf::Step(spec) => {
+                let (code, input) = (Arc::clone(&spec.code), spec.input.clone());
+                let (action, lane) = match active.course.mode() {
+                    Mode::Run => (Action::Run { code, input }, Lane::Ordinary),
+                    Mode::Reconcile => (Action::Reconcile { code, input }, Lane::Reserved),
+                };
+                (action, step_key, lane, spec.timeout)
+            }
+            TaskOf::Undo(entry) => {
+                let CallKind::Step {
+                    undo: Some(undo),
+                    step,
+                    ..
+                } = &call.kind
+                else {
+                    return None;
+                };
+                let argument: Payload = undo.argument.clone();
+                let prior = step.prior()?;
+                let entry = Arc::clone(entry);
+                let action = Action::Undo {
+                    entry,
+                    argument,
+                    step_key,
+                    prior,
+                };
+                let key = RemoteKey::of_undo(&core.store_id, tenant, self.id, &call.path, epoch);
+                // Compensation is never blocked by what failed.
+                (action, key, Lane::Reserved, None)
+            }
+        };
+        active.course.launched(core.clock.monotonic());
+        active.fresh = false;
+        let attempt = Attempt {
+            remote_key,
+            fence: active.fence,
+            tenant,
+            step: Some((self.id, call.path.clone())),
+            trace: start.trace,
+            cancel: Arc::clone(&active.cancel),
+        };
+        let demand = Demand {
+            account: Arc::clone(&self.flight.account),
+            audit: start.audit,
+            class: start.class,
+            lane,
+            deadline: None,
+        };
+        let (executor, core) = (Arc::clone(&core.executor), Arc::downgrade(core));
+        let saga = self.id;
+        Some((
+            Listener {
+                core,
+                executor,
+                saga,
+                step: index,
+                action,
+                attempt,
+                timeout,
+            },
+            demand,
+        ))
+    }
+
+    /// An attempt was not admitted. What passes is waited for; what does not is the step's end.
+    pub(super) fn refused(
+        &mut self,
+        core: &Arc<Core>,
+        index: StepIndex,
+        fence: Fence,
+        refusal: &Refusal,
+    ) {
+        let Some(active) = self.active.get_mut(&index) else {
+            return;
+        };
+        if active.fence != fence {
+            return;
+        }
+        active.place = Place::BackingOff;
+        active.course.unlaunched();
+        let undoing = matches!(active.task, TaskOf::Undo(_));
+        if refusal.is_retryable() {
+            let wait = PATIENCE.mul_f64(1.0 + fastrand::f64());
+            self.remind(
+                core,
+                wait,
+                Message::Retry {
+                    saga: self.id,
+                    step: index,
+                },
+            );
+        } else if undoing {
+            self.active.remove(&index);
+            self.hold(Hold::Stuck(format!("an undo is not admitted: {refusal}")));
+        } else {
+            let failure = Failure::permanent(format!("not admitted: {refusal}"));
+            self.settle(
+                index,
+                fence,
+                StepOutcome::FailedNoEffect(failure),
+                BusyNanos::default(),
+            );
+        }
+    }
+
+    /// The wait before an attempt is over.
+    pub(super) fn retry(&mut self, core: &Arc<Core>, index: StepIndex) {
+        let waiting = self
+            .active
+            .get(&index)
+            .is_some_and(|active| matches!(active.place, Place::BackingOff));
+        if waiting && self.state.hold().is_none() {
+            self.relaunch(core, index);
+        }
+    }
+
+    /// An attempt ended.
+    pub(super) fn ended(&mut self, core: &Arc<Core>, index: StepIndex, fence: Fence, ended: Ended) {
+        let Some(active) = self.active.get_mut(&index) else {
+            return;
+        };
+        // A completion of an older fence is refused.
+        if active.fence != fence {
+            return;
+        }
+        active.place = Place::BackingOff;
+        let now = core.clock.monotonic();
+        let verdict = active.course.judge(ended.ending, now, fastrand::f64());
+        match verdict {
+            Verdict::Done(output) => {
+                self.settle(index, fence, StepOutcome::Done(output), ended.cost);
+            }
+            Verdict::Undone => {
+                self.active.remove(&index);
+                self.record(SagaEvent::Undone {
+                    step: index,
+                    fence,
+                    cost: ended.cost,
+                });
+            }
+            Verdict::Permanent(failure) | Verdict::Exhausted(failure) => {
+                self.failed(index, fence, failure, ended.cost);
+            }
+            Verdict::Again { after, fresh } => {
+                active.fresh = fresh;
+                self.remind(
+                    core,
+                    after,
+                    Message::Retry {
+                        saga: self.id,
+                        step: index,
+                    },
+                );
+                if self.state.hold().is_some() {
+                    self.active.remove(&index);
+                }
+            }
+            Verdict::Stuck(reason) => {
+                self.active.remove(&index);
+                let path = self.state.call(index).map(|call| call.path.to_string());
+                let path = path.unwrap_or_default();
+                self.hold(Hold::Stuck(format!("step {path}: {reason}")));
+            }
+        }
+    }
+
+    fn failed(&mut self, index: StepIndex, fence: Fence, failure: Failure, cost: BusyNanos) {
+        let undoing = self
+            .active
+            .get(&index)
+            .is_some_and(|active| matches!(active.task, TaskOf::Undo(_)));
+        if undoing {
+            self.active.remove(&index);
+            let path = self.state.call(index).map(|call| call.path.to_string());
+            let path = path.unwrap_or_default();
+            self.hold(Hold::Stuck(format!(
+                "the undo of step {path} failed, its effect remains: {failure}"
+            )));
+        } else {
+            self.settle(index, fence, StepOutcome::FailedNoEffect(failure), cost);
+        }
+    }
+
+    fn settle(&mut self, step: StepIndex, fence: Fence, outcome: StepOutcome, cost: BusyNanos) {
+        self.active.remove(&step);
+        self.record(SagaEvent::Settled {
+            step,
+            fence,
+            outcome,
+            cost,
+        });
+    }
+
+    /// Withdraws what does not run yet; true once nothing of the saga runs any more.
+    pub(super) fn stand_down(&mut self) -> bool {
+        let indices: Vec<StepIndex> = self.active.keys().copied().collect();
+        for index in indices {
+            self.stand_down_one(index);
+        }
+        self.active.is_empty()
+    }
+
+    fn stand_down_one(&mut self, index: StepIndex) {
+        let Some(active) = self.active.get_mut(&index) else {
+            return;
+        };
+        let fence = active.fence;
+        match active.stand_down() {
+            StandDown::Running => {}
+            StandDown::NoEffect => {
+                let failure = Failure::retryable("given up, the saga unwinds or is held");
+                let outcome = StepOutcome::FailedNoEffect(failure);
+                self.settle(index, fence, outcome, BusyNanos::default());
+            }
+            // Left as launched: its undo finds it in doubt.
+            StandDown::InDoubt => {
+                self.active.remove(&index);
+            }
+        }
+    }
+}
+
+impl Grantee for Listener {
+    fn granted(self: Arc<Self>, permit: Permit) {
+        let owner: Arc<dyn Owner> = Arc::<Self>::clone(&self);
+        let (action, attempt) = (self.action.clone(), self.attempt.clone());
+        self.executor
+            .launch(action, attempt, self.timeout, permit, owner);
+    }
+
+    fn refused(self: Arc<Self>, refusal: Refusal) {
+        if let Some(core) = self.core.upgrade() {
+            let (saga, step, fence) = (self.saga, self.step, self.attempt.fence);
+            core.driver.tell(Message::Refused {
+                saga,
+                step,
+                fence,
+                refusal,
+            });
+        }
+    }
+}
+
+impl Owner for Listener {
+    fn ended(self: Arc<Self>, ended: Ended) {
+        if let Some(core) = self.core.upgrade() {
+            let (saga, step, fence) = (self.saga, self.step, self.attempt.fence);
+            core.driver.tell(Message::Ended {
+                saga,
+                step,
+                fence,
+                ended,
+            });
+        }
+    }
+}

@@ -1,0 +1,377 @@
+//! Forward: polling the function, and recording what it asks for.
+
+use std::collections::{BTreeSet, HashMap};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use orlop_saga::id::Attempt as AttemptNumber;
+use orlop_saga::id::{Fence, StepIndex};
+use orlop_saga::path::StepPath;
+use orlop_saga::saga::{
+    CallIntent, CallKind, Delivery, Hold, PauseReason, Phase, SagaEvent, SagaState,
+};
+use orlop_saga::step::{Step, StepOutcome};
+use orlop_saga::time::WallMillis;
+
+use super::Message;
+use super::attempt::Active;
+use super::run::{Deed, Playing, Run};
+use crate::core::Core;
+use crate::executor::panic_text;
+use crate::saga::SagaContext;
+use crate::saga::script::{Answer, Issue, Script, StepSpec};
+
+impl Run {
+    /// Whether the function may move.
+    fn playable(&self) -> bool {
+        matches!(self.state.phase(), Phase::Running)
+            && self.state.hold().is_none()
+            && !self.state.cancel_requested()
+    }
+
+    /// Polls the function to idle, tells it one outcome, and so on until nothing is left to tell.
+    pub(super) fn forward(&mut self, core: &Arc<Core>) {
+        while self.playable() {
+            if self.player.is_none() && !self.begin(core) {
+                return;
+            }
+            self.poll();
+            self.record_issues(core);
+            if !self.playable() {
+                return;
+            }
+            if !self.tell_next() && !self.pass_pivot() {
+                break;
+            }
+        }
+        self.check_waiting();
+    }
+
+    /// Starts an execution of the function, from its beginning.
+    fn begin(&mut self, core: &Arc<Core>) -> bool {
+        let start = self.state.start();
+        let Some(entry) = core.registry.saga(&start.code.name) else {
+            let why = format!("saga {} is not registered", start.code);
+            self.hold(Hold::Paused(PauseReason::Definition(why)));
+            return false;
+        };
+        if entry.reference != start.code {
+            let why = format!("it runs {}, registered is {}", start.code, entry.reference);
+            self.hold(Hold::Paused(PauseReason::Definition(why)));
+            return false;
+        }
+        let script = Arc::new(Script::new(
+            Arc::clone(&core.registry),
+            core.limits,
+            Arc::clone(&core.clock),
+            notes(&self.state),
+        ));
+        let context = SagaContext::new(Arc::clone(&script));
+        let input = start.input.clone();
+        let output_max = core.limits.output_bytes_max;
+        self.player = Some(Playing {
+            script,
+            future: Some(Arc::clone(&entry.code).start(context, input, output_max)),
+            result: None,
+            told: 0,
+            called: BTreeSet::new(),
+            pivot_asked: false,
+        });
+        true
+    }
+
+    fn poll(&mut self) {
+        let Some(playing) = &mut self.player else {
+            return;
+        };
+        let Some(future) = &mut playing.future else {
+            return;
+        };
+        let mut context = Context::from_waker(Waker::noop());
+        let poll = || future.as_mut().poll(&mut context);
+        match std::panic::catch_unwind(AssertUnwindSafe(poll)) {
+            Ok(Poll::Pending) => {}
+            Ok(Poll::Ready(result)) => {
+                playing.future = None;
+                playing.result = Some(result);
+            }
+            Err(panic) => {
+                let text = panic_text(&*panic);
+                self.hold(Hold::Paused(PauseReason::Panicked(text)));
+            }
+        }
+    }
+
+    fn record_issues(&mut self, core: &Arc<Core>) {
+        let issues = match &self.player {
+            Some(playing) => playing.script.take_issues(),
+            None => return,
+        };
+        for issue in issues {
+            if !self.playable() {
+                return;
+            }
+            match issue {
+                Issue::Step(path, spec) => self.step_issued(core, &path, spec),
+                Issue::Sleep(path, until) => self.sleep_issued(core, path, until),
+                Issue::Note(path, intent) => self.note_issued(core, path, intent),
+                Issue::Pivot => {
+                    if let Some(playing) = &mut self.player {
+                        playing.pivot_asked = true;
+                    }
+                }
+            }
+        }
+    }
+
+    fn step_issued(&mut self, core: &Arc<Core>, path: &StepPath, spec: Arc<StepSpec>) {
+        if let Some(index) = self.state.find(path) {
+            self.step_replayed(core, index, path, spec);
+            return;
+        }
+        let intent = CallIntent::Step {
+            code: spec.code.reference.clone(),
+            fingerprint: spec.fingerprint,
+            fence: Fence::new(core.incarnation, AttemptNumber::new(1)),
+            undo: spec.undo.clone(),
+        };
+        if let Some(index) = self.call(core, path.clone(), intent) {
+            let active = Active::step(
+                core,
+                spec,
+                Fence::new(core.incarnation, AttemptNumber::new(1)),
+            );
+            self.active.insert(index, active);
+            self.then(Deed::Launch(index));
+        }
+    }
+
+    fn step_replayed(
+        &mut self,
+        core: &Arc<Core>,
+        index: StepIndex,
+        path: &StepPath,
+        spec: Arc<StepSpec>,
+    ) {
+        let Some(call) = self.state.call(index) else {
+            return;
+        };
+        let CallKind::Step {
+            code,
+            fingerprint,
+            step,
+            ..
+        } = &call.kind
+        else {
+            self.diverged(format!("{path} is recorded as something else than a step"));
+            return;
+        };
+        if code.name != spec.code.reference.name || *fingerprint != spec.fingerprint {
+            let was = code.clone();
+            self.diverged(format!(
+                "step {path} is recorded as {was} with another input"
+            ));
+            return;
+        }
+        if code.version != spec.code.reference.version {
+            let why = format!(
+                "step {path} runs {code}, registered is {}",
+                spec.code.reference
+            );
+            self.hold(Hold::Paused(PauseReason::Definition(why)));
+            return;
+        }
+        let launched = match step {
+            Step::Launched { fence } => Some(*fence),
+            Step::Settled { .. } | Step::Undoing { .. } | Step::Undone { .. } => None,
+        };
+        self.called(index);
+        if let Some(fence) = launched
+            && !self.active.contains_key(&index)
+        {
+            // Nobody saw the end of this attempt: it is in doubt.
+            self.resume_step(core, index, spec, fence);
+        }
+    }
+
+    fn sleep_issued(&mut self, core: &Arc<Core>, path: StepPath, until: WallMillis) {
+        match self.state.find(&path) {
+            Some(index) => match self.state.call(index).map(|call| &call.kind) {
+                Some(CallKind::Sleep { over, .. }) => {
+                    let over = *over;
+                    self.called(index);
+                    if !over {
+                        self.then(Deed::Sleep(index));
+                    }
+                }
+                Some(CallKind::Step { .. } | CallKind::Now { .. } | CallKind::Random { .. })
+                | None => {
+                    self.diverged(format!("{path} is recorded as something else than a sleep"))
+                }
+            },
+            None => {
+                if let Some(index) = self.call(core, path, CallIntent::Sleep { until }) {
+                    self.then(Deed::Sleep(index));
+                }
+            }
+        }
+    }
+
+    fn note_issued(&mut self, core: &Arc<Core>, path: StepPath, intent: CallIntent) {
+        let Some(index) = self.state.find(&path) else {
+            self.call(core, path, intent);
+            return;
+        };
+        let same = match (self.state.call(index).map(|call| &call.kind), &intent) {
+            (Some(CallKind::Now { at }), CallIntent::Now { at: told }) => at == told,
+            (Some(CallKind::Random { value }), CallIntent::Random { value: told }) => value == told,
+            _ => false,
+        };
+        if same {
+            self.called(index);
+        } else {
+            self.diverged(format!(
+                "{path} is recorded as something else than what it asks for"
+            ));
+        }
+    }
+
+    /// Records a new call.
+    fn call(&mut self, core: &Arc<Core>, path: StepPath, intent: CallIntent) -> Option<StepIndex> {
+        let calls = self.state.calls().len();
+        if calls >= core.limits.saga_calls_max {
+            self.hold(Hold::Stuck(format!("it made {calls} calls, the limit")));
+            return None;
+        }
+        let index = StepIndex::new(u32::try_from(calls).unwrap_or(u32::MAX));
+        if !self.record(SagaEvent::Called { path, intent }) {
+            return None;
+        }
+        self.called(index);
+        Some(index)
+    }
+
+    fn called(&mut self, index: StepIndex) {
+        if let Some(playing) = &mut self.player {
+            playing.called.insert(index);
+        }
+    }
+
+    /// Tells the function the next recorded outcome, in the order of the journal.
+    fn tell_next(&mut self) -> bool {
+        let Some(playing) = &mut self.player else {
+            return false;
+        };
+        if playing.result.is_some() {
+            return false;
+        }
+        let Some(delivery) = self.state.deliveries().get(playing.told).copied() else {
+            return false;
+        };
+        let index = match delivery {
+            Delivery::Pivot => {
+                if !playing.pivot_asked {
+                    self.diverged("it has passed its pivot and does not ask for it".to_owned());
+                    return false;
+                }
+                playing.told += 1;
+                playing.script.deliver_pivot();
+                return true;
+            }
+            Delivery::Call(index) => index,
+        };
+        let Some(call) = self.state.call(index) else {
+            return false;
+        };
+        if !playing.called.contains(&index) {
+            let path = call.path.clone();
+            self.diverged(format!(
+                "{path} is recorded before this point and was not called"
+            ));
+            return false;
+        }
+        let answer = match &call.kind {
+            CallKind::Step { step, .. } => match step {
+                Step::Settled { outcome, .. } => Answer::Step(match outcome {
+                    StepOutcome::Done(output) => Ok(output.clone()),
+                    StepOutcome::FailedNoEffect(failure) => Err(failure.clone()),
+                }),
+                Step::Launched { .. } | Step::Undoing { .. } | Step::Undone { .. } => return false,
+            },
+            CallKind::Sleep { .. } | CallKind::Now { .. } | CallKind::Random { .. } => {
+                Answer::Awake
+            }
+        };
+        playing.told += 1;
+        playing.script.deliver(call.path.clone(), answer);
+        true
+    }
+
+    /// Passes the pivot once no sibling runs.
+    fn pass_pivot(&mut self) -> bool {
+        let asked = self
+            .player
+            .as_ref()
+            .is_some_and(|playing| playing.pivot_asked);
+        asked
+            && !self.state.pivoted()
+            && !self.state.has_open_call()
+            && self.record(SagaEvent::Pivoted)
+    }
+
+    /// A function that waits for nothing recorded waits for something that no replay would bring.
+    fn check_waiting(&mut self) {
+        let Some(playing) = &self.player else {
+            return;
+        };
+        let waits_for_pivot = playing.pivot_asked && !self.state.pivoted();
+        if playing.result.is_none() && !self.state.has_open_call() && !waits_for_pivot {
+            self.diverged("it waits for something that is no call of its context".to_owned());
+        }
+    }
+
+    pub(super) fn diverged(&mut self, why: String) {
+        self.hold(Hold::Paused(PauseReason::Nondeterminism(why)));
+    }
+
+    /// Begins, or goes on with, a sleep whose record is durable.
+    pub(super) fn sleep(&mut self, core: &Arc<Core>, step: StepIndex) {
+        if let Some(CallKind::Sleep { until, over: false }) =
+            self.state.call(step).map(|call| &call.kind)
+        {
+            let wait = until.since(core.clock.wall());
+            self.remind(
+                core,
+                wait,
+                Message::Wake {
+                    saga: self.id,
+                    step,
+                },
+            );
+        }
+    }
+
+    pub(super) fn woke(&mut self, step: StepIndex) {
+        let asleep = matches!(
+            self.state.call(step).map(|call| &call.kind),
+            Some(CallKind::Sleep { over: false, .. })
+        );
+        if asleep && self.playable() {
+            self.record(SagaEvent::Woke { step });
+        }
+    }
+}
+
+/// What time and randomness were in the execution that was recorded.
+fn notes(state: &SagaState) -> HashMap<StepPath, CallIntent> {
+    let note = |kind: &CallKind| match kind {
+        CallKind::Now { at } => Some(CallIntent::Now { at: *at }),
+        CallKind::Random { value } => Some(CallIntent::Random { value: *value }),
+        CallKind::Step { .. } | CallKind::Sleep { .. } => None,
+    };
+    let calls = state.calls().iter();
+    calls
+        .filter_map(|call| Some((call.path.clone(), note(&call.kind)?)))
+        .collect()
+}

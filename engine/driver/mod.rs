@@ -1,0 +1,308 @@
+//! The driver: the one thread that plays sagas, forward and backward.
+//!
+//! | file | noun |
+//! | --- | --- |
+//! | `mod` | the handle, the messages, the thread |
+//! | `run` | one saga in memory: its fold, its function, its outbox |
+//! | `forward` | polling the function and recording what it asks for |
+//! | `attempt` | attempts of steps and undos on their way |
+//! | `backward` | ending: completion, unwinding, holds |
+//!
+//! Invariants
+//! - Every event of a saga is appended from here, one batch at a time, so that the order in the
+//!   journal is the order in which the function was told.
+//! - Nothing is launched, told to a caller or undone before its record is durable.
+//! - A panic in a saga's function parks that saga and nothing else.
+
+mod attempt;
+mod backward;
+mod forward;
+mod run;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+
+use crossbeam_channel::{Receiver, Sender};
+use orlop_admission::Refusal;
+use orlop_saga::id::{Fence, SagaId, StepIndex};
+use orlop_saga::saga::{SagaStart, SagaState};
+use orlop_store::log::AppendError;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use self::run::Run;
+use crate::core::Core;
+use crate::executor::Ended;
+use crate::flight::Flight;
+
+/// Why a saga was not cancelled. It goes on as it was.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CancelError {
+    /// It has passed its pivot: it can only go forward. Start a saga that rolls it back.
+    #[error("the saga has passed its pivot; only another saga can roll it back")]
+    RollbackRequired,
+    /// It has ended, or it is not in this engine.
+    #[error("the saga has ended")]
+    Ended,
+    /// Whether the wish is durable is unknown, or the engine takes no work.
+    #[error("the cancel could not be recorded: {reason}")]
+    NotRecorded {
+        /// What the journal said.
+        reason: String,
+    },
+}
+
+type Tell<T> = oneshot::Sender<T>;
+
+/// What the driver is told.
+pub(crate) enum Message {
+    /// A saga is to be started.
+    Start {
+        flight: Arc<Flight>,
+        start: Box<SagaStart>,
+    },
+    /// A saga was found unfinished at open.
+    Recover {
+        id: SagaId,
+        flight: Arc<Flight>,
+        state: Box<SagaState>,
+    },
+    /// An attempt ended.
+    Ended {
+        saga: SagaId,
+        step: StepIndex,
+        fence: Fence,
+        ended: Ended,
+    },
+    /// An attempt was not admitted.
+    Refused {
+        saga: SagaId,
+        step: StepIndex,
+        fence: Fence,
+        refusal: Refusal,
+    },
+    /// A batch is durable, or is not.
+    Durable {
+        saga: SagaId,
+        result: Result<(), AppendError>,
+    },
+    /// A batch that found no room is to be appended again.
+    AppendAgain { saga: SagaId },
+    /// The wait before an attempt is over.
+    Retry { saga: SagaId, step: StepIndex },
+    /// A sleep is over.
+    Wake { saga: SagaId, step: StepIndex },
+    /// The wait before an undo is over.
+    Nudge { saga: SagaId },
+    /// Somebody wants it cancelled.
+    Cancel {
+        saga: SagaId,
+        tell: Tell<Result<(), CancelError>>,
+    },
+    /// An operator has it go on.
+    Resume { saga: SagaId },
+    /// The engine closes: nothing new is begun; told once all that was recorded is durable.
+    Quiesce { tell: std::sync::mpsc::Sender<()> },
+    /// The engine ends.
+    Stop,
+}
+
+impl Message {
+    fn saga(&self) -> Option<SagaId> {
+        match self {
+            Self::Start { .. } | Self::Quiesce { .. } | Self::Stop => None,
+            Self::Recover { id, .. } => Some(*id),
+            Self::Ended { saga, .. }
+            | Self::Refused { saga, .. }
+            | Self::Durable { saga, .. }
+            | Self::AppendAgain { saga }
+            | Self::Retry { saga, .. }
+            | Self::Wake { saga, .. }
+            | Self::Nudge { saga }
+            | Self::Cancel { saga, .. }
+            | Self::Resume { saga } => Some(*saga),
+        }
+    }
+}
+
+impl Message {
+    /// Whether it belongs to what was begun before a close.
+    fn ends_something(&self) -> bool {
+        match self {
+            Self::Ended { .. } | Self::Durable { .. } | Self::AppendAgain { .. } => true,
+            Self::Start { .. }
+            | Self::Recover { .. }
+            | Self::Refused { .. }
+            | Self::Retry { .. }
+            | Self::Wake { .. }
+            | Self::Nudge { .. }
+            | Self::Cancel { .. }
+            | Self::Resume { .. }
+            | Self::Quiesce { .. }
+            | Self::Stop => false,
+        }
+    }
+}
+
+/// The way to the driver.
+pub(crate) struct Driver {
+    inbox: Sender<Message>,
+    outlet: Mutex<Option<Receiver<Message>>>,
+    sagas: Arc<AtomicUsize>,
+    saga_last: AtomicU64,
+    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+impl Driver {
+    /// A driver whose thread is started later, once the core exists.
+    pub(crate) fn new(saga_last: SagaId) -> Self {
+        let (inbox, outlet) = crossbeam_channel::unbounded();
+        Self {
+            inbox,
+            outlet: Mutex::new(Some(outlet)),
+            sagas: Arc::new(AtomicUsize::new(0)),
+            saga_last: AtomicU64::new(saga_last.get()),
+            thread: Mutex::new(None),
+        }
+    }
+
+    /// Starts the thread; a second call does nothing.
+    pub(crate) fn run(&self, core: &Arc<Core>) -> std::io::Result<()> {
+        let Some(outlet) = self.outlet.lock().take() else {
+            return Ok(());
+        };
+        let player = Player {
+            core: Arc::downgrade(core),
+            runs: HashMap::new(),
+            count: Arc::clone(&self.sagas),
+            closing: None,
+        };
+        let thread = std::thread::Builder::new()
+            .name("orlop-driver".to_owned())
+            .spawn(move || player.play(&outlet))?;
+        *self.thread.lock() = Some(thread);
+        Ok(())
+    }
+
+    /// How many sagas are unfinished.
+    pub(crate) fn sagas(&self) -> usize {
+        self.sagas.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn start(&self, flight: Arc<Flight>, start: Box<SagaStart>) {
+        self.tell(Message::Start { flight, start });
+    }
+
+    pub(crate) fn recover(&self, id: SagaId, flight: Arc<Flight>, state: Box<SagaState>) {
+        self.tell(Message::Recover { id, flight, state });
+    }
+
+    pub(crate) fn resume(&self, saga: SagaId) {
+        self.tell(Message::Resume { saga });
+    }
+
+    pub(crate) async fn cancel(&self, saga: SagaId) -> Result<(), CancelError> {
+        let (tell, told) = oneshot::channel();
+        self.tell(Message::Cancel { saga, tell });
+        told.await.unwrap_or(Err(CancelError::Ended))
+    }
+
+    pub(crate) fn tell(&self, message: Message) {
+        // Without its thread the engine is closed: nobody minds.
+        let _ = self.inbox.send(message);
+    }
+
+    /// Ends the thread and waits for it, unless it is the one that calls.
+    pub(crate) fn stop(&self) {
+        self.tell(Message::Stop);
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread
+            && thread.thread().id() != std::thread::current().id()
+        {
+            let _ = thread.join();
+        }
+    }
+
+    fn next_saga(&self) -> SagaId {
+        SagaId::new(self.saga_last.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+}
+
+/// The thread's own state.
+struct Player {
+    core: Weak<Core>,
+    runs: HashMap<SagaId, Run>,
+    count: Arc<AtomicUsize>,
+    closing: Option<std::sync::mpsc::Sender<()>>,
+}
+
+impl Player {
+    fn play(mut self, outlet: &Receiver<Message>) {
+        while let Ok(message) = outlet.recv() {
+            let message = match message {
+                Message::Stop => return,
+                Message::Quiesce { tell } => {
+                    self.closing = Some(tell);
+                    self.check_quiet();
+                    continue;
+                }
+                message => message,
+            };
+            let Some(core) = self.core.upgrade() else {
+                return;
+            };
+            if self.closing.is_none() || message.ends_something() {
+                self.hear(&core, message);
+            }
+            self.check_quiet();
+        }
+    }
+
+    /// Tells whoever closes once nothing is on its way to the disk.
+    fn check_quiet(&self) {
+        if let Some(closing) = &self.closing
+            && self.runs.values().all(Run::is_quiet)
+        {
+            let _ = closing.send(());
+        }
+    }
+
+    fn hear(&mut self, core: &Arc<Core>, message: Message) {
+        let saga = match (message.saga(), message) {
+            (_, Message::Start { flight, start }) => {
+                let id = core.driver.next_saga();
+                let mut run = Run::start(id, flight, start);
+                run.advance(core);
+                self.runs.insert(id, run);
+                id
+            }
+            (_, Message::Recover { id, flight, state }) => {
+                let mut run = Run::recover(id, flight, *state);
+                run.recovered(core);
+                self.runs.insert(id, run);
+                id
+            }
+            (Some(saga), message) => {
+                match self.runs.get_mut(&saga) {
+                    Some(run) => run.hear(core, message),
+                    None => unknown(message),
+                }
+                saga
+            }
+            (None, _) => return,
+        };
+        if self.runs.get(&saga).is_some_and(Run::is_over) {
+            self.runs.remove(&saga);
+        }
+        self.count.store(self.runs.len(), Ordering::Relaxed);
+    }
+}
+
+/// A message for a saga that is over: an attempt that outlived it, or somebody who came late.
+fn unknown(message: Message) {
+    if let Message::Cancel { tell, .. } = message {
+        let _ = tell.send(Err(CancelError::Ended));
+    }
+}

@@ -1,0 +1,344 @@
+//! One saga in memory: its fold, its function, and what waits for the disk.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use orlop_saga::canonical::Payload;
+use orlop_saga::effect::Settlement;
+use orlop_saga::event::Event;
+use orlop_saga::id::{SagaId, StepIndex};
+use orlop_saga::saga::{Hold, PauseReason, SagaEvent, SagaStart, SagaState};
+use orlop_saga::time::Monotonic;
+use orlop_store::log::{AppendError, Purpose};
+
+use super::attempt::Active;
+use super::{CancelError, Message, Tell};
+use crate::core::Core;
+use crate::flight::Flight;
+use crate::saga::SagaError;
+use crate::saga::script::Script;
+
+/// How long a batch waits that found no room in the journal.
+const PATIENCE: Duration = Duration::from_millis(20);
+
+/// What is done once a batch is durable.
+pub(super) enum Deed {
+    /// The caller is told that the saga is started.
+    Started,
+    /// An attempt is launched.
+    Launch(StepIndex),
+    /// A sleep begins.
+    Sleep(StepIndex),
+    /// Whoever asked for the cancel is told.
+    Cancelled(Tell<Result<(), CancelError>>),
+    /// Whoever waits is told that it does not move.
+    Held(Arc<str>),
+    /// The saga has ended.
+    Finish(Arc<Settlement>),
+}
+
+/// A batch on its way to the disk.
+struct Sent {
+    events: Vec<Event>,
+    purpose: Purpose,
+    deeds: Vec<Deed>,
+}
+
+/// See the module.
+pub(super) struct Run {
+    pub(super) id: SagaId,
+    pub(super) state: SagaState,
+    pub(super) flight: Arc<Flight>,
+    pub(super) player: Option<Playing>,
+    pub(super) active: BTreeMap<StepIndex, Active>,
+    /// Before when the undo of a step in doubt must not start.
+    pub(super) undo_at: HashMap<StepIndex, Monotonic>,
+    /// An operator had it go on: attempts before that do not count.
+    pub(super) pardoned: bool,
+    outbox: Vec<Event>,
+    deeds: Vec<Deed>,
+    sent: Option<Sent>,
+    over: bool,
+}
+
+/// The function in one execution.
+pub(super) struct Playing {
+    pub(super) script: Arc<Script>,
+    pub(super) future: Option<BoxFuture<'static, Result<Payload, SagaError>>>,
+    pub(super) result: Option<Result<Payload, SagaError>>,
+    /// How many deliveries it was told.
+    pub(super) told: usize,
+    /// The recorded calls that it made.
+    pub(super) called: BTreeSet<StepIndex>,
+    pub(super) pivot_asked: bool,
+}
+
+impl Run {
+    pub(super) fn start(id: SagaId, flight: Arc<Flight>, start: Box<SagaStart>) -> Self {
+        let mut run = Self::recover(id, flight, SagaState::new(start.clone()));
+        run.outbox.push(Event::Saga {
+            id,
+            event: SagaEvent::Started(start),
+        });
+        run.deeds.push(Deed::Started);
+        run
+    }
+
+    pub(super) fn recover(id: SagaId, flight: Arc<Flight>, state: SagaState) -> Self {
+        Self {
+            id,
+            state,
+            flight,
+            player: None,
+            active: BTreeMap::new(),
+            undo_at: HashMap::new(),
+            pardoned: false,
+            outbox: Vec::new(),
+            deeds: Vec::new(),
+            sent: None,
+            over: false,
+        }
+    }
+
+    /// Whether it has ended and everybody was told.
+    pub(super) fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// Goes on after a restart.
+    pub(super) fn recovered(&mut self, core: &Arc<Core>) {
+        match self.state.hold() {
+            Some(hold) => self.flight.hold(&hold_text(hold)),
+            None => self.advance(core),
+        }
+    }
+
+    /// Moves as far as it can without hearing anything new.
+    pub(super) fn advance(&mut self, core: &Arc<Core>) {
+        loop {
+            self.forward(core);
+            self.conclude(core);
+            if !self.flush(core) {
+                return;
+            }
+        }
+    }
+
+    /// Whether nothing of it is on its way to the disk.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.sent.is_none() && self.outbox.is_empty()
+    }
+
+    pub(super) fn hear(&mut self, core: &Arc<Core>, message: Message) {
+        match message {
+            Message::Ended {
+                step, fence, ended, ..
+            } => self.ended(core, step, fence, ended),
+            Message::Refused {
+                step,
+                fence,
+                refusal,
+                ..
+            } => {
+                self.refused(core, step, fence, &refusal);
+            }
+            Message::Durable { result, .. } => self.durable(core, result),
+            Message::AppendAgain { .. } => self.append_sent(core),
+            Message::Retry { step, .. } => self.retry(core, step),
+            Message::Wake { step, .. } => self.woke(step),
+            Message::Nudge { .. } => {}
+            Message::Cancel { tell, .. } => self.cancel(tell),
+            Message::Resume { .. } => self.resume(),
+            Message::Start { .. }
+            | Message::Recover { .. }
+            | Message::Quiesce { .. }
+            | Message::Stop => {}
+        }
+        self.advance(core);
+    }
+
+    /// Applies an event to the fold and puts it into the next batch.
+    ///
+    /// The driver asks only for what the fold allows; if it does not, the saga is held rather
+    /// than the journal given something that would not fold again.
+    pub(super) fn record(&mut self, event: SagaEvent) -> bool {
+        if let Err(error) = self.state.apply(&event) {
+            tracing::error!(saga = %self.id, %error, "the driver asked for an illegal event");
+            self.hold(Hold::Stuck(format!("internal: {error}")));
+            return false;
+        }
+        self.outbox.push(Event::Saga { id: self.id, event });
+        true
+    }
+
+    /// Has something done once everything recorded so far is durable.
+    pub(super) fn then(&mut self, deed: Deed) {
+        self.deeds.push(deed);
+    }
+
+    /// Holds the saga until an operator has it go on.
+    pub(super) fn hold(&mut self, hold: Hold) {
+        if self.state.hold().is_some() || self.state.ended() {
+            return;
+        }
+        let text = hold_text(&hold);
+        let event = SagaEvent::Held(hold);
+        if self.state.apply(&event).is_ok() {
+            self.outbox.push(Event::Saga { id: self.id, event });
+            self.deeds.push(Deed::Held(text));
+        }
+        self.player = None;
+    }
+
+    fn cancel(&mut self, tell: Tell<Result<(), CancelError>>) {
+        if self.state.ended() {
+            let _ = tell.send(Err(CancelError::Ended));
+        } else if self.state.pivoted() {
+            let _ = tell.send(Err(CancelError::RollbackRequired));
+        } else if self.record(SagaEvent::CancelRequested) {
+            self.then(Deed::Cancelled(tell));
+        }
+    }
+
+    fn resume(&mut self) {
+        if self.state.hold().is_some() && self.record(SagaEvent::Resumed) {
+            self.pardoned = true;
+            self.player = None;
+            self.flight.saga_resumed();
+        }
+    }
+
+    /// Hands the next batch to the log, unless one is on its way; true if something was done at
+    /// once instead, after which there may be more to do.
+    fn flush(&mut self, core: &Arc<Core>) -> bool {
+        if self.sent.is_some() || (self.outbox.is_empty() && self.deeds.is_empty()) {
+            return false;
+        }
+        let events = std::mem::take(&mut self.outbox);
+        let deeds = std::mem::take(&mut self.deeds);
+        if events.is_empty() {
+            self.perform(core, deeds);
+            return true;
+        }
+        let starts = events.iter().any(|event| match event {
+            Event::Saga { event, .. } => matches!(event, SagaEvent::Started(_)),
+            Event::Opened { .. } | Event::Tenant(_) | Event::Effect { .. } => false,
+        });
+        // Whatever was started must be able to end, also on a full disk.
+        let purpose = if starts {
+            Purpose::New
+        } else {
+            Purpose::Settle
+        };
+        self.sent = Some(Sent {
+            events,
+            purpose,
+            deeds,
+        });
+        self.append_sent(core);
+        false
+    }
+
+    fn append_sent(&mut self, core: &Arc<Core>) {
+        let Some(sent) = &self.sent else {
+            return;
+        };
+        let saga = self.id;
+        core.append(
+            self.flight.id.tenant,
+            sent.purpose,
+            &sent.events,
+            move |core, result| {
+                core.driver.tell(Message::Durable { saga, result });
+            },
+        );
+    }
+
+    fn durable(&mut self, core: &Arc<Core>, result: Result<(), AppendError>) {
+        match result {
+            Ok(()) => {
+                if let Some(sent) = self.sent.take() {
+                    self.perform(core, sent.deeds);
+                }
+            }
+            Err(error) => self.not_durable(core, &error),
+        }
+    }
+
+    fn not_durable(&mut self, core: &Arc<Core>, error: &AppendError) {
+        let starting = self
+            .sent
+            .as_ref()
+            .is_some_and(|sent| sent.purpose == Purpose::New);
+        if error.is_retryable() && !starting {
+            let saga = self.id;
+            let teller = Arc::downgrade(core);
+            core.executor.runtime.after(PATIENCE, move || {
+                if let Some(core) = teller.upgrade() {
+                    core.driver.tell(Message::AppendAgain { saga });
+                }
+            });
+            return;
+        }
+        // The fold is ahead of the journal and stays there: nothing more comes of this run. What
+        // is durable is found at the next open.
+        self.player = None;
+        self.over = true;
+        if starting {
+            self.flight
+                .saga_refused(core, core.append_failed(error, self.flight.id.key));
+        } else {
+            self.flight.unresolved(core, error);
+        }
+    }
+
+    fn perform(&mut self, core: &Arc<Core>, deeds: Vec<Deed>) {
+        for deed in deeds {
+            match deed {
+                Deed::Started => self.flight.saga_started(self.id),
+                Deed::Launch(step) => self.launch(core, step),
+                Deed::Sleep(step) => self.sleep(core, step),
+                Deed::Cancelled(tell) => {
+                    let _ = tell.send(Ok(()));
+                }
+                Deed::Held(reason) => self.flight.hold(&reason),
+                Deed::Finish(settlement) => {
+                    self.over = true;
+                    self.flight.arrived(core, settlement);
+                }
+            }
+        }
+    }
+
+    pub(super) fn remind(&self, core: &Arc<Core>, wait: Duration, message: Message) {
+        let teller = Arc::downgrade(core);
+        core.executor.runtime.after(wait, move || {
+            if let Some(core) = teller.upgrade() {
+                core.driver.tell(message);
+            }
+        });
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        for deed in self.deeds.drain(..) {
+            if let Deed::Cancelled(tell) = deed {
+                let reason = "the engine ended first".to_owned();
+                let _ = tell.send(Err(CancelError::NotRecorded { reason }));
+            }
+        }
+    }
+}
+
+/// Why a saga does not move, for people.
+fn hold_text(hold: &Hold) -> Arc<str> {
+    Arc::from(match hold {
+        Hold::Paused(PauseReason::Definition(why)) => format!("paused: definition: {why}"),
+        Hold::Paused(PauseReason::Nondeterminism(why)) => format!("paused: nondeterminism: {why}"),
+        Hold::Paused(PauseReason::Panicked(why)) => format!("paused: {why}"),
+        Hold::Stuck(why) => why.clone(),
+    })
+}

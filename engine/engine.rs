@@ -1,0 +1,139 @@
+//! The engine: what an embedder opens.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use orlop_admission::BulkheadSnapshot;
+use orlop_gpu::DeviceSnapshot;
+use orlop_store::projector::ProjectorError;
+use orlop_store::store::StoreHealth;
+use tokio::sync::oneshot;
+
+use crate::blocking::BlockingEngine;
+use crate::builder::EngineBuilder;
+use crate::close::CloseError;
+use crate::core::Core;
+use crate::handle::Handle;
+use crate::recover::Recovery;
+use crate::tenant::{Tenant, TenantError, TenantManager};
+
+/// An open engine. Cheap to clone; the store stays open until [`close`](Self::close) or until the
+/// last engine, tenant and ticket are dropped.
+#[derive(Clone)]
+pub struct Engine {
+    core: Handle,
+    recovery: Arc<Recovery>,
+}
+
+/// What an engine does at this moment.
+#[derive(Clone, Debug)]
+pub struct EngineSnapshot {
+    /// Keys in flight, or whose outcome the tables do not have yet.
+    pub effects: usize,
+    /// Unfinished sagas, held ones included.
+    pub sagas: usize,
+    /// Every bulkhead.
+    pub bulkheads: Vec<BulkheadSnapshot>,
+    /// The device.
+    pub device: DeviceSnapshot,
+    /// The store.
+    pub store: StoreHealth,
+}
+
+impl Engine {
+    /// Begins to build an engine whose store is in the folder `path`, created if it is missing or
+    /// empty.
+    pub fn builder(path: impl AsRef<Path>) -> EngineBuilder {
+        EngineBuilder::in_folder(path.as_ref())
+    }
+
+    pub(crate) fn new(core: Arc<Core>, recovery: Recovery) -> Self {
+        Self {
+            core: Handle::new(core),
+            recovery: Arc::new(recovery),
+        }
+    }
+
+    /// The capability to submit for the tenant called `label`, which is registered durably at its
+    /// first mention.
+    ///
+    /// # Errors
+    /// [`TenantError`]: there is no such tenant, and none was registered.
+    pub async fn tenant(&self, label: &str) -> Result<Tenant, TenantError> {
+        let account = self.core.tenant(label).await?;
+        Ok(Tenant {
+            core: self.core.clone(),
+            account,
+        })
+    }
+
+    /// The capability to manage the tenant called `label`.
+    ///
+    /// # Errors
+    /// [`TenantError`]: as for [`tenant`](Self::tenant).
+    pub async fn manage(&self, label: &str) -> Result<TenantManager, TenantError> {
+        Ok(TenantManager::new(self.tenant(label).await?))
+    }
+
+    /// The same engine for code that is not async. Its calls block their thread; they may be made
+    /// anywhere, also inside a runtime.
+    pub fn blocking(&self) -> BlockingEngine {
+        BlockingEngine::new(self.clone())
+    }
+
+    /// What opening found.
+    pub fn recovery(&self) -> &Recovery {
+        &self.recovery
+    }
+
+    /// What it does at this moment.
+    pub fn snapshot(&self) -> EngineSnapshot {
+        let executor = &self.core.executor;
+        let mut bulkheads: Vec<BulkheadSnapshot> = executor
+            .bulkheads
+            .values()
+            .map(|gate| gate.bulkhead().snapshot())
+            .collect();
+        bulkheads.sort_by(|a, b| a.name.cmp(&b.name));
+        EngineSnapshot {
+            effects: self.core.flights.len() + self.core.ephemeral.len(),
+            sagas: self.core.driver.sagas(),
+            bulkheads,
+            device: executor.device.snapshot(),
+            store: self.core.store.0.health(),
+        }
+    }
+
+    /// Writes a checkpoint, so that the next open replays less.
+    ///
+    /// # Errors
+    /// [`ProjectorError`]: there is none; the journal has everything.
+    pub async fn checkpoint(&self) -> Result<(), ProjectorError> {
+        let (tell, told) = oneshot::channel();
+        self.core.store.0.checkpoint(Box::new(move |result| {
+            let _ = tell.send(result);
+        }));
+        told.await
+            .unwrap_or(Err(ProjectorError::Closed))
+            .map(|_| ())
+    }
+
+    /// Closes: refuses new work, waits for attempts that run as long as `close_timeout` says,
+    /// writes a checkpoint, unlocks the store. Accepted work and sagas go on at the next open.
+    /// May be called more than once, and by several.
+    ///
+    /// # Errors
+    /// [`CloseError`]: it is closed all the same, and what was acknowledged is durable.
+    pub async fn close(&self) -> Result<(), CloseError> {
+        self.core.close().await
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine")
+            .field("recovery", &self.recovery)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,525 @@
+//! The executor: takes one attempt through admission to where it runs, and hears its end.
+//!
+//! Invariants
+//! - A permit is settled when its slot is observed done, before the attempt's owner hears of it.
+//! - An owner hears exactly once how an attempt that was launched ended.
+//! - A panic in code of the embedder is the failure of one attempt and of nothing else.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use orlop_admission::{
+    Acquired, Bulkhead, BulkheadId, ComputationId, CostVector, Grantee, HeldScope, Lane, Permit,
+    Refusal, Request, TenantAccount,
+};
+use orlop_gpu::{Completed, Completion, Device, PublishRefused, Status, Task};
+use orlop_saga::amount::{BusyNanos, ByteCount};
+use orlop_saga::canonical::Payload;
+use orlop_saga::key::RemoteKey;
+use orlop_saga::outcome::Failure;
+use orlop_saga::step::Prior;
+use orlop_saga::tenant::{AuditTag, Class};
+use orlop_saga::time::{Clock, Monotonic};
+use parking_lot::Mutex;
+
+use crate::buffer::{self, BufferSource};
+use crate::course::Ending;
+use crate::device::{DeviceCode, Plan};
+use crate::host::{Attempt, Reconciled};
+use crate::registry::{Binding, Code, UndoEntry};
+use crate::runtime::OwnRuntime;
+
+/// What an attempt does.
+#[derive(Clone)]
+pub(crate) enum Action {
+    /// Runs a computation.
+    Run { code: Arc<Code>, input: Payload },
+    /// Asks what became of one.
+    Reconcile { code: Arc<Code>, input: Payload },
+    /// Undoes a step.
+    Undo {
+        entry: Arc<UndoEntry>,
+        argument: Payload,
+        step_key: RemoteKey,
+        prior: Prior,
+    },
+}
+
+/// On whose behalf, and how urgent.
+#[derive(Clone)]
+pub(crate) struct Demand {
+    pub(crate) account: Arc<TenantAccount>,
+    pub(crate) audit: AuditTag,
+    pub(crate) class: Class,
+    pub(crate) lane: Lane,
+    pub(crate) deadline: Option<Monotonic>,
+}
+
+/// How an attempt ended and what it cost.
+pub(crate) struct Ended {
+    pub(crate) ending: Ending,
+    pub(crate) cost: BusyNanos,
+}
+
+/// Who launched an attempt.
+pub(crate) trait Owner: Send + Sync + 'static {
+    /// Called once, on any thread, with no lock held.
+    fn ended(self: Arc<Self>, ended: Ended);
+}
+
+/// See the module.
+pub(crate) struct Executor {
+    pub(crate) bulkheads: HashMap<Box<str>, Gate>,
+    pub(crate) device: Arc<Device>,
+    pub(crate) runtime: Arc<OwnRuntime>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) source: Option<Arc<dyn BufferSource>>,
+    pub(crate) output_max: usize,
+}
+
+/// A bulkhead and when its next waiter runs out of time.
+pub(crate) struct Gate {
+    bulkhead: Arc<Bulkhead>,
+    armed: Arc<AtomicU64>,
+}
+
+impl Gate {
+    pub(crate) fn new(bulkhead: Bulkhead) -> Self {
+        Self {
+            bulkhead: Arc::new(bulkhead),
+            armed: Arc::new(AtomicU64::new(u64::MAX)),
+        }
+    }
+
+    pub(crate) fn bulkhead(&self) -> &Arc<Bulkhead> {
+        &self.bulkhead
+    }
+}
+
+/// The name of the device's bulkhead.
+pub(crate) const DEVICE: &str = "device";
+
+impl Action {
+    fn bulkhead(&self) -> &str {
+        match self {
+            Self::Run { code, .. } => &code.bulkhead,
+            // A question is I/O, wherever the computation itself runs.
+            Self::Reconcile { .. } => crate::host::HOST_IO,
+            Self::Undo { entry, .. } => &entry.bulkhead,
+        }
+    }
+
+    fn ordinal(&self) -> u32 {
+        match self {
+            Self::Run { code, .. } | Self::Reconcile { code, .. } => code.ordinal,
+            Self::Undo { entry, .. } => entry.ordinal,
+        }
+    }
+
+    fn staging(&self) -> ByteCount {
+        match self {
+            Self::Run { code, input } => match code.binding {
+                Binding::Device(_) => ByteCount::of(input.as_bytes()),
+                Binding::Async(_) | Binding::Blocking(_) => ByteCount::default(),
+            },
+            Self::Reconcile { .. } | Self::Undo { .. } => ByteCount::default(),
+        }
+    }
+}
+
+impl Executor {
+    /// Asks for a permit. `grantee` hears later if the answer is `Queued`.
+    pub(crate) fn admit(
+        self: &Arc<Self>,
+        action: &Action,
+        demand: &Demand,
+        grantee: Arc<dyn Grantee>,
+    ) -> Result<Acquired, Refusal> {
+        let Some(gate) = self.bulkheads.get(action.bulkhead()) else {
+            // Checked when the engine was built.
+            debug_assert!(false, "no bulkhead {}", action.bulkhead());
+            return Err(Refusal::Cancelled);
+        };
+        let mut request = Request::new(&demand.account, ComputationId::new(action.ordinal()))
+            .audit(demand.audit)
+            .class(demand.class)
+            .lane(demand.lane)
+            .cost(CostVector::one_slot(action.staging()));
+        if let Some(deadline) = demand.deadline {
+            request = request.deadline(deadline);
+        }
+        let acquired = gate.bulkhead.acquire(&request, grantee)?;
+        if matches!(acquired, Acquired::Queued(_)) {
+            self.arm(&gate.bulkhead, &gate.armed);
+        }
+        Ok(acquired)
+    }
+
+    /// Sees to it that waiters whose time is over are refused in time.
+    fn arm(self: &Arc<Self>, bulkhead: &Arc<Bulkhead>, armed: &Arc<AtomicU64>) {
+        let Some(next) = bulkhead.next_expiry() else {
+            return;
+        };
+        if armed.fetch_min(next.get(), Ordering::AcqRel) <= next.get() {
+            return;
+        }
+        let wait = next.since(self.clock.monotonic());
+        let (executor, bulkhead, armed) = (
+            Arc::downgrade(self),
+            Arc::clone(bulkhead),
+            Arc::clone(armed),
+        );
+        self.runtime.after(wait, move || {
+            armed.store(u64::MAX, Ordering::Release);
+            if let Some(executor) = executor.upgrade() {
+                bulkhead.expire(executor.clock.monotonic());
+                executor.arm(&bulkhead, &armed);
+            }
+        });
+    }
+
+    /// Starts an attempt under its permit.
+    pub(crate) fn launch(
+        self: &Arc<Self>,
+        action: Action,
+        attempt: Attempt,
+        timeout: Option<Duration>,
+        permit: Permit,
+        owner: Arc<dyn Owner>,
+    ) {
+        let run = Running { permit, owner };
+        match action {
+            Action::Run { code, input } => match &code.binding {
+                Binding::Device(device) => {
+                    self.launch_device(Arc::clone(device), &input, attempt, timeout, run);
+                }
+                Binding::Async(function) => {
+                    let call = Arc::clone(function).call(attempt, input, self.output_max);
+                    let call = call.map(Ending::of_result);
+                    self.launch_future(call, timeout, code.external, &code.bulkhead, run);
+                }
+                Binding::Blocking(_) => self.launch_blocking(code, input, attempt, run),
+            },
+            Action::Reconcile { code, input } => match &code.reconcile {
+                Some(reconcile) => {
+                    let ask = Arc::clone(reconcile).ask(attempt, input, self.output_max);
+                    let ask = ask.map(Ending::of_reconciled);
+                    self.launch_future(ask, timeout, true, crate::host::HOST_IO, run);
+                }
+                None => run.end(
+                    Ending::Unknown("the computation cannot be reconciled".to_owned()),
+                    BusyNanos::default(),
+                ),
+            },
+            Action::Undo {
+                entry,
+                argument,
+                step_key,
+                prior,
+            } => {
+                let call = Arc::clone(&entry.code).call(attempt, argument, step_key, prior);
+                let call = call.map(|result| match result {
+                    Ok(()) => Ending::Undone,
+                    Err(failure) => Ending::Failed(failure),
+                });
+                self.launch_future(call, timeout, true, &entry.bulkhead, run);
+            }
+        }
+    }
+
+    fn launch_future(
+        &self,
+        call: impl Future<Output = Ending> + Send + 'static,
+        timeout: Option<Duration>,
+        external: bool,
+        bulkhead: &str,
+        run: Running,
+    ) {
+        let held = self.bulkheads.get(bulkhead).map(|gate| gate.bulkhead.id());
+        let clock = Arc::clone(&self.clock);
+        self.runtime.spawn(async move {
+            let start = clock.monotonic();
+            let call = AssertUnwindSafe(Held {
+                bulkhead: held,
+                future: Box::pin(call),
+            });
+            let caught = call.catch_unwind();
+            let result = match timeout {
+                Some(timeout) => tokio::time::timeout(timeout, caught).await.ok(),
+                None => Some(caught.await),
+            };
+            let ending = match result {
+                Some(Ok(ending)) => ending,
+                Some(Err(panic)) => Ending::lost(external, &panic_text(&*panic)),
+                None => Ending::lost(external, "it took longer than its time-out"),
+            };
+            run.end(ending, clock.monotonic().since(start).into());
+        });
+    }
+
+    fn launch_blocking(&self, code: Arc<Code>, input: Payload, attempt: Attempt, run: Running) {
+        let held = self
+            .bulkheads
+            .get(&code.bulkhead)
+            .map(|gate| gate.bulkhead.id());
+        let (clock, output_max) = (Arc::clone(&self.clock), self.output_max);
+        self.runtime.spawn_blocking(move || {
+            let start = clock.monotonic();
+            let Binding::Blocking(function) = &code.binding else {
+                return;
+            };
+            let _held = held.map(HeldScope::enter);
+            let call = || function.call(&attempt, &input, output_max);
+            let ending = match std::panic::catch_unwind(AssertUnwindSafe(call)) {
+                Ok(result) => Ending::of_result(result),
+                Err(panic) => Ending::lost(false, &panic_text(&*panic)),
+            };
+            drop(_held);
+            run.end(ending, clock.monotonic().since(start).into());
+        });
+    }
+
+    fn launch_device(
+        self: &Arc<Self>,
+        code: Arc<dyn DeviceCode>,
+        input: &Payload,
+        attempt: Attempt,
+        timeout: Option<Duration>,
+        run: Running,
+    ) {
+        let plan = match code.plan(input) {
+            Ok(plan) => plan,
+            Err(failure) => return run.end(Ending::Failed(failure), BusyNanos::default()),
+        };
+        let launch = DeviceLaunch {
+            code,
+            attempt,
+            timeout,
+            plan,
+        };
+        match buffer::bind(&self.device, launch.attempt.tenant, &launch.plan.sources) {
+            Ok(windows) => self.publish(launch, windows, run),
+            Err(buffer::BindPlanError::Absent(reference)) => {
+                let executor = Arc::clone(self);
+                // The source may block, and whoever launches may not.
+                self.runtime.spawn_blocking(move || {
+                    executor.publish_after_load(launch, reference, run);
+                });
+            }
+            Err(buffer::BindPlanError::Failed(failure)) => {
+                run.end(Ending::Failed(failure), BusyNanos::default());
+            }
+        }
+    }
+
+    /// Brings absent buffers back from the embedder's source, one after the other.
+    fn publish_after_load(&self, launch: DeviceLaunch, absent: orlop_gpu::BufferRef, run: Running) {
+        let tenant = launch.attempt.tenant;
+        let mut absent = absent;
+        let mut kept = Vec::new();
+        for _ in 0..=launch.plan.sources.len() {
+            match buffer::load(&self.device, self.source.as_deref(), tenant, &absent) {
+                // Held until the windows are bound, so that it is not gone again.
+                Ok(buffer) => kept.push(buffer),
+                Err(failure) => return run.end(Ending::Failed(failure), BusyNanos::default()),
+            }
+            match buffer::bind(&self.device, tenant, &launch.plan.sources) {
+                Ok(windows) => return self.publish(launch, windows, run),
+                Err(buffer::BindPlanError::Absent(reference)) => absent = reference,
+                Err(buffer::BindPlanError::Failed(failure)) => {
+                    return run.end(Ending::Failed(failure), BusyNanos::default());
+                }
+            }
+        }
+        let failure = Failure::retryable("the buffers do not fit onto the device together");
+        run.end(Ending::Failed(failure), BusyNanos::default());
+    }
+
+    fn publish(&self, launch: DeviceLaunch, windows: buffer::Windows, run: Running) {
+        let DeviceLaunch {
+            code,
+            attempt,
+            timeout,
+            plan,
+        } = launch;
+        let task = Task {
+            opcode: code.opcode(),
+            tenant: attempt.tenant,
+            attempt: attempt.fence.attempt.get(),
+            deadline: timeout,
+            tiles_max: 0,
+            args: plan.args,
+            windows,
+        };
+        let job = Arc::new(DeviceJob {
+            code,
+            output_max: self.output_max,
+            run: Mutex::new(Some(run)),
+        });
+        let uncorked = CORK.with_borrow_mut(|cork| match cork {
+            Some(corked) => {
+                corked.push((task, job));
+                None
+            }
+            None => Some((task, job)),
+        });
+        if let Some((task, job)) = uncorked {
+            let done: Arc<dyn Completion> = Arc::<DeviceJob>::clone(&job);
+            if let Err(refused) = self.device.publish(task, done) {
+                job.refused(&refused);
+            }
+        }
+    }
+
+    /// Collects what `work` publishes on this thread into one run of ring entries with one wake.
+    pub(crate) fn corked<T>(&self, work: impl FnOnce() -> T) -> T {
+        let outer = CORK.replace(Some(Vec::new()));
+        let value = work();
+        let corked = CORK.replace(outer).unwrap_or_default();
+        let jobs: Vec<Arc<DeviceJob>> = corked.iter().map(|(_, job)| Arc::clone(job)).collect();
+        let tasks = corked
+            .into_iter()
+            .map(|(task, job)| (task, job as Arc<dyn Completion>));
+        let published = self.device.publish_batch(tasks);
+        for (job, result) in jobs.iter().zip(published) {
+            if let Err(refused) = result {
+                job.refused(&refused);
+            }
+        }
+        value
+    }
+}
+
+thread_local! {
+    /// What this thread has launched and not yet published, while it collects a batch.
+    static CORK: RefCell<Option<Vec<(Task, Arc<DeviceJob>)>>> = const { RefCell::new(None) };
+}
+
+struct DeviceLaunch {
+    code: Arc<dyn DeviceCode>,
+    attempt: Attempt,
+    timeout: Option<Duration>,
+    plan: Plan,
+}
+
+/// An attempt that owns its slot.
+struct Running {
+    permit: Permit,
+    owner: Arc<dyn Owner>,
+}
+
+impl Running {
+    fn end(self, ending: Ending, cost: BusyNanos) {
+        self.permit.settle(cost);
+        self.owner.ended(Ended { ending, cost });
+    }
+}
+
+/// An attempt on the ring: what its entry's record owns.
+struct DeviceJob {
+    code: Arc<dyn DeviceCode>,
+    output_max: usize,
+    run: Mutex<Option<Running>>,
+}
+
+impl DeviceJob {
+    fn end(&self, ending: Ending, cost: BusyNanos) {
+        let run = self.run.lock().take();
+        if let Some(run) = run {
+            run.end(ending, cost);
+        }
+    }
+
+    fn refused(&self, refused: &PublishRefused) {
+        let failure = if refused.is_retryable() {
+            Failure::retryable(refused)
+        } else {
+            Failure::permanent(refused)
+        };
+        self.end(Ending::Failed(failure), BusyNanos::default());
+    }
+}
+
+impl Completion for DeviceJob {
+    fn completed(self: Arc<Self>, completed: Completed) {
+        let ending = match completed.status {
+            Status::Done => {
+                Ending::of_result(self.code.output(completed.result.as_ref(), self.output_max))
+            }
+            Status::Failed { code } => Ending::Failed(Failure::permanent(format!(
+                "the operation failed with code {code}"
+            ))),
+            Status::Cancelled => Ending::Failed(Failure::retryable("cancelled on the device")),
+            Status::Expired => {
+                Ending::Failed(Failure::retryable("it took longer than its time-out"))
+            }
+            Status::Refused(why) => Ending::Failed(Failure::permanent(format!(
+                "the device refused it: {why:?}"
+            ))),
+            Status::Faulted => {
+                let text = String::from_utf8_lossy(completed.result.as_ref()).into_owned();
+                Ending::Failed(Failure::retryable(format!("the operation faulted: {text}")))
+            }
+        };
+        self.end(ending, completed.cost);
+    }
+}
+
+impl Ending {
+    fn of_result(result: Result<Payload, Failure>) -> Self {
+        match result {
+            Ok(output) => Self::Output(output),
+            Err(failure) => Self::Failed(failure),
+        }
+    }
+
+    fn of_reconciled(reconciled: Reconciled<Payload>) -> Self {
+        match reconciled {
+            Reconciled::Done(output) => Self::Output(output),
+            Reconciled::NotDone => Self::NotDone,
+            Reconciled::Unknown(reason) => Self::Unknown(reason),
+        }
+    }
+
+    /// An attempt whose end nobody saw.
+    fn lost(external: bool, reason: &str) -> Self {
+        let failure = if external {
+            Failure::in_doubt(reason)
+        } else {
+            Failure::retryable(reason)
+        };
+        Self::Failed(failure)
+    }
+}
+
+/// The text of a panic's payload.
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("it panicked: {}", text.unwrap_or("with no message"))
+}
+
+/// A future that runs under a permit, and whose own submissions are told so.
+struct Held<F> {
+    bulkhead: Option<BulkheadId>,
+    future: Pin<Box<F>>,
+}
+
+impl<F: Future> Future for Held<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let _held = self.bulkhead.map(HeldScope::enter);
+        self.future.as_mut().poll(context)
+    }
+}

@@ -1,0 +1,137 @@
+//! Flights: what is in flight under one key, and everybody who waits for it.
+//!
+//! Invariants
+//! - The fingerprint is compared before anything else of a flight is.
+//! - Nobody is told an outcome that is not durable.
+//! - Work is withdrawn only when its last caller leaves, and never once it was accepted.
+//! - A flight leaves the key table only when its key is unknown again, or when its outcome can be
+//!   found in the tables.
+//! - The flight's lock is a leaf: admission, the log and wakers are called without it.
+
+mod enter;
+mod run;
+mod wait;
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Weak};
+
+use orlop_admission::{Permit, QueueTicket, TenantAccount};
+use orlop_saga::effect::{EffectId, Request, Settlement};
+use orlop_saga::id::{Fence, SagaId};
+use orlop_saga::key::Fingerprint;
+use parking_lot::Mutex;
+
+pub(crate) use self::enter::{Entrance, Seat, Want, Work};
+pub use self::run::Cancelled;
+use self::wait::Waiters;
+pub(crate) use self::wait::{Arrival, Reply};
+use crate::core::Core;
+use crate::course::Course;
+use crate::registry::Code;
+
+/// See the module.
+pub(crate) struct Flight {
+    pub(crate) core: Weak<Core>,
+    pub(crate) id: EffectId,
+    pub(crate) account: Arc<TenantAccount>,
+    pub(crate) cancel: Arc<AtomicBool>,
+    state: Mutex<State>,
+}
+
+struct State {
+    phase: Phase,
+    subject: Subject,
+    durability: Durability,
+    intent: Intent,
+    waiters: Waiters,
+    retention_ms: u64,
+    /// The tables have the outcome already, before the acknowledgement of its batch came.
+    projected: bool,
+}
+
+/// What the key stands for, and how it is brought about.
+enum Subject {
+    /// A plain effect.
+    Effect(Box<Plain>),
+    /// A saga, which its driver brings about.
+    Saga {
+        fingerprint: Fingerprint,
+        id: SagaId,
+    },
+    /// A plain effect whose code is not registered.
+    Orphan { fingerprint: Fingerprint },
+    /// The outcome is known and is all that is left.
+    Known(Arc<Settlement>),
+}
+
+struct Plain {
+    request: Request,
+    code: Arc<Code>,
+    course: Course,
+    fence: Fence,
+    /// Whether the next attempt needs a fence of its own.
+    fresh: bool,
+    cancelled: bool,
+}
+
+/// What a crash may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Durability {
+    /// Everything: it lives in memory, in a namespace of its own.
+    Ephemeral,
+    /// The work, not its outcome once told.
+    Outcome,
+    /// Nothing once accepted.
+    Accepted,
+}
+
+/// How far the intent of a plain effect is in the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Intent {
+    /// Not needed so far.
+    None,
+    /// Handed to the log.
+    Appended,
+    /// Durable.
+    Durable,
+}
+
+enum Phase {
+    /// The tables are asked whether the key has an outcome.
+    Looking,
+    /// It asks for a permit, or waits for one.
+    Admitting(Option<QueueTicket>),
+    /// The launch of an `External` attempt is on its way to the disk.
+    Recording(Box<Permit>),
+    /// An attempt runs.
+    Running,
+    /// Between attempts.
+    BackingOff,
+    /// A saga, brought about by its driver.
+    Driven,
+    /// The outcome is on its way to the disk.
+    Settling,
+    /// The outcome is durable.
+    Settled,
+    /// In doubt; waits for an operator.
+    Stuck(Arc<str>),
+    /// The key is unknown again; whoever still holds the flight must look again.
+    Gone,
+}
+
+impl State {
+    fn fingerprint(&self) -> Fingerprint {
+        match &self.subject {
+            Subject::Effect(plain) => plain.request.fingerprint,
+            Subject::Saga { fingerprint, .. } | Subject::Orphan { fingerprint } => *fingerprint,
+            Subject::Known(settlement) => settlement.fingerprint,
+        }
+    }
+
+    fn plain(&mut self) -> Option<&mut Plain> {
+        match &mut self.subject {
+            Subject::Effect(plain) => Some(plain),
+            Subject::Saga { .. } | Subject::Orphan { .. } | Subject::Known(_) => None,
+        }
+    }
+}

@@ -1,0 +1,487 @@
+//! Entering the key table: run, join, replay or conflict.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use dashmap::mapref::entry::Entry;
+use orlop_admission::TenantAccount;
+use orlop_saga::effect::{EffectId, Request, Settlement, Withdrawal};
+use orlop_saga::id::{Fence, SagaId};
+use orlop_saga::key::Fingerprint;
+use orlop_saga::saga::SagaStart;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::wait::{self, Letter, Waiters};
+use super::{Arrival, Durability, Flight, Intent, Phase, Plain, Reply, State, Subject};
+use crate::core::Core;
+use crate::course::Course;
+use crate::error::SubmitError;
+use crate::options::RetryPolicy;
+use crate::registry::Code;
+
+/// What a caller waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Want {
+    /// The outcome.
+    Outcome,
+    /// The promise that there will be one.
+    Acceptance,
+}
+
+/// What is submitted under a key.
+pub(crate) enum Work {
+    /// A computation.
+    Effect {
+        request: Request,
+        code: Arc<Code>,
+        retry: RetryPolicy,
+    },
+    /// A saga.
+    Saga(Box<SagaStart>),
+}
+
+impl Work {
+    fn fingerprint(&self) -> Fingerprint {
+        match self {
+            Self::Effect { request, .. } => request.fingerprint,
+            Self::Saga(start) => start.fingerprint,
+        }
+    }
+
+    fn retention_ms(&self) -> u64 {
+        match self {
+            Self::Effect { request, .. } => request.retention_ms,
+            Self::Saga(start) => start.retention_ms,
+        }
+    }
+}
+
+/// One submission on its way in.
+pub(crate) struct Entrance {
+    pub(crate) id: EffectId,
+    pub(crate) account: Arc<TenantAccount>,
+    pub(crate) durability: Durability,
+    pub(crate) work: Work,
+}
+
+/// A caller's place at a flight. Dropping it leaves.
+pub(crate) struct Seat {
+    pub(crate) flight: Arc<Flight>,
+    pub(crate) joined: bool,
+    pub(crate) outcome: oneshot::Receiver<Reply>,
+    pub(crate) acceptance: Option<oneshot::Receiver<Reply>>,
+    numbers: [Option<u64>; 2],
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        for number in self.numbers.into_iter().flatten() {
+            self.flight.leave(number);
+        }
+    }
+}
+
+impl Core {
+    /// Enters the key table.
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        entrance: Entrance,
+        want: Want,
+    ) -> Result<Seat, SubmitError> {
+        self.check_open()?;
+        entrance.account.check().map_err(SubmitError::Refused)?;
+        let mut entrance = entrance;
+        loop {
+            let (seat, found) = match self.table(entrance.durability).entry(entrance.id) {
+                Entry::Occupied(occupied) => {
+                    let flight = Arc::clone(occupied.get());
+                    drop(occupied);
+                    match flight.join(self, &entrance, want)? {
+                        Some(seat) => return Ok(seat),
+                        // It was just leaving the table; look again.
+                        None => continue,
+                    }
+                }
+                Entry::Vacant(vacant) => {
+                    self.check_room(&entrance.work)?;
+                    let known = entrance.durability != Durability::Ephemeral
+                        && self.store.maybe_retained(entrance.id);
+                    let flight = Arc::new(Flight::new(self, &entrance, known));
+                    let seat = flight.seat(&entrance, want, false);
+                    vacant.insert(flight);
+                    (seat, known)
+                }
+            };
+            let flight = Arc::clone(&seat.flight);
+            let work = &mut entrance.work;
+            if found {
+                let waiting = Arc::clone(&flight);
+                let start = match work {
+                    Work::Saga(start) => Some(start.clone()),
+                    Work::Effect { .. } => None,
+                };
+                self.store.lookup(
+                    entrance.id,
+                    Box::new(move |row| waiting.looked_up(row, start)),
+                );
+            } else {
+                let start = match work {
+                    Work::Saga(start) => Some(start.clone()),
+                    Work::Effect { .. } => None,
+                };
+                flight.begin(self, start);
+            }
+            return Ok(seat);
+        }
+    }
+
+    fn check_room(&self, work: &Work) -> Result<(), SubmitError> {
+        let (what, count, count_max) = match work {
+            Work::Effect { .. } => (
+                "effects unfinished",
+                self.flights.len(),
+                self.limits.effects_max,
+            ),
+            Work::Saga(_) => (
+                "sagas unfinished",
+                self.driver.sagas(),
+                self.limits.sagas_max,
+            ),
+        };
+        if count >= count_max {
+            return Err(SubmitError::Overloaded {
+                what,
+                count,
+                count_max,
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Flight {
+    fn new(core: &Arc<Core>, entrance: &Entrance, looking: bool) -> Self {
+        let subject = match &entrance.work {
+            Work::Effect {
+                request,
+                code,
+                retry,
+            } => Subject::Effect(Box::new(Plain {
+                request: request.clone(),
+                code: Arc::clone(code),
+                course: core.course(code, *retry),
+                fence: Fence::default(),
+                fresh: true,
+                cancelled: false,
+            })),
+            Work::Saga(start) => Subject::Saga {
+                fingerprint: start.fingerprint,
+                id: SagaId::default(),
+            },
+        };
+        Self {
+            core: Arc::downgrade(core),
+            id: entrance.id,
+            account: Arc::clone(&entrance.account),
+            cancel: Arc::new(AtomicBool::new(false)),
+            state: Mutex::new(State {
+                phase: if looking {
+                    Phase::Looking
+                } else {
+                    Phase::Admitting(None)
+                },
+                subject,
+                durability: entrance.durability,
+                intent: Intent::None,
+                waiters: Waiters::default(),
+                retention_ms: entrance.work.retention_ms(),
+                projected: false,
+            }),
+        }
+    }
+
+    /// A flight found unfinished at open: nobody waits for it yet.
+    pub(crate) fn recovered(
+        core: &Arc<Core>,
+        id: EffectId,
+        account: Arc<TenantAccount>,
+        request: Request,
+        code: Arc<Code>,
+        course: Course,
+        fence: Fence,
+    ) -> Arc<Self> {
+        let retention_ms = request.retention_ms;
+        let plain = Plain {
+            request,
+            code,
+            course,
+            fence,
+            fresh: true,
+            cancelled: false,
+        };
+        Self::found(
+            core,
+            id,
+            account,
+            Subject::Effect(Box::new(plain)),
+            retention_ms,
+        )
+    }
+
+    /// A flight found unfinished at open whose code is gone: it waits for an engine that has it.
+    pub(crate) fn recovered_without_code(
+        core: &Arc<Core>,
+        id: EffectId,
+        account: Arc<TenantAccount>,
+        request: &Request,
+        reason: &Arc<str>,
+    ) {
+        let subject = Subject::Orphan {
+            fingerprint: request.fingerprint,
+        };
+        Self::found(core, id, account, subject, request.retention_ms).hold(reason);
+    }
+
+    /// A saga found unfinished at open.
+    pub(crate) fn recovered_saga(
+        core: &Arc<Core>,
+        account: Arc<TenantAccount>,
+        id: SagaId,
+        start: &SagaStart,
+    ) -> Arc<Self> {
+        let subject = Subject::Saga {
+            fingerprint: start.fingerprint,
+            id,
+        };
+        let flight = Self::found(core, start.id, account, subject, start.retention_ms);
+        flight.state.lock().phase = Phase::Driven;
+        flight
+    }
+
+    fn found(
+        core: &Arc<Core>,
+        id: EffectId,
+        account: Arc<TenantAccount>,
+        subject: Subject,
+        retention_ms: u64,
+    ) -> Arc<Self> {
+        let flight = Arc::new(Self {
+            core: Arc::downgrade(core),
+            id,
+            account,
+            cancel: Arc::new(AtomicBool::new(false)),
+            state: Mutex::new(State {
+                phase: Phase::Admitting(None),
+                subject,
+                durability: Durability::Accepted,
+                intent: Intent::Durable,
+                waiters: Waiters::default(),
+                retention_ms,
+                projected: false,
+            }),
+        });
+        core.flights.insert(id, Arc::clone(&flight));
+        flight
+    }
+
+    fn seat(self: &Arc<Self>, entrance: &Entrance, want: Want, joined: bool) -> Seat {
+        let mut state = self.state.lock();
+        self.seat_locked(&mut state, entrance.work.fingerprint(), want, joined)
+    }
+
+    fn seat_locked(
+        self: &Arc<Self>,
+        state: &mut State,
+        fingerprint: Fingerprint,
+        want: Want,
+        joined: bool,
+    ) -> Seat {
+        let (to_outcome, outcome) = oneshot::channel();
+        let mut numbers = [None, None];
+        let acceptance = match want {
+            Want::Outcome => None,
+            Want::Acceptance => {
+                let (to_acceptance, acceptance) = oneshot::channel();
+                numbers[0] = Some(state.waiters.sit(fingerprint, want, to_acceptance));
+                Some(acceptance)
+            }
+        };
+        numbers[1] = Some(state.waiters.sit(fingerprint, Want::Outcome, to_outcome));
+        Seat {
+            flight: Arc::clone(self),
+            joined,
+            outcome,
+            acceptance,
+            numbers,
+        }
+    }
+
+    /// Joins what is in flight, or replays what is done; `None` if the flight is gone.
+    fn join(
+        self: &Arc<Self>,
+        core: &Arc<Core>,
+        entrance: &Entrance,
+        want: Want,
+    ) -> Result<Option<Seat>, SubmitError> {
+        let fingerprint = entrance.work.fingerprint();
+        let mut state = self.state.lock();
+        // While the tables are asked, what the key stands for is not known yet.
+        let looking = matches!(state.phase, Phase::Looking);
+        if matches!(state.phase, Phase::Gone) {
+            return Ok(None);
+        }
+        if matches!(state.phase, Phase::Settled) && self.expired(core, &state) {
+            state.phase = Phase::Gone;
+            drop(state);
+            self.remove(core);
+            return Ok(None);
+        }
+        if !looking && state.fingerprint() != fingerprint {
+            return Err(SubmitError::Conflict { key: self.id.key });
+        }
+        if state.waiters.len() >= core.limits.joiners_max {
+            return Err(SubmitError::Overloaded {
+                what: "callers of one effect",
+                count: state.waiters.len(),
+                count_max: core.limits.joiners_max,
+            });
+        }
+        let seat = self.seat_locked(&mut state, fingerprint, want, true);
+        // The strongest durability of all joiners counts.
+        let strengthened = state.durability < entrance.durability;
+        if strengthened {
+            state.durability = entrance.durability;
+        }
+        let letters = self.news(&mut state);
+        drop(state);
+        wait::send(letters);
+        if strengthened {
+            self.record_acceptance(core);
+        }
+        Ok(Some(seat))
+    }
+
+    fn expired(&self, core: &Core, state: &State) -> bool {
+        match &state.subject {
+            Subject::Known(settlement) => settlement.expires_at <= core.clock.wall(),
+            Subject::Effect(_) | Subject::Saga { .. } | Subject::Orphan { .. } => false,
+        }
+    }
+
+    /// What those who just sat down can be told at once.
+    fn news(&self, state: &mut State) -> Vec<Letter> {
+        let reply: Option<Reply> = match (&state.phase, &state.subject) {
+            (Phase::Settled, Subject::Known(settlement)) => Some(Ok(Arrival::Settled {
+                settlement: Arc::clone(settlement),
+                replayed: true,
+            })),
+            (Phase::Stuck(reason), _) => Some(Err(SubmitError::Stuck {
+                key: self.id.key,
+                reason: Arc::clone(reason),
+            })),
+            (
+                Phase::Looking
+                | Phase::Admitting(_)
+                | Phase::Recording(_)
+                | Phase::Running
+                | Phase::BackingOff
+                | Phase::Driven
+                | Phase::Settling
+                | Phase::Settled
+                | Phase::Gone,
+                _,
+            ) => None,
+        };
+        if let Some(reply) = reply {
+            return state.waiters.answer_all(&reply);
+        }
+        if state.intent == Intent::Durable {
+            return state.waiters.answer(|waiter| match waiter.want {
+                Want::Acceptance => Some(Ok(Arrival::Accepted)),
+                Want::Outcome => None,
+            });
+        }
+        Vec::new()
+    }
+
+    /// The tables answered whether the key has an outcome.
+    fn looked_up(
+        self: Arc<Self>,
+        row: Result<Option<Settlement>, orlop_store::tables::TablesError>,
+        start: Option<Box<SagaStart>>,
+    ) {
+        let Some(core) = self.core.upgrade() else {
+            return;
+        };
+        match row {
+            Ok(Some(settlement)) if settlement.expires_at > core.clock.wall() => {
+                self.found_settled(&core, settlement);
+            }
+            Ok(Some(_) | None) => self.found_unknown(&core, start),
+            Err(error) => {
+                let key = self.id.key;
+                let reason = Arc::from(error.to_string());
+                self.withdraw(
+                    &core,
+                    SubmitError::Lookup { key, reason },
+                    Withdrawal::Refused,
+                );
+            }
+        }
+    }
+
+    fn found_settled(self: &Arc<Self>, core: &Arc<Core>, settlement: Settlement) {
+        let key = self.id.key;
+        let settlement = Arc::new(settlement);
+        let mut state = self.state.lock();
+        state.phase = Phase::Gone;
+        state.subject = Subject::Known(Arc::clone(&settlement));
+        let letters = state.waiters.answer(|waiter| {
+            Some(if waiter.fingerprint == settlement.fingerprint {
+                let settlement = Arc::clone(&settlement);
+                match waiter.want {
+                    Want::Outcome => Ok(Arrival::Settled {
+                        settlement,
+                        replayed: true,
+                    }),
+                    Want::Acceptance => Ok(Arrival::Accepted),
+                }
+            } else {
+                Err(SubmitError::Conflict { key })
+            })
+        });
+        drop(state);
+        // The row stays in the tables: the table of flights need not hold it too.
+        self.remove(core);
+        wait::send(letters);
+    }
+
+    fn found_unknown(self: &Arc<Self>, core: &Arc<Core>, start: Option<Box<SagaStart>>) {
+        let key = self.id.key;
+        let mut state = self.state.lock();
+        let fingerprint = state.fingerprint();
+        state.phase = Phase::Admitting(None);
+        let letters = state.waiters.answer(|waiter| {
+            (waiter.fingerprint != fingerprint).then_some(Err(SubmitError::Conflict { key }))
+        });
+        let deserted = state.waiters.is_empty();
+        if deserted {
+            state.phase = Phase::Gone;
+        }
+        drop(state);
+        wait::send(letters);
+        if deserted {
+            self.remove(core);
+        } else {
+            self.begin(core, start);
+        }
+    }
+
+    /// Leaves the table, unless another flight has taken the key since.
+    pub(super) fn remove(self: &Arc<Self>, core: &Core) {
+        for table in [&core.flights, &core.ephemeral] {
+            table.remove_if(&self.id, |_, flight| Arc::ptr_eq(flight, self));
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Waiters: who waits for a flight, and what they are told.
+
+use std::sync::Arc;
+
+use orlop_saga::effect::Settlement;
+use orlop_saga::key::Fingerprint;
+use tokio::sync::oneshot;
+
+use super::Want;
+use crate::error::SubmitError;
+
+/// What one waiter is told.
+pub(crate) type Reply = Result<Arrival, SubmitError>;
+
+/// Good news for a waiter.
+#[derive(Clone, Debug)]
+pub(crate) enum Arrival {
+    /// It is accepted.
+    Accepted,
+    /// It has its outcome, replayed or not.
+    Settled {
+        settlement: Arc<Settlement>,
+        replayed: bool,
+    },
+}
+
+/// One caller.
+pub(crate) struct Waiter {
+    pub(crate) seat: u64,
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) want: Want,
+    pub(crate) reply: oneshot::Sender<Reply>,
+}
+
+/// A reply that is to be sent once the flight's lock is released.
+pub(crate) struct Letter {
+    to: oneshot::Sender<Reply>,
+    reply: Reply,
+}
+
+/// All callers of one flight, in order of arrival.
+#[derive(Default)]
+pub(crate) struct Waiters {
+    list: Vec<Waiter>,
+    seats: u64,
+}
+
+impl Waiters {
+    pub(crate) fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    pub(crate) fn sit(
+        &mut self,
+        fingerprint: Fingerprint,
+        want: Want,
+        reply: oneshot::Sender<Reply>,
+    ) -> u64 {
+        self.seats += 1;
+        self.list.push(Waiter {
+            seat: self.seats,
+            fingerprint,
+            want,
+            reply,
+        });
+        self.seats
+    }
+
+    pub(crate) fn remove(&mut self, seat: u64) -> Option<Waiter> {
+        let at = self.list.iter().position(|waiter| waiter.seat == seat)?;
+        Some(self.list.remove(at))
+    }
+
+    /// Takes those for whom `reply` has an answer.
+    pub(crate) fn answer(&mut self, reply: impl Fn(&Waiter) -> Option<Reply>) -> Vec<Letter> {
+        let mut letters = Vec::new();
+        let mut staying = Vec::new();
+        for waiter in self.list.drain(..) {
+            match reply(&waiter) {
+                Some(reply) => letters.push(Letter {
+                    to: waiter.reply,
+                    reply,
+                }),
+                None => staying.push(waiter),
+            }
+        }
+        self.list = staying;
+        letters
+    }
+
+    /// Takes all, with one reply.
+    pub(crate) fn answer_all(&mut self, reply: &Reply) -> Vec<Letter> {
+        self.answer(|_| Some(reply.clone()))
+    }
+}
+
+/// Sends letters. A caller that left does not mind.
+pub(crate) fn send(letters: Vec<Letter>) {
+    for letter in letters {
+        let _ = letter.to.send(letter.reply);
+    }
+}

@@ -1,0 +1,96 @@
+//! Recovery: what was unfinished goes on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use orlop_admission::TenantAccount;
+use orlop_saga::effect::{Effect, EffectId};
+use orlop_saga::id::{Fence, Incarnation, StoreId, TenantId};
+use orlop_saga::saga::SagaState;
+use orlop_store::store::Recovered;
+
+use crate::core::Core;
+use crate::flight::Flight;
+use crate::open::OpenError;
+use crate::tenant;
+
+/// What opening found.
+#[derive(Clone, Debug)]
+pub struct Recovery {
+    /// The store's id.
+    pub store_id: StoreId,
+    /// How often it has been opened.
+    pub incarnation: Incarnation,
+    /// Effects that go on.
+    pub effects: usize,
+    /// Sagas that go on, held ones included.
+    pub sagas: usize,
+    /// Records replayed from the journal.
+    pub records: u64,
+    /// Why the tables were rebuilt from the journal, if they were.
+    pub tables_rebuilt: Option<String>,
+    /// How long the store took to open.
+    pub took: Duration,
+}
+
+/// Registers what the store has and sets it going.
+pub(crate) fn go_on(core: &Arc<Core>, recovered: Recovered) -> Result<Recovery, OpenError> {
+    let live = recovered.live;
+    for (id, label) in live.tenants() {
+        let account = core
+            .tenants
+            .register(label.clone(), *id, tenant::unlimited())?;
+        core.adopt(account);
+    }
+    let recovery = Recovery {
+        store_id: recovered.store_id,
+        incarnation: recovered.incarnation,
+        effects: live.effects().len(),
+        sagas: live.sagas().len(),
+        records: recovered.replayed_records,
+        tables_rebuilt: recovered.rebuilt_because,
+        took: recovered.took,
+    };
+    for (id, effect) in live.effects() {
+        if let Some(account) = account(core, id.tenant) {
+            effect_goes_on(core, *id, account, effect);
+        }
+    }
+    for (id, state) in live.sagas() {
+        if let Some(account) = account(core, state.start().id.tenant) {
+            let flight = Flight::recovered_saga(core, account, *id, state.start());
+            let state: Box<SagaState> = Box::new(state.clone());
+            core.driver.recover(*id, flight, state);
+        }
+    }
+    Ok(recovery)
+}
+
+fn account(core: &Core, tenant: TenantId) -> Option<Arc<TenantAccount>> {
+    let account = core.tenants.get(tenant).ok();
+    if account.is_none() {
+        tracing::error!(%tenant, "unfinished work of a tenant that is not registered");
+    }
+    account
+}
+
+fn effect_goes_on(core: &Arc<Core>, id: EffectId, account: Arc<TenantAccount>, effect: &Effect) {
+    let request = effect.request().clone();
+    let known = core.registry.code(&request.code.name);
+    let fence = effect.fence();
+    let Some(code) = known else {
+        let reason = format!("{} is not registered", request.code);
+        Flight::recovered_without_code(core, id, account, &request, &Arc::from(reason));
+        return;
+    };
+    let mut course = core.course(&code, core.limits.retry);
+    if let Some(Fence { attempt, .. }) = fence {
+        course.resume(attempt.get(), core.clock.monotonic());
+    }
+    let fence = fence.unwrap_or_default();
+    let flight = Flight::recovered(core, id, account, request, code, course, fence);
+    match effect {
+        Effect::Accepted { .. } | Effect::Launched { .. } => flight.resume(core),
+        Effect::Stuck { reason, .. } => flight.hold(&Arc::from(reason.as_str())),
+    }
+}

@@ -1,0 +1,284 @@
+//! Tenants: the capability to submit, and the one to manage.
+
+use std::fmt;
+use std::sync::Arc;
+
+use dashmap::mapref::entry::Entry;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
+use orlop_admission::{Quotas, TenantAccount, TenantError as AdmissionError, TenantSnapshot};
+use orlop_gpu::PutError;
+use orlop_saga::amount::ByteCount;
+use orlop_saga::effect::EffectId;
+use orlop_saga::event::Event;
+use orlop_saga::id::TenantId;
+use orlop_saga::key::Key;
+use orlop_saga::tenant::{LabelError, TenantEvent, TenantLabel};
+use orlop_store::log::Purpose;
+use tokio::sync::oneshot;
+
+use crate::batch::Batch;
+use crate::buffer::{self, Buffer};
+use crate::computation::Computation;
+use crate::core::Core;
+use crate::error::{SubmitError, Unavailable};
+use crate::handle::Handle;
+use crate::saga::Saga;
+use crate::start::SagaStarting;
+use crate::submission::{Awaited, Enqueued, Submission};
+
+/// The capability to submit on behalf of one tenant. Cheap to clone; it cannot be forged, and it
+/// cannot manage.
+#[derive(Clone)]
+pub struct Tenant {
+    pub(crate) core: Handle,
+    pub(crate) account: Arc<TenantAccount>,
+}
+
+/// The capability to manage one tenant: suspend, resume, quotas, operators' verbs.
+#[derive(Clone)]
+pub struct TenantManager {
+    tenant: Tenant,
+}
+
+/// Why there is no handle of a tenant, or why managing it failed. Nothing changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TenantError {
+    /// The text is no label.
+    #[error(transparent)]
+    Label(#[from] LabelError),
+    /// No place or no id for it, most likely because `limits.tenants_max` is reached.
+    #[error(transparent)]
+    Register(#[from] orlop_admission::RegisterError),
+    /// The engine takes no work.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    /// Whether the registration is durable is unknown: the disk failed. Reopen the store.
+    #[error("whether the tenant is registered is unknown: the disk failed while it was written")]
+    Unresolved,
+    /// The tenant's state does not allow it.
+    #[error(transparent)]
+    State(#[from] AdmissionError),
+}
+
+/// A registration on its way to the disk, shared by all who asked for it.
+pub(crate) type Registering = Shared<BoxFuture<'static, Result<Arc<TenantAccount>, TenantError>>>;
+
+impl Core {
+    /// The tenant of this label, registered durably at its first mention.
+    pub(crate) async fn tenant(
+        self: &Arc<Self>,
+        label: &str,
+    ) -> Result<Arc<TenantAccount>, TenantError> {
+        self.check_open()?;
+        let label = TenantLabel::new(label)?;
+        let registering = match self.labels.entry(label.clone()) {
+            Entry::Occupied(known) => known.get().clone(),
+            Entry::Vacant(vacant) => vacant.insert(self.register(label.clone())?).clone(),
+        };
+        let registered = registering.await;
+        if registered.is_err() {
+            self.labels.remove(&label);
+        }
+        registered
+    }
+
+    fn register(self: &Arc<Self>, label: TenantLabel) -> Result<Registering, TenantError> {
+        let account = self
+            .tenants
+            .register_next(label.clone(), crate::tenant::unlimited())?;
+        let tenant = account.id();
+        self.enter_device(tenant);
+        let event = Event::Tenant(TenantEvent::Registered { tenant, label });
+        let (tell, told) = oneshot::channel();
+        let registered = Arc::clone(&account);
+        self.append(tenant, Purpose::New, &[event], move |core, result| {
+            let answer = match result {
+                Ok(()) => Ok(registered),
+                Err(error) => {
+                    // Nothing of it is known to be durable, and nothing was submitted under it.
+                    let _ = core.tenants.unregister(&registered);
+                    Err(match core.append_failed(&error, Key::new([0; 16])) {
+                        SubmitError::Unavailable(why) => TenantError::Unavailable(why),
+                        _ => TenantError::Unresolved,
+                    })
+                }
+            };
+            let _ = tell.send(answer);
+        });
+        Ok(told
+            .map(|answer| answer.unwrap_or(Err(TenantError::Unresolved)))
+            .boxed()
+            .shared())
+    }
+}
+
+impl Core {
+    /// A tenant found in the store.
+    pub(crate) fn adopt(&self, account: Arc<TenantAccount>) {
+        self.enter_device(account.id());
+        let label = account.label().clone();
+        let known = futures_util::future::ready(Ok(account)).boxed().shared();
+        self.labels.insert(label, known);
+    }
+
+    fn enter_device(&self, tenant: TenantId) {
+        if let Err(error) = self.executor.device.register_tenant_generation(tenant) {
+            // Its device work is refused as stale; the rest goes on.
+            tracing::error!(%tenant, %error, "the device does not take the tenant");
+        }
+    }
+}
+
+/// The quotas of a tenant for which none were set: bounded by the bulkheads alone.
+pub(crate) fn unlimited() -> Quotas {
+    Quotas {
+        slots_max: u64::MAX,
+        staging_bytes_max: ByteCount::new(u64::MAX),
+    }
+}
+
+impl Tenant {
+    /// Its id: slot and generation.
+    pub fn id(&self) -> TenantId {
+        self.account.id()
+    }
+
+    /// Its name.
+    pub fn label(&self) -> &str {
+        self.account.label().as_str()
+    }
+
+    /// Runs a computation once per key, and waits for its outcome.
+    ///
+    /// A `Pure` computation derives its key from its input: equal submissions join or replay. An
+    /// `External` one does not compile without [`Submission::key`]. Nothing happens until the
+    /// submission is awaited; dropping the future withdraws the work if nobody else waits for it
+    /// and it does not run yet.
+    pub fn submit<C: Computation>(
+        &self,
+        computation: C,
+        input: impl Into<C::Input>,
+    ) -> Submission<C, C::Kind, Awaited> {
+        Submission::new(self.clone(), computation, input.into())
+    }
+
+    /// Accepts a computation: once the returned [`Ticket`](crate::Ticket) exists, the work is done
+    /// whatever becomes of the caller or the process.
+    pub fn enqueue<C: Computation>(
+        &self,
+        computation: C,
+        input: impl Into<C::Input>,
+    ) -> Submission<C, C::Kind, Enqueued> {
+        Submission::new(self.clone(), computation, input.into())
+    }
+
+    /// Runs many computations: one run of ring entries, one wake, one journal group; with a key
+    /// and an outcome per item.
+    pub fn submit_batch<C: Computation<Kind = crate::Pure>>(
+        &self,
+        computation: C,
+        inputs: impl IntoIterator<Item = impl Into<C::Input>>,
+    ) -> Batch<C> {
+        Batch::new(
+            self.clone(),
+            computation,
+            inputs.into_iter().map(Into::into).collect(),
+        )
+    }
+
+    /// Starts a saga under a key: once the returned [`SagaTicket`](crate::SagaTicket) exists, it
+    /// completes or is compensated, whatever becomes of the process.
+    pub fn start<S: Saga>(&self, key: Key, input: impl Into<S::Input>) -> SagaStarting<S> {
+        SagaStarting::new(self.clone(), key, input.into())
+    }
+
+    /// Puts bytes onto the device, under their digest. Hashing takes about 1 ms per 2 MB: for
+    /// large buffers call it where that may be waited for.
+    ///
+    /// # Errors
+    /// [`PutError`]: nothing was put.
+    pub fn buffer(&self, bytes: &[u8]) -> Result<Buffer, PutError> {
+        buffer::put(&self.core.executor.device, self.id(), bytes)
+    }
+}
+
+impl TenantManager {
+    pub(crate) fn new(tenant: Tenant) -> Self {
+        Self { tenant }
+    }
+
+    /// The capability to submit alone.
+    pub fn tenant(&self) -> &Tenant {
+        &self.tenant
+    }
+
+    /// Refuses its submissions, replays included, until it is resumed. What runs goes on; what is
+    /// queued is withdrawn.
+    ///
+    /// # Errors
+    /// [`TenantError::State`]: it is revoked.
+    pub fn suspend(&self) -> Result<(), TenantError> {
+        Ok(self.tenant.core.tenants.suspend(&self.tenant.account)?)
+    }
+
+    /// Takes its submissions again.
+    ///
+    /// # Errors
+    /// [`TenantError::State`]: it is revoked.
+    pub fn resume(&self) -> Result<(), TenantError> {
+        Ok(self.tenant.core.tenants.resume(&self.tenant.account)?)
+    }
+
+    /// Changes its quotas, from now on. 0 means none.
+    ///
+    /// # Errors
+    /// [`TenantError::State`]: it is not registered any more.
+    pub fn set_quotas(&self, quotas: Quotas) -> Result<(), TenantError> {
+        Ok(self
+            .tenant
+            .core
+            .tenants
+            .set_quotas(&self.tenant.account, quotas)?)
+    }
+
+    /// What it holds and what was refused.
+    pub fn snapshot(&self) -> TenantSnapshot {
+        self.tenant.account.snapshot()
+    }
+
+    /// Has a stuck effect tried again, all its attempts free again; false if it is not stuck.
+    pub fn retry(&self, key: Key) -> bool {
+        let core = &self.tenant.core;
+        let id = EffectId {
+            tenant: self.tenant.id(),
+            key,
+        };
+        let flight = core.flights.get(&id).map(|entry| Arc::clone(entry.value()));
+        flight.is_some_and(|flight| match flight.saga() {
+            Some(saga) => {
+                core.driver.resume(saga);
+                true
+            }
+            None => flight.release(core),
+        })
+    }
+}
+
+impl fmt::Debug for Tenant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Tenant")
+            .field(&self.id())
+            .field(&self.label())
+            .finish()
+    }
+}
+
+impl fmt::Debug for TenantManager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("TenantManager")
+            .field(&self.tenant.label())
+            .finish()
+    }
+}
