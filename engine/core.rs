@@ -1,6 +1,6 @@
 //! The core: what every handle, callback and thread of one open engine shares.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -45,6 +45,8 @@ pub(crate) struct Core {
     pub(crate) labels: DashMap<TenantLabel, Registering>,
     pub(crate) flights: DashMap<EffectId, Arc<Flight>>,
     pub(crate) ephemeral: DashMap<EffectId, Arc<Flight>>,
+    /// How many flights there are: counting them in the tables would take their locks.
+    pub(crate) flying: AtomicUsize,
     pub(crate) closing: AtomicBool,
     pub(crate) closed: OnceCell<Result<(), CloseError>>,
     process: u32,
@@ -101,11 +103,17 @@ impl Core {
             labels: DashMap::new(),
             flights: DashMap::new(),
             ephemeral: DashMap::new(),
+            flying: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
             closed: OnceCell::new(),
             process: std::process::id(),
             close_timeout: options.close_timeout,
         }))
+    }
+
+    /// Keys in flight, or whose outcome the tables do not have yet.
+    pub(crate) fn flying(&self) -> usize {
+        self.flying.load(Ordering::Relaxed)
     }
 
     /// Whether this process is a fork of the one that opened the engine.

@@ -97,7 +97,7 @@ impl Engine {
             .collect();
         bulkheads.sort_by(|a, b| a.name.cmp(&b.name));
         EngineSnapshot {
-            effects: self.core.flights.len() + self.core.ephemeral.len(),
+            effects: self.core.flying(),
             sagas: self.core.driver.sagas(),
             bulkheads,
             device: executor.device.snapshot(),

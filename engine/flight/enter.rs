@@ -1,7 +1,7 @@
 //! Entering the key table: run, join, replay or conflict.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use dashmap::mapref::entry::Entry;
 use orlop_admission::TenantAccount;
@@ -110,6 +110,7 @@ impl Core {
                     let flight = Arc::new(Flight::new(self, &entrance, known));
                     let seat = flight.seat(&entrance, want, false);
                     vacant.insert(flight);
+                    self.flying.fetch_add(1, Ordering::Relaxed);
                     (seat, known)
                 }
             };
@@ -282,6 +283,7 @@ impl Flight {
             }),
         });
         core.flights.insert(id, Arc::clone(&flight));
+        core.flying.fetch_add(1, Ordering::Relaxed);
         flight
     }
 
@@ -481,7 +483,9 @@ impl Flight {
     /// Leaves the table, unless another flight has taken the key since.
     pub(super) fn remove(self: &Arc<Self>, core: &Core) {
         for table in [&core.flights, &core.ephemeral] {
-            table.remove_if(&self.id, |_, flight| Arc::ptr_eq(flight, self));
+            if table.remove_if(&self.id, |_, flight| Arc::ptr_eq(flight, self)).is_some() {
+                core.flying.fetch_sub(1, Ordering::Relaxed);
+            }
         }
     }
 }
