@@ -139,11 +139,7 @@ impl Core {
 
     fn check_room(&self, work: &Work) -> Result<(), SubmitError> {
         let (what, count, count_max) = match work {
-            Work::Effect { .. } => (
-                "effects unfinished",
-                self.flights.len(),
-                self.limits.effects_max,
-            ),
+            Work::Effect { .. } => ("effects unfinished", self.flying(), self.limits.effects_max),
             Work::Saga(_) => (
                 "sagas unfinished",
                 self.driver.sagas(),
@@ -483,7 +479,10 @@ impl Flight {
     /// Leaves the table, unless another flight has taken the key since.
     pub(super) fn remove(self: &Arc<Self>, core: &Core) {
         for table in [&core.flights, &core.ephemeral] {
-            if table.remove_if(&self.id, |_, flight| Arc::ptr_eq(flight, self)).is_some() {
+            if table
+                .remove_if(&self.id, |_, flight| Arc::ptr_eq(flight, self))
+                .is_some()
+            {
                 core.flying.fetch_sub(1, Ordering::Relaxed);
             }
         }

@@ -23,7 +23,11 @@ fn equal_pure_submissions_run_once_and_replay_also_after_a_restart() {
     assert_eq!(*world.doubler.runs.lock().unwrap(), [21]);
     let other = engine.blocking().tenant("b").unwrap();
     let theirs = wait(other.submit(Double, 21_u64)).unwrap();
-    assert_eq!(theirs.origin, Origin::Ran, "another tenant's key is simply unknown");
+    assert_eq!(
+        theirs.origin,
+        Origin::Ran,
+        "another tenant's key is simply unknown"
+    );
     engine.blocking().close().unwrap();
 }
 
@@ -86,7 +90,10 @@ fn the_device_agrees_with_the_crates_on_inline_bytes_and_buffers() {
     let buffer = tenant.buffer(&bytes).unwrap();
     let digest = wait(tenant.submit(Blake3, &buffer)).unwrap().output;
     assert_eq!(digest, Digest::of(&bytes));
-    assert_eq!(wait(tenant.submit(Crc32c, "123456789")).unwrap().output, 0xe306_9283);
+    assert_eq!(
+        wait(tenant.submit(Crc32c, "123456789")).unwrap().output,
+        0xe306_9283
+    );
     wait(tenant.submit(Noop, 7_u64).ephemeral()).unwrap();
     engine.blocking().close().unwrap();
 }
@@ -98,7 +105,10 @@ fn a_batch_has_an_outcome_for_every_item() {
     let tenant = engine.blocking().tenant("a").unwrap();
     let inputs = (0..300_u64).map(|i| i % 100);
     let replies = wait(tenant.submit_batch(Noop, inputs)).unwrap();
-    let ran = replies.iter().filter(|r| r.as_ref().unwrap().origin == Origin::Ran).count();
+    let ran = replies
+        .iter()
+        .filter(|r| r.as_ref().unwrap().origin == Origin::Ran)
+        .count();
     assert_eq!((replies.len(), ran), (300, 100));
     engine.blocking().close().unwrap();
 }

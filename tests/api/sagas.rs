@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use orlop::{
-    CancelError, Failure, Key, Saga, SagaContext, SagaError, SubmitError, wait,
-};
+use orlop::{CancelError, Failure, Key, Saga, SagaContext, SagaError, SubmitError, wait};
 
 use crate::support::{Double, Put, Remove, World};
 
@@ -65,7 +63,10 @@ fn a_failed_step_unwinds_newest_first() {
     world.outside.fail("two", [Failure::permanent("refused")]);
     let ticket = wait(tenant.start::<Three>(Key::named("s"), 5_u64)).unwrap();
     let failed = wait(ticket).unwrap_err();
-    assert_eq!(failed, SubmitError::Failed(Failure::permanent("step two failed: refused")));
+    assert_eq!(
+        failed,
+        SubmitError::Failed(Failure::permanent("step two failed: refused"))
+    );
     assert_eq!(world.outside.ledger(), ["put one", "remove one"]);
     assert_eq!(engine.snapshot().sagas, 0);
     engine.blocking().close().unwrap();

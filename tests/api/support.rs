@@ -28,12 +28,25 @@ impl Outside {
     }
 
     pub(crate) fn present(&self) -> Vec<String> {
-        self.state.lock().unwrap().present.values().cloned().collect()
+        let mut names: Vec<String> = self
+            .state
+            .lock()
+            .unwrap()
+            .present
+            .values()
+            .cloned()
+            .collect();
+        names.sort();
+        names
     }
 
     pub(crate) fn fail(&self, name: &str, failures: impl IntoIterator<Item = Failure>) {
         let mut state = self.state.lock().unwrap();
-        state.failing.entry(name.to_owned()).or_default().extend(failures);
+        state
+            .failing
+            .entry(name.to_owned())
+            .or_default()
+            .extend(failures);
     }
 
     fn put(&self, key: RemoteKey, name: &str) -> Result<u64, Failure> {
@@ -41,7 +54,11 @@ impl Outside {
         if let Some(failure) = state.failing.get_mut(name).and_then(Vec::pop) {
             return Err(failure);
         }
-        if state.present.insert(*key.as_bytes(), name.to_owned()).is_none() {
+        if state
+            .present
+            .insert(*key.as_bytes(), name.to_owned())
+            .is_none()
+        {
             state.ledger.push(format!("put {name}"));
         }
         Ok(name.len() as u64)
@@ -138,7 +155,11 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        Self { folder, outside: Outside::default(), doubler: Doubler::default() }
+        Self {
+            folder,
+            outside: Outside::default(),
+            doubler: Doubler::default(),
+        }
     }
 
     pub(crate) fn builder(&self) -> EngineBuilder {
