@@ -150,7 +150,7 @@ impl Message {
 pub(crate) struct Driver {
     inbox: Sender<Message>,
     outlet: Mutex<Option<Receiver<Message>>>,
-    sagas: Arc<AtomicUsize>,
+    sagas: AtomicUsize,
     saga_last: AtomicU64,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
@@ -162,7 +162,7 @@ impl Driver {
         Self {
             inbox,
             outlet: Mutex::new(Some(outlet)),
-            sagas: Arc::new(AtomicUsize::new(0)),
+            sagas: AtomicUsize::new(0),
             saga_last: AtomicU64::new(saga_last.get()),
             thread: Mutex::new(None),
         }
@@ -176,7 +176,6 @@ impl Driver {
         let player = Player {
             core: Arc::downgrade(core),
             runs: HashMap::new(),
-            count: Arc::clone(&self.sagas),
             closing: None,
         };
         let thread = std::thread::Builder::new()
@@ -225,6 +224,16 @@ impl Driver {
         }
     }
 
+    /// A saga begins to be unfinished.
+    fn begun(&self) {
+        self.sagas.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A saga is not unfinished any more; counted before anybody is told.
+    fn ended(&self) {
+        self.sagas.fetch_sub(1, Ordering::Relaxed);
+    }
+
     fn next_saga(&self) -> SagaId {
         SagaId::new(self.saga_last.fetch_add(1, Ordering::Relaxed) + 1)
     }
@@ -234,7 +243,6 @@ impl Driver {
 struct Player {
     core: Weak<Core>,
     runs: HashMap<SagaId, Run>,
-    count: Arc<AtomicUsize>,
     closing: Option<std::sync::mpsc::Sender<()>>,
 }
 
@@ -273,12 +281,14 @@ impl Player {
         let saga = match (message.saga(), message) {
             (_, Message::Start { flight, start }) => {
                 let id = core.driver.next_saga();
+                core.driver.begun();
                 let mut run = Run::start(id, flight, start);
                 run.advance(core);
                 self.runs.insert(id, run);
                 id
             }
             (_, Message::Recover { id, flight, state }) => {
+                core.driver.begun();
                 let mut run = Run::recover(id, flight, *state);
                 run.recovered(core);
                 self.runs.insert(id, run);
@@ -296,7 +306,6 @@ impl Player {
         if self.runs.get(&saga).is_some_and(Run::is_over) {
             self.runs.remove(&saga);
         }
-        self.count.store(self.runs.len(), Ordering::Relaxed);
     }
 }
 

@@ -286,6 +286,7 @@ impl Run {
         // is durable is found at the next open.
         self.player = None;
         self.over = true;
+        core.driver.ended();
         if starting {
             self.flight
                 .saga_refused(core, core.append_failed(error, self.flight.id.key));
@@ -306,6 +307,7 @@ impl Run {
                 Deed::Held(reason) => self.flight.hold(&reason),
                 Deed::Finish(settlement) => {
                     self.over = true;
+                    core.driver.ended();
                     self.flight.arrived(core, settlement);
                 }
             }

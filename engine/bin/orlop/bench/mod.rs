@@ -1,0 +1,124 @@
+//! `orlop bench`: suites of figures, each printed beside what it is measured against.
+//!
+//! | file | noun |
+//! | --- | --- |
+//! | `mod` | the command and the suites |
+//! | `figure` | one figure, and its judgement |
+//! | `report` | figures as a table and as JSON |
+//! | `cpu` | the processor time of this process |
+//! | others | one suite each |
+//!
+//! A new suite is a file, a variant of [`Suite`] and a line in [`Suite::figures`].
+
+mod cpu;
+mod figure;
+mod idle;
+mod report;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use orlop::{CloseError, OpenError, ProjectorError, SubmitError, TenantError};
+
+use self::figure::Figure;
+
+/// What to measure, for how long, and where to write it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// The suites, measured one after the other.
+    #[arg(required = true, value_name = "SUITE")]
+    suites: Vec<Suite>,
+    /// How long each figure is measured in total, in seconds.
+    #[arg(long, value_name = "N", default_value_t = 10,
+          value_parser = clap::value_parser!(u32).range(1..=3600))]
+    seconds: u32,
+    /// Also writes the figures to this file, as a JSON array.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Suite {
+    /// The processor time of an open engine that has nothing to do.
+    Idle,
+}
+
+impl Suite {
+    /// Measures every figure of the suite, each for `duration`.
+    fn figures(self, duration: Duration) -> Result<Vec<Figure>, BenchError> {
+        match self {
+            Self::Idle => Ok(vec![idle::measure(duration)?]),
+        }
+    }
+}
+
+/// Why something was not measured. No figure of its suite is printed or written.
+#[derive(Debug, thiserror::Error)]
+enum BenchError {
+    /// No fresh folder for a store. Free space, or set TMPDIR.
+    #[error("no folder for the store")]
+    Folder(#[source] std::io::Error),
+    /// The engine did not open.
+    #[error("the engine did not open")]
+    Open(#[from] OpenError),
+    /// A tenant was not registered.
+    #[error("no tenant was registered")]
+    Tenant(#[from] TenantError),
+    /// Work that was to be done before did not end well.
+    #[error("the work before the measurement failed")]
+    Submit(#[from] SubmitError),
+    /// No checkpoint was written before the measurement.
+    #[error("no checkpoint was written")]
+    Checkpoint(#[from] ProjectorError),
+    /// The engine did not close cleanly.
+    #[error("the engine did not close")]
+    Close(#[from] CloseError),
+    /// The system does not tell how much processor time this process has used.
+    #[error("the system does not tell the processor time of this process")]
+    #[cfg_attr(target_os = "linux", expect(dead_code, reason = "Linux always tells"))]
+    NoClock,
+}
+
+/// Measures, prints, writes; the exit code says whether every target was met.
+pub(crate) fn run(arguments: &Arguments) -> ExitCode {
+    let duration = Duration::from_secs(arguments.seconds.into());
+    let mut figures = Vec::new();
+    let mut failed = false;
+    for suite in &arguments.suites {
+        match suite.figures(duration) {
+            Ok(measured) => figures.extend(measured),
+            Err(error) => {
+                failed = true;
+                tell(&format!("{suite:?} was not measured"), &error);
+            }
+        }
+    }
+    println!("{}", report::table(&figures));
+    if let Some(file) = &arguments.json
+        && let Err(error) = report::write_json(file, &figures)
+    {
+        failed = true;
+        tell(&format!("{} was not written", file.display()), &error);
+    }
+    if failed {
+        ExitCode::from(2)
+    } else if figures.iter().any(Figure::is_missed) {
+        ExitCode::from(1)
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+/// Prints an error with everything behind it.
+fn tell(what: &str, error: &dyn std::error::Error) {
+    let mut line = format!("orlop: {what}: {error}");
+    let mut cause = error.source();
+    while let Some(because) = cause {
+        line.push_str(&format!(": {because}"));
+        cause = because.source();
+    }
+    eprintln!("{line}");
+}
