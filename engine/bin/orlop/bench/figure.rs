@@ -107,8 +107,18 @@ mod tests {
         let mut fields: Vec<_> = json.as_object().unwrap().keys().cloned().collect();
         fields.sort_unstable();
         let mut expected = [
-            "id", "suite", "name", "value", "unit", "reference", "reference_value", "ratio",
-            "target", "met", "samples", "median_of",
+            "id",
+            "suite",
+            "name",
+            "value",
+            "unit",
+            "reference",
+            "reference_value",
+            "ratio",
+            "target",
+            "met",
+            "samples",
+            "median_of",
         ];
         expected.sort_unstable();
         assert_eq!(fields, expected);

@@ -11,7 +11,7 @@ use super::figure::Figure;
 /// The figures, each beside what it is measured against.
 pub(crate) fn table(figures: &[Figure]) -> Table {
     let mut table = Table::new();
-    table.load_preset(UTF8_FULL_CONDENSED);
+    table.load_style(UTF8_FULL_CONDENSED);
     table.set_header([
         "id", "figure", "value", "against", "ratio", "unit", "target", "met",
     ]);
@@ -21,9 +21,8 @@ pub(crate) fn table(figures: &[Figure]) -> Table {
             Some(false) => "NO",
             None => "-",
         };
-        let number = |value: f64| {
-            Cell::new(format!("{value:.3}")).set_alignment(CellAlignment::Right)
-        };
+        let number =
+            |value: f64| Cell::new(format!("{value:.3}")).set_alignment(CellAlignment::Right);
         table.add_row([
             Cell::new(figure.id),
             Cell::new(figure.name),
