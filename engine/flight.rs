@@ -24,7 +24,7 @@ use parking_lot::Mutex;
 pub(crate) use self::enter::{Entrance, Seat, Want, Work};
 pub use self::run::Cancelled;
 use self::wait::Waiters;
-pub(crate) use self::wait::{Arrival, Reply};
+pub(crate) use self::wait::{Arrival, Mailbox, Reply};
 use crate::core::Core;
 use crate::course::Course;
 use crate::registry::Code;

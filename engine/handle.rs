@@ -34,7 +34,12 @@ impl Deref for Handle {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if self.core.closing.swap(true, Ordering::AcqRel) || self.core.is_forked() {
+        if self.core.is_forked() {
+            // Its threads are in the parent: whatever waits for them here would wait for ever.
+            std::mem::forget(Arc::clone(&self.core));
+            return;
+        }
+        if self.core.closing.swap(true, Ordering::AcqRel) {
             return;
         }
         let core = Arc::clone(&self.core);

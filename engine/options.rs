@@ -121,19 +121,23 @@ impl Default for Options {
             limits: Limits::default(),
             store: StoreOptions::default(),
             device: DeviceOptions::default(),
-            device_bulkhead: BulkheadOptions {
-                in_flight_max: 256,
-                ..BulkheadOptions::new("device")
-            },
-            io_bulkhead: BulkheadOptions {
-                in_flight_max: 64,
-                ..BulkheadOptions::new(HOST_IO)
-            },
+            device_bulkhead: deep("device", 256, 4096),
+            io_bulkhead: deep(HOST_IO, 64, 1024),
             cpu_bulkhead: BulkheadOptions::new(HOST_CPU),
             bulkheads: Vec::new(),
             io_threads: 1,
             close_timeout: Duration::from_secs(30),
         }
+    }
+}
+
+/// A bulkhead with room for sixteen tenants that each queue `queue_per_tenant_max`.
+fn deep(name: &str, in_flight_max: u32, queue_per_tenant_max: u32) -> BulkheadOptions {
+    BulkheadOptions {
+        in_flight_max,
+        queue_max: queue_per_tenant_max * 16,
+        queue_per_tenant_max,
+        ..BulkheadOptions::new(name)
     }
 }
 

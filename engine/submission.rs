@@ -3,10 +3,11 @@
 use std::fmt;
 use std::future::IntoFuture;
 use std::marker::PhantomData;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, Either, select};
 use orlop_saga::amount::BusyNanos;
 use orlop_saga::canonical;
 use orlop_saga::effect::{EffectId, Request, Settlement};
@@ -20,7 +21,9 @@ use tokio::sync::oneshot;
 use crate::computation::{Computation, Pure};
 use crate::core::Core;
 use crate::error::{SubmitError, Unavailable};
-use crate::flight::{Arrival, Cancelled, Durability, Entrance, Reply as Answer, Seat, Want, Work};
+use crate::flight::{
+    Arrival, Cancelled, Durability, Entrance, Mailbox, Reply as Answer, Seat, Want, Work,
+};
 use crate::options::RetryPolicy;
 use crate::tenant::Tenant;
 
@@ -259,20 +262,22 @@ impl<C: Computation, K> Submission<C, K, Enqueued> {
 pub(crate) async fn wait(
     core: &Core,
     key: Key,
-    answer: &mut oneshot::Receiver<Answer>,
+    mailbox: &mut Mailbox,
     deadline: Option<Duration>,
 ) -> Answer {
-    let closed = |_| Err(SubmitError::Interrupted { key });
-    let Some(deadline) = deadline else {
-        return answer.await.unwrap_or_else(closed);
+    let told = mailbox.reply();
+    let answer = match deadline {
+        None => told.await,
+        Some(deadline) => {
+            let (late, is_late) = oneshot::channel::<()>();
+            core.executor.runtime.after(deadline, move || drop(late));
+            match select(pin!(told), is_late).await {
+                Either::Left((answer, _)) => answer,
+                Either::Right(_) => return Err(SubmitError::Expired),
+            }
+        }
     };
-    let (late, mut is_late) = oneshot::channel::<()>();
-    core.executor.runtime.after(deadline, move || drop(late));
-    let both = futures_util::future::select(answer, &mut is_late);
-    match both.await {
-        futures_util::future::Either::Left((answer, _)) => answer.unwrap_or_else(closed),
-        futures_util::future::Either::Right(_) => Err(SubmitError::Expired),
-    }
+    answer.unwrap_or(Err(SubmitError::Interrupted { key }))
 }
 
 /// What an answer means to a caller.

@@ -12,7 +12,7 @@ use orlop_saga::saga::SagaStart;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::wait::{self, Letter, Waiters};
+use super::wait::{self, Letter, Mailbox, Waiters};
 use super::{Arrival, Durability, Flight, Intent, Phase, Plain, Reply, State, Subject};
 use crate::core::Core;
 use crate::course::Course;
@@ -69,8 +69,8 @@ pub(crate) struct Entrance {
 pub(crate) struct Seat {
     pub(crate) flight: Arc<Flight>,
     pub(crate) joined: bool,
-    pub(crate) outcome: oneshot::Receiver<Reply>,
-    pub(crate) acceptance: Option<oneshot::Receiver<Reply>>,
+    pub(crate) outcome: Mailbox,
+    pub(crate) acceptance: Option<Mailbox>,
     numbers: [Option<u64>; 2],
 }
 
@@ -302,14 +302,14 @@ impl Flight {
             Want::Acceptance => {
                 let (to_acceptance, acceptance) = oneshot::channel();
                 numbers[0] = Some(state.waiters.sit(fingerprint, want, to_acceptance));
-                Some(acceptance)
+                Some(Mailbox::new(acceptance))
             }
         };
         numbers[1] = Some(state.waiters.sit(fingerprint, Want::Outcome, to_outcome));
         Seat {
             flight: Arc::clone(self),
             joined,
-            outcome,
+            outcome: Mailbox::new(outcome),
             acceptance,
             numbers,
         }

@@ -24,6 +24,33 @@ pub(crate) enum Arrival {
     },
 }
 
+/// The receiving end of a reply; can be asked again once it was told.
+pub(crate) struct Mailbox {
+    receiver: oneshot::Receiver<Reply>,
+    told: Option<Reply>,
+}
+
+impl Mailbox {
+    pub(super) fn new(receiver: oneshot::Receiver<Reply>) -> Self {
+        Self {
+            receiver,
+            told: None,
+        }
+    }
+
+    /// Waits for the reply; `None` if there will be none. Cancel-safe.
+    pub(crate) async fn reply(&mut self) -> Option<Reply> {
+        if self.told.is_none() {
+            self.told = (&mut self.receiver).await.ok();
+            if self.told.is_none() {
+                // A channel that was closed must not be polled again.
+                self.receiver = oneshot::channel().1;
+            }
+        }
+        self.told.clone()
+    }
+}
+
 /// One caller.
 pub(crate) struct Waiter {
     pub(crate) seat: u64,

@@ -112,3 +112,17 @@ fn a_batch_has_an_outcome_for_every_item() {
     assert_eq!((replies.len(), ran), (300, 100));
     engine.blocking().close().unwrap();
 }
+
+#[test]
+fn a_ticket_can_be_asked_again_after_it_answered() {
+    let world = World::new();
+    let engine = world.open();
+    let tenant = engine.blocking().tenant("a").unwrap();
+    let mut ticket = wait(tenant.enqueue(Double, 4_u64)).unwrap();
+    let patience = std::time::Duration::from_secs(60);
+    let first = wait(ticket.wait_for(patience)).unwrap();
+    let second = wait(ticket.wait_for(patience)).unwrap();
+    assert_eq!(first, second);
+    assert_eq!(wait(ticket).unwrap().output, 8);
+    engine.blocking().close().unwrap();
+}
