@@ -187,13 +187,15 @@ impl Live {
         event: &SagaEvent,
     ) -> Result<Option<Finished>, FoldError> {
         if let SagaEvent::Started(start) = event {
-            if id <= self.saga_last {
+            // Ids are given in order, but the log takes turns between tenants: a later one may be
+            // recorded first.
+            if self.sagas.contains_key(&id) {
                 return Err(FoldError::NotNew {
                     lsn,
                     what: "the saga",
                 });
             }
-            self.saga_last = id;
+            self.saga_last = self.saga_last.max(id);
             self.sagas.insert(id, SagaState::new(start.clone()));
             return Ok(None);
         }
@@ -219,5 +221,55 @@ impl Live {
             settlement: Box::new(settlement),
             saga,
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::canonical::Payload;
+    use crate::effect::CodeRef;
+    use crate::key::{Fingerprint, Key};
+    use crate::saga::SagaStart;
+    use crate::tenant::{AuditTag, Class};
+    use crate::time::WallMillis;
+    use crate::trace::TraceContext;
+
+    fn started(saga: u64, slot: u32) -> Event {
+        let input = Payload::default();
+        Event::Saga {
+            id: SagaId::new(saga),
+            event: SagaEvent::Started(Box::new(SagaStart {
+                id: EffectId {
+                    tenant: TenantId::new(slot, 1),
+                    key: Key::named("k"),
+                },
+                fingerprint: Fingerprint::of("saga", 1, &input),
+                code: CodeRef::new("saga", 1),
+                input,
+                class: Class::Standard,
+                audit: AuditTag::default(),
+                trace: TraceContext::default(),
+                at: WallMillis::new(0),
+                retention_ms: 10,
+            })),
+        }
+    }
+
+    #[test]
+    fn sagas_of_several_tenants_are_recorded_in_any_order_and_none_twice() {
+        let mut live = Live::default();
+        live.apply(Lsn::new(1), &started(2, 1)).unwrap();
+        live.apply(Lsn::new(2), &started(1, 2)).unwrap();
+        assert_eq!(live.saga_last(), SagaId::new(2));
+        assert_eq!(live.sagas().len(), 2);
+        let twice = live.apply(Lsn::new(3), &started(1, 2));
+        assert_eq!(
+            twice,
+            Err(FoldError::NotNew {
+                lsn: Lsn::new(3),
+                what: "the saga"
+            })
+        );
     }
 }
