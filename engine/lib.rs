@@ -105,3 +105,8 @@ pub mod op {
 pub mod store {
     pub use orlop_store::{disk, log, projector, store, tables};
 }
+
+/// The page that a reader sees first, compiled and run with the other documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;
