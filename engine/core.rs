@@ -1,6 +1,6 @@
 //! The core: what every handle, callback and thread of one open engine shares.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -47,6 +47,7 @@ pub(crate) struct Core {
     pub(crate) ephemeral: DashMap<EffectId, Arc<Flight>>,
     /// How many flights there are: counting them in the tables would take their locks.
     pub(crate) flying: AtomicUsize,
+    projected: AtomicU64,
     pub(crate) closing: AtomicBool,
     pub(crate) closed: OnceCell<Result<(), CloseError>>,
     process: u32,
@@ -104,11 +105,17 @@ impl Core {
             flights: DashMap::new(),
             ephemeral: DashMap::new(),
             flying: AtomicUsize::new(0),
+            projected: AtomicU64::new(0),
             closing: AtomicBool::new(false),
             closed: OnceCell::new(),
             process: std::process::id(),
             close_timeout: options.close_timeout,
         }))
+    }
+
+    /// The tables have everything up to here.
+    pub(crate) fn projected(&self) -> Lsn {
+        Lsn::new(self.projected.load(Ordering::Acquire))
     }
 
     /// Keys in flight, or whose outcome the tables do not have yet.
@@ -178,7 +185,7 @@ impl Core {
         tenant: TenantId,
         purpose: Purpose,
         events: &[Event],
-        then: impl FnOnce(&Arc<Self>, Result<(), AppendError>) + Send + 'static,
+        then: impl FnOnce(&Arc<Self>, Result<LsnRange, AppendError>) + Send + 'static,
     ) {
         // Shared by the two ways an answer can come; the first one takes it.
         let then = Arc::new(Mutex::new(Some(then)));
@@ -186,7 +193,7 @@ impl Core {
         let ack = move |result: Result<LsnRange, AppendError>| {
             let then = told.lock().take();
             if let (Some(core), Some(then)) = (core.upgrade(), then) {
-                then(&core, result.map(|_| ()));
+                then(&core, result);
             }
         };
         let lane = Lane(tenant.slot());
@@ -242,10 +249,12 @@ impl Projections {
 }
 
 impl Projected for Projections {
-    fn projected(&self, keys: &[(TenantId, Key)], _lsn: Lsn) {
+    fn projected(&self, keys: &[(TenantId, Key)], lsn: Lsn) {
         let Some(core) = self.0.lock().upgrade() else {
             return;
         };
+        // Before the flights are asked: one that settles meanwhile looks here.
+        core.projected.fetch_max(lsn.get(), Ordering::AcqRel);
         for (tenant, key) in keys {
             let id = EffectId {
                 tenant: *tenant,
@@ -253,7 +262,7 @@ impl Projected for Projections {
             };
             let flight = core.flights.get(&id).map(|entry| Arc::clone(entry.value()));
             if let Some(flight) = flight {
-                flight.projected(&core);
+                flight.projected(&core, lsn);
             }
         }
     }

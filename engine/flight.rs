@@ -6,7 +6,8 @@
 //! - Work is withdrawn only when its last caller leaves, and never once it was accepted.
 //! - A flight leaves the key table only when its key is unknown again, or when its outcome can be
 //!   found in the tables.
-//! - The flight's lock is a leaf: admission, the log and wakers are called without it.
+//! - Records of one flight are appended under its lock, so that their order in the journal is the
+//!   order of its states; admission, wakers and the tables are called without it.
 
 mod enter;
 mod run;
@@ -16,8 +17,8 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 
 use orlop_admission::{Permit, QueueTicket, TenantAccount};
-use orlop_saga::effect::{EffectId, Request, Settlement};
-use orlop_saga::id::{Fence, SagaId};
+use orlop_saga::effect::{EffectId, Request, Settlement, Withdrawal};
+use orlop_saga::id::{Fence, Lsn, SagaId};
 use orlop_saga::key::Fingerprint;
 use parking_lot::Mutex;
 
@@ -27,6 +28,7 @@ use self::wait::Waiters;
 pub(crate) use self::wait::{Arrival, Mailbox, Reply};
 use crate::core::Core;
 use crate::course::Course;
+use crate::error::SubmitError;
 use crate::registry::Code;
 
 /// See the module.
@@ -45,8 +47,10 @@ struct State {
     intent: Intent,
     waiters: Waiters,
     retention_ms: u64,
-    /// The tables have the outcome already, before the acknowledgement of its batch came.
-    projected: bool,
+    /// The record of the outcome, once it is durable.
+    settled_at: Lsn,
+    /// What is to be withdrawn once it is known whether the acceptance is durable.
+    withdrawal: Option<(SubmitError, Withdrawal)>,
 }
 
 /// What the key stands for, and how it is brought about.

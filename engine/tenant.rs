@@ -95,7 +95,7 @@ impl Core {
         let registered = Arc::clone(&account);
         self.append(tenant, Purpose::New, &[event], move |core, result| {
             let answer = match result {
-                Ok(()) => Ok(registered),
+                Ok(_) => Ok(registered),
                 Err(error) => {
                     // Nothing of it is known to be durable, and nothing was submitted under it.
                     let _ = core.tenants.unregister(&registered);

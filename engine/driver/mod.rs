@@ -27,7 +27,7 @@ use crossbeam_channel::{Receiver, Sender};
 use orlop_admission::Refusal;
 use orlop_saga::id::{Fence, SagaId, StepIndex};
 use orlop_saga::saga::{SagaStart, SagaState};
-use orlop_store::log::AppendError;
+use orlop_store::log::{AppendError, LsnRange};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -86,7 +86,7 @@ pub(crate) enum Message {
     /// A batch is durable, or is not.
     Durable {
         saga: SagaId,
-        result: Result<(), AppendError>,
+        result: Result<LsnRange, AppendError>,
     },
     /// A batch that found no room is to be appended again.
     AppendAgain { saga: SagaId },

@@ -8,10 +8,10 @@ use futures_util::future::BoxFuture;
 use orlop_saga::canonical::Payload;
 use orlop_saga::effect::Settlement;
 use orlop_saga::event::Event;
-use orlop_saga::id::{SagaId, StepIndex};
+use orlop_saga::id::{Lsn, SagaId, StepIndex};
 use orlop_saga::saga::{Hold, PauseReason, SagaEvent, SagaStart, SagaState};
 use orlop_saga::time::Monotonic;
-use orlop_store::log::{AppendError, Purpose};
+use orlop_store::log::{AppendError, LsnRange, Purpose};
 
 use super::attempt::Active;
 use super::{CancelError, Message, Tell};
@@ -219,7 +219,7 @@ impl Run {
         let events = std::mem::take(&mut self.outbox);
         let deeds = std::mem::take(&mut self.deeds);
         if events.is_empty() {
-            self.perform(core, deeds);
+            self.perform(core, deeds, Lsn::default());
             return true;
         }
         let starts = events.iter().any(|event| match event {
@@ -256,11 +256,11 @@ impl Run {
         );
     }
 
-    fn durable(&mut self, core: &Arc<Core>, result: Result<(), AppendError>) {
+    fn durable(&mut self, core: &Arc<Core>, result: Result<LsnRange, AppendError>) {
         match result {
-            Ok(()) => {
+            Ok(range) => {
                 if let Some(sent) = self.sent.take() {
-                    self.perform(core, sent.deeds);
+                    self.perform(core, sent.deeds, range.last);
                 }
             }
             Err(error) => self.not_durable(core, &error),
@@ -295,7 +295,7 @@ impl Run {
         }
     }
 
-    fn perform(&mut self, core: &Arc<Core>, deeds: Vec<Deed>) {
+    fn perform(&mut self, core: &Arc<Core>, deeds: Vec<Deed>, lsn: Lsn) {
         for deed in deeds {
             match deed {
                 Deed::Started => self.flight.saga_started(self.id),
@@ -308,7 +308,7 @@ impl Run {
                 Deed::Finish(settlement) => {
                     self.over = true;
                     core.driver.ended();
-                    self.flight.arrived(core, settlement);
+                    self.flight.arrived(core, settlement, lsn);
                 }
             }
         }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use dashmap::mapref::entry::Entry;
 use orlop_admission::TenantAccount;
 use orlop_saga::effect::{EffectId, Request, Settlement, Withdrawal};
-use orlop_saga::id::{Fence, SagaId};
+use orlop_saga::id::{Fence, Lsn, SagaId};
 use orlop_saga::key::Fingerprint;
 use orlop_saga::saga::SagaStart;
 use parking_lot::Mutex;
@@ -193,7 +193,8 @@ impl Flight {
                 intent: Intent::None,
                 waiters: Waiters::default(),
                 retention_ms: entrance.work.retention_ms(),
-                projected: false,
+                settled_at: Lsn::default(),
+                withdrawal: None,
             }),
         }
     }
@@ -275,7 +276,8 @@ impl Flight {
                 intent: Intent::Durable,
                 waiters: Waiters::default(),
                 retention_ms,
-                projected: false,
+                settled_at: Lsn::default(),
+                withdrawal: None,
             }),
         });
         core.flights.insert(id, Arc::clone(&flight));

@@ -7,10 +7,11 @@ use std::time::Duration;
 use orlop_admission::{Acquired, Grantee, Lane, Permit, Refusal};
 use orlop_saga::effect::{EffectEvent, Settlement, Withdrawal};
 use orlop_saga::event::Event;
-use orlop_saga::id::{Fence, SagaId};
+use orlop_saga::id::{Fence, Lsn, SagaId};
 use orlop_saga::outcome::Outcome;
 use orlop_saga::saga::SagaStart;
-use orlop_store::log::{AppendError, Purpose};
+use orlop_store::log::{AppendError, LsnRange, Purpose};
+use parking_lot::MutexGuard;
 
 use super::wait::{self, Letter};
 use super::{Arrival, Durability, Flight, Intent, Phase, State, Subject, Want};
@@ -133,65 +134,102 @@ impl Flight {
             drop(permit);
             return;
         }
-        let intent = state.intent;
         let Some(plain) = state.plain() else {
             return;
         };
+        let records = plain.fresh && plain.code.external;
         if plain.fresh {
             plain.fence = Fence::new(core.incarnation, plain.fence.attempt.next());
         }
-        if !(plain.code.external && plain.fresh) {
+        if !records {
             self.launch(core, state, permit);
             return;
         }
+        state.phase = Phase::Recording(Box::new(permit));
+        // An acceptance that may still be refused must not be followed by a launch.
+        if state.intent != Intent::Appended {
+            self.record_launch(core, &mut state);
+        }
+    }
+
+    /// Appends the launch of an `External` attempt, with its acceptance if that is not durable.
+    fn record_launch(self: &Arc<Self>, core: &Arc<Core>, state: &mut State) {
+        let first = state.intent == Intent::None;
+        let Some(plain) = state.plain() else {
+            return;
+        };
         let mut events = Vec::with_capacity(2);
-        if intent == Intent::None {
+        if first {
             events.push(self.event(EffectEvent::Accepted(Box::new(plain.request.clone()))));
         }
         events.push(self.event(EffectEvent::Launched { fence: plain.fence }));
-        if intent == Intent::None {
+        if first {
             state.intent = Intent::Appended;
         }
-        state.phase = Phase::Recording(Box::new(permit));
-        drop(state);
         let flight = Arc::clone(self);
         core.append(
             self.id.tenant,
             Purpose::New,
             &events,
             move |core, result| {
-                flight.recorded(core, result);
+                flight.launch_recorded(core, first, result);
             },
         );
     }
 
     /// The launch of an `External` attempt is durable, or is not.
-    fn recorded(self: &Arc<Self>, core: &Arc<Core>, result: Result<(), AppendError>) {
+    fn launch_recorded(
+        self: &Arc<Self>,
+        core: &Arc<Core>,
+        first: bool,
+        result: Result<LsnRange, AppendError>,
+    ) {
         let mut state = self.state.lock();
         let phase = std::mem::replace(&mut state.phase, Phase::BackingOff);
         let Phase::Recording(permit) = phase else {
             state.phase = phase;
             return;
         };
-        match result {
-            Ok(()) => {
+        let error = match result {
+            Ok(_) => {
                 state.intent = Intent::Durable;
                 let letters = acceptances(&mut state);
                 self.launch(core, state, *permit);
                 wait::send(letters);
+                return;
             }
-            Err(error) => {
-                drop(state);
-                drop(permit);
-                self.not_recorded(core, &error);
-            }
+            Err(error) => error,
+        };
+        if !first && error.is_retryable() {
+            // Accepted before: it waits for room, and it costs no attempt.
+            drop(state);
+            drop(permit);
+            self.again_after(core, PATIENCE);
+            return;
         }
+        let reply = core.append_failed(&error, self.id.key);
+        self.forget(core, state, reply);
+        drop(permit);
+    }
+
+    /// Nothing of it is durable, or nobody can tell: the key is unknown to this engine.
+    fn forget(
+        self: &Arc<Self>,
+        core: &Arc<Core>,
+        mut state: MutexGuard<'_, State>,
+        reply: SubmitError,
+    ) {
+        state.phase = Phase::Gone;
+        let letters = state.waiters.answer_all(&Err(reply));
+        drop(state);
+        self.remove(core);
+        wait::send(letters);
     }
 
     fn launch(
         self: &Arc<Self>,
         core: &Arc<Core>,
-        mut state: parking_lot::MutexGuard<'_, State>,
+        mut state: MutexGuard<'_, State>,
         permit: Permit,
     ) {
         state.phase = Phase::Running;
@@ -240,57 +278,69 @@ impl Flight {
         };
         let event = self.event(EffectEvent::Accepted(Box::new(plain.request.clone())));
         state.intent = Intent::Appended;
-        drop(state);
         let flight = Arc::clone(self);
         core.append(
             self.id.tenant,
             Purpose::New,
             &[event],
             move |core, result| match result {
-                Ok(()) => {
-                    let mut state = flight.state.lock();
-                    state.intent = Intent::Durable;
-                    let letters = acceptances(&mut state);
-                    drop(state);
-                    wait::send(letters);
-                }
-                Err(error) => flight.not_recorded(core, &error),
+                Ok(_) => flight.accepted(core),
+                Err(error) => flight.not_accepted(core, &error),
             },
         );
     }
 
-    /// An intent could not be written: nothing was promised, nothing runs because of it.
-    fn not_recorded(self: &Arc<Self>, core: &Arc<Core>, error: &AppendError) {
+    /// The acceptance is durable. What waited for that goes on.
+    fn accepted(self: &Arc<Self>, core: &Arc<Core>) {
         let mut state = self.state.lock();
-        // What was recorded before stays recorded: only a first intent is taken back.
-        let first = state.intent == Intent::Appended;
-        if first && error.is_retryable() {
-            state.intent = Intent::None;
+        state.intent = Intent::Durable;
+        let letters = acceptances(&mut state);
+        let withdrawal = state.withdrawal.take();
+        if withdrawal.is_none() && matches!(state.phase, Phase::Recording(_)) {
+            self.record_launch(core, &mut state);
         }
-        let running = matches!(
-            state.phase,
-            Phase::Running | Phase::Settling | Phase::Settled
-        );
-        if !first && error.is_retryable() {
-            drop(state);
-            self.again_after(core, PATIENCE);
-            return;
-        }
-        let reply = Err(core.append_failed(error, self.id.key));
-        if running {
-            let letters = state
-                .waiters
-                .answer(|waiter| (waiter.want == Want::Acceptance).then(|| reply.clone()));
-            state.durability = Durability::Outcome;
-            drop(state);
-            wait::send(letters);
-            return;
-        }
-        state.phase = Phase::Gone;
-        let letters = state.waiters.answer_all(&reply);
         drop(state);
-        self.remove(core);
         wait::send(letters);
+        if let Some((error, reason)) = withdrawal {
+            self.withdraw(core, error, reason);
+        }
+    }
+
+    /// The acceptance could not be written: nothing was promised.
+    fn not_accepted(self: &Arc<Self>, core: &Arc<Core>, error: &AppendError) {
+        let reply = core.append_failed(error, self.id.key);
+        let mut state = self.state.lock();
+        state.intent = Intent::None;
+        if let Some((error, _)) = state.withdrawal.take() {
+            self.forget(core, state, error);
+            return;
+        }
+        let phase = std::mem::replace(&mut state.phase, Phase::Gone);
+        match phase {
+            // It runs all the same, for whoever waits for its outcome alone.
+            Phase::Running | Phase::Settling | Phase::Settled => {
+                state.phase = phase;
+                state.durability = Durability::Outcome;
+                let refused = Err(reply);
+                let letters = state
+                    .waiters
+                    .answer(|waiter| (waiter.want == Want::Acceptance).then(|| refused.clone()));
+                drop(state);
+                wait::send(letters);
+            }
+            Phase::Admitting(ticket) => {
+                self.forget(core, state, reply);
+                if let Some(ticket) = ticket {
+                    let _ = ticket.cancel();
+                }
+            }
+            Phase::Recording(permit) => {
+                self.forget(core, state, reply);
+                drop(permit);
+            }
+            Phase::BackingOff => self.forget(core, state, reply),
+            Phase::Looking | Phase::Driven | Phase::Stuck(_) | Phase::Gone => state.phase = phase,
+        }
     }
 
     fn judge(self: &Arc<Self>, core: &Arc<Core>, ended: Ended) {
@@ -335,7 +385,7 @@ impl Flight {
     fn settle(
         self: &Arc<Self>,
         core: &Arc<Core>,
-        mut state: parking_lot::MutexGuard<'_, State>,
+        mut state: MutexGuard<'_, State>,
         outcome: Outcome,
         cost: orlop_saga::amount::BusyNanos,
     ) {
@@ -357,10 +407,11 @@ impl Flight {
             expires_at: at.after(retention),
         };
         state.phase = Phase::Settling;
-        drop(state);
         if ephemeral {
-            self.arrived(core, Arc::new(settlement));
+            drop(state);
+            self.arrived(core, Arc::new(settlement), Lsn::default());
         } else {
+            // Under the lock, so that an acceptance cannot come after its outcome.
             self.record_settlement(core, Arc::new(settlement));
         }
     }
@@ -373,7 +424,7 @@ impl Flight {
             Purpose::Settle,
             &[event],
             move |core, result| match result {
-                Ok(()) => flight.arrived(core, settlement),
+                Ok(range) => flight.arrived(core, settlement, range.last),
                 Err(error) if error.is_retryable() => {
                     let again = Arc::clone(core);
                     core.executor.runtime.after(PATIENCE, move || {
@@ -385,35 +436,44 @@ impl Flight {
         );
     }
 
-    /// The outcome is durable: everybody is told.
-    pub(crate) fn arrived(self: &Arc<Self>, core: &Arc<Core>, settlement: Arc<Settlement>) {
+    /// The outcome is durable, as the record at `lsn`: everybody is told.
+    pub(crate) fn arrived(
+        self: &Arc<Self>,
+        core: &Arc<Core>,
+        settlement: Arc<Settlement>,
+        lsn: Lsn,
+    ) {
         let mut state = self.state.lock();
-        let done = state.durability == Durability::Ephemeral || state.projected;
-        state.phase = if done { Phase::Gone } else { Phase::Settled };
+        let ephemeral = state.durability == Durability::Ephemeral;
+        state.phase = if ephemeral {
+            Phase::Gone
+        } else {
+            Phase::Settled
+        };
+        state.settled_at = lsn;
         state.subject = Subject::Known(Arc::clone(&settlement));
         let letters = state.waiters.answer_all(&Ok(Arrival::Settled {
             settlement,
             replayed: false,
         }));
         drop(state);
-        if done {
+        if ephemeral {
             self.remove(core);
+        } else {
+            self.projected(core, core.projected());
         }
         wait::send(letters);
     }
 
-    /// The tables have the outcome: memory need not hold it any longer.
-    pub(crate) fn projected(self: &Arc<Self>, core: &Core) {
+    /// The tables have everything up to `lsn`: if that covers its outcome, memory need not.
+    pub(crate) fn projected(self: &Arc<Self>, core: &Core, lsn: Lsn) {
         let mut state = self.state.lock();
-        state.projected = true;
-        let settled = matches!(state.phase, Phase::Settled);
-        if settled {
-            state.phase = Phase::Gone;
+        if !matches!(state.phase, Phase::Settled) || state.settled_at > lsn {
+            return;
         }
+        state.phase = Phase::Gone;
         drop(state);
-        if settled {
-            self.remove(core);
-        }
+        self.remove(core);
     }
 
     /// The log failed under an outcome: it may or may not be durable.
@@ -436,7 +496,7 @@ impl Flight {
             Purpose::Settle,
             &[event],
             move |core, result| match result {
-                Ok(()) => flight.hold(&reason),
+                Ok(_) => flight.hold(&reason),
                 Err(error) if error.is_retryable() => {
                     let again = Arc::clone(core);
                     core.executor
@@ -481,16 +541,19 @@ impl Flight {
         reason: Withdrawal,
     ) {
         let mut state = self.state.lock();
-        if state.intent == Intent::None {
-            state.phase = Phase::Gone;
-            let letters = state.waiters.answer_all(&Err(error));
-            drop(state);
-            self.remove(core);
-            wait::send(letters);
-            return;
+        match state.intent {
+            Intent::None => {
+                self.forget(core, state, error);
+                return;
+            }
+            // Whether there is anything to withdraw is known once the acceptance is.
+            Intent::Appended => {
+                state.phase = Phase::Settling;
+                state.withdrawal = Some((error, reason));
+                return;
+            }
+            Intent::Durable => state.phase = Phase::Settling,
         }
-        state.phase = Phase::Settling;
-        drop(state);
         let event = self.event(EffectEvent::Withdrawn { reason });
         let flight = Arc::clone(self);
         core.append(
@@ -498,13 +561,9 @@ impl Flight {
             Purpose::Settle,
             &[event],
             move |core, result| match result {
-                Ok(()) => {
-                    let mut state = flight.state.lock();
-                    state.phase = Phase::Gone;
-                    let letters = state.waiters.answer_all(&Err(error));
-                    drop(state);
-                    flight.remove(core);
-                    wait::send(letters);
+                Ok(_) => {
+                    let state = flight.state.lock();
+                    flight.forget(core, state, error);
                 }
                 Err(failed) if failed.is_retryable() => {
                     let again = Arc::clone(core);
@@ -606,7 +665,7 @@ impl Flight {
             Purpose::Settle,
             &[event],
             move |core, result| match result {
-                Ok(()) => flight.admit(core),
+                Ok(_) => flight.admit(core),
                 Err(error) => flight.unresolved(core, &error),
             },
         );
