@@ -21,6 +21,7 @@ use crate::batch::Batch;
 use crate::buffer::{self, Buffer};
 use crate::computation::Computation;
 use crate::core::Core;
+use crate::driver::CancelError;
 use crate::error::{SubmitError, Unavailable};
 use crate::handle::Handle;
 use crate::saga::Saga;
@@ -246,6 +247,23 @@ impl TenantManager {
     /// What it holds and what was refused.
     pub fn snapshot(&self) -> TenantSnapshot {
         self.tenant.account.snapshot()
+    }
+
+    /// Cancels the saga that was started under `key`, held or not, also when its code is gone.
+    ///
+    /// # Errors
+    /// [`CancelError`]: it goes on as it was.
+    pub async fn cancel_saga(&self, key: Key) -> Result<(), CancelError> {
+        let core = &self.tenant.core;
+        let id = EffectId {
+            tenant: self.tenant.id(),
+            key,
+        };
+        let flight = core.flights.get(&id).map(|entry| Arc::clone(entry.value()));
+        match flight.and_then(|flight| flight.saga()) {
+            Some(saga) => core.driver.cancel(saga).await,
+            None => Err(CancelError::Ended),
+        }
     }
 
     /// Has a stuck effect tried again, all its attempts free again; false if it is not stuck.

@@ -9,7 +9,7 @@ use orlop_saga::canonical::Payload;
 use orlop_saga::effect::Settlement;
 use orlop_saga::event::Event;
 use orlop_saga::id::{Lsn, SagaId, StepIndex};
-use orlop_saga::saga::{Hold, PauseReason, SagaEvent, SagaStart, SagaState};
+use orlop_saga::saga::{Hold, PauseReason, Phase, SagaEvent, SagaStart, SagaState};
 use orlop_saga::time::Monotonic;
 use orlop_store::log::{AppendError, LsnRange, Purpose};
 
@@ -199,6 +199,10 @@ impl Run {
             let _ = tell.send(Err(CancelError::RollbackRequired));
         } else if self.record(SagaEvent::CancelRequested) {
             self.then(Deed::Cancelled(tell));
+            if matches!(self.state.phase(), Phase::Running) {
+                // Unwinding needs nothing of what holds it: neither its code nor an answer.
+                self.resume();
+            }
         }
     }
 

@@ -12,8 +12,9 @@ use orlop_saga::saga::SagaStart;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use super::run::acceptances;
 use super::wait::{self, Letter, Mailbox, Waiters};
-use super::{Arrival, Durability, Flight, Intent, Phase, Plain, Reply, State, Subject};
+use super::{Arrival, Durability, Flight, Intent, Phase, Plain, State, Subject};
 use crate::core::Core;
 use crate::course::Course;
 use crate::error::SubmitError;
@@ -371,15 +372,19 @@ impl Flight {
 
     /// What those who just sat down can be told at once.
     fn news(&self, state: &mut State) -> Vec<Letter> {
-        let reply: Option<Reply> = match (&state.phase, &state.subject) {
-            (Phase::Settled, Subject::Known(settlement)) => Some(Ok(Arrival::Settled {
-                settlement: Arc::clone(settlement),
-                replayed: true,
-            })),
-            (Phase::Stuck(reason), _) => Some(Err(SubmitError::Stuck {
-                key: self.id.key,
-                reason: Arc::clone(reason),
-            })),
+        match (&state.phase, &state.subject) {
+            (Phase::Settled, Subject::Known(settlement)) => {
+                let settlement = Arc::clone(settlement);
+                let reply = Ok(Arrival::Settled {
+                    settlement,
+                    replayed: true,
+                });
+                state.waiters.answer_all(&reply)
+            }
+            (Phase::Stuck(reason), _) => {
+                let reason = Arc::clone(reason);
+                self.stuck_letters(state, &reason)
+            }
             (
                 Phase::Looking
                 | Phase::Admitting(_)
@@ -391,18 +396,25 @@ impl Flight {
                 | Phase::Settled
                 | Phase::Gone,
                 _,
-            ) => None,
-        };
-        if let Some(reply) = reply {
-            return state.waiters.answer_all(&reply);
+            ) => match state.intent {
+                Intent::Durable => acceptances(state),
+                Intent::None | Intent::Appended => Vec::new(),
+            },
         }
-        if state.intent == Intent::Durable {
-            return state.waiters.answer(|waiter| match waiter.want {
-                Want::Acceptance => Some(Ok(Arrival::Accepted)),
-                Want::Outcome => None,
-            });
-        }
-        Vec::new()
+    }
+
+    /// A stuck effect is accepted and has no outcome: a ticket is given, and says so.
+    pub(super) fn stuck_letters(&self, state: &mut State, reason: &Arc<str>) -> Vec<Letter> {
+        let key = self.id.key;
+        state.waiters.answer(|waiter| {
+            Some(match waiter.want {
+                Want::Acceptance => Ok(Arrival::Accepted),
+                Want::Outcome => Err(SubmitError::Stuck {
+                    key,
+                    reason: Arc::clone(reason),
+                }),
+            })
+        })
     }
 
     /// The tables answered whether the key has an outcome.

@@ -513,12 +513,7 @@ impl Flight {
         tracing::warn!(tenant = %self.id.tenant, key = %self.id.key, %reason, "stuck");
         let mut state = self.state.lock();
         state.phase = Phase::Stuck(Arc::clone(reason));
-        let key = self.id.key;
-        let reply = Err(SubmitError::Stuck {
-            key,
-            reason: Arc::clone(reason),
-        });
-        let letters = state.waiters.answer_all(&reply);
+        let letters = self.stuck_letters(&mut state, reason);
         drop(state);
         wait::send(letters);
     }
@@ -715,7 +710,7 @@ impl Flight {
 }
 
 /// The acceptance is durable: those who waited for it are told.
-fn acceptances(state: &mut State) -> Vec<Letter> {
+pub(super) fn acceptances(state: &mut State) -> Vec<Letter> {
     state.waiters.answer(|waiter| match waiter.want {
         Want::Acceptance => Some(Ok(Arrival::Accepted)),
         Want::Outcome => None,

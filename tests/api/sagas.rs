@@ -114,3 +114,48 @@ fn a_cancelled_saga_is_compensated_also_when_the_process_restarts_first() {
     assert_eq!(wait(late.cancel()).unwrap_err(), CancelError::Ended);
     engine.blocking().close().unwrap();
 }
+
+#[test]
+fn a_stuck_saga_still_gives_a_ticket_and_a_cancel_unwinds_a_paused_one_without_its_code() {
+    let world = World::new();
+    let key = Key::named("s");
+    {
+        let engine = world.builder().saga(Sleeper).open_blocking().unwrap();
+        let tenant = engine.blocking().tenant("a").unwrap();
+        let mut ticket = wait(tenant.start::<Sleeper>(key, ())).unwrap();
+        while world.outside.ledger().is_empty() {
+            let pending = wait(ticket.wait_for(Duration::from_millis(5))).unwrap_err();
+            assert_eq!(pending, SubmitError::Expired);
+        }
+        engine.blocking().close().unwrap();
+    }
+    let engine = world.builder().saga(Renamed).open_blocking().unwrap();
+    let tenant = engine.blocking().tenant("a").unwrap();
+    let ticket = wait(tenant.start::<Renamed>(key, ())).unwrap();
+    let mut again = wait(tenant.start::<Renamed>(key, ())).unwrap();
+    let stuck = wait(again.wait_for(Duration::from_secs(60))).unwrap_err();
+    assert!(
+        matches!(&stuck, SubmitError::Stuck { reason, .. } if reason.contains("definition")),
+        "{stuck:?}"
+    );
+    wait(ticket.cancel()).unwrap();
+    let after = wait(tenant.start::<Renamed>(key, ())).unwrap();
+    let failed = wait(after).unwrap_err();
+    assert_eq!(failed, SubmitError::Failed(Failure::permanent("cancelled")));
+    assert_eq!(world.outside.ledger(), ["put one", "remove one"]);
+    engine.blocking().close().unwrap();
+}
+
+/// [`Sleeper`] in its next version.
+struct Renamed;
+
+impl Saga for Renamed {
+    const NAME: &'static str = Sleeper::NAME;
+    const VERSION: u32 = 2;
+    type Input = ();
+    type Output = ();
+
+    async fn run(&self, _saga: SagaContext, (): ()) -> Result<(), SagaError> {
+        Ok(())
+    }
+}
