@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::thread::{self, JoinHandle, ThreadId};
 
 use fastrand::Rng;
@@ -44,6 +45,8 @@ struct Image {
     power_off_at: Option<u64>,
     sync_fails_at: Option<u64>,
     full: bool,
+    /// Who waits to hear that the power is gone.
+    told: Option<Sender<()>>,
 }
 
 impl Image {
@@ -78,6 +81,12 @@ impl SimLogDisk {
     pub fn power_off_after(&self, groups: u64) {
         let mut image = self.0.lock();
         image.power_off_at = Some(image.groups + groups);
+    }
+
+    /// Has `told` hear it when a group meets the power off: from then on nobody is answered, which
+    /// nobody who waits for an answer could otherwise know.
+    pub fn tell_power_off(&self, told: Sender<()>) {
+        self.0.lock().told = Some(told);
     }
 
     /// Lets `groups` more groups become durable. The sync of the one after fails,
@@ -369,6 +378,10 @@ impl SimLogDisk {
         if power_off || fails {
             image.unsynced.extend(stored);
             return if power_off {
+                if let Some(told) = image.told.take() {
+                    // Whoever wanted to know may have left.
+                    let _ = told.send(());
+                }
                 Synced::PowerOff
             } else {
                 Synced::Failed

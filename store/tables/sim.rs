@@ -153,12 +153,27 @@ impl SimShelf {
 pub struct SimHome {
     shelf: SimShelf,
     fresh: Option<u64>,
+    power: u64,
 }
 
 impl SimHome {
-    /// The trees on `shelf`.
+    /// The trees on `shelf`, until its power fails.
     pub fn new(shelf: SimShelf) -> Self {
-        Self { shelf, fresh: None }
+        let power = shelf.0.lock().power;
+        Self {
+            shelf,
+            fresh: None,
+            power,
+        }
+    }
+
+    /// Fails once the power has failed: whoever still runs then has no disk any more.
+    fn powered(&self, state: &State) -> Result<(), TablesError> {
+        if state.power == self.power {
+            Ok(())
+        } else {
+            Err(TablesError::io("simulated operation", &"the power failed"))
+        }
     }
 }
 
@@ -189,6 +204,7 @@ impl TablesHome for SimHome {
 
     fn fresh(&mut self) -> Result<Box<dyn Tables>, TablesError> {
         let mut state = self.shelf.0.lock();
+        self.powered(&state)?;
         state.operate()?;
         let number = state
             .trees
@@ -209,6 +225,7 @@ impl TablesHome for SimHome {
     fn promote(&mut self) -> Result<(), TablesError> {
         let number = self.fresh.take();
         let mut state = self.shelf.0.lock();
+        self.powered(&state)?;
         state.operate()?;
         let Some(number) = number else {
             return Err(TablesError::damaged("there is no fresh tree to promote"));
@@ -226,7 +243,10 @@ impl TablesHome for SimHome {
     }
 
     fn distrust(&mut self) {
-        self.shelf.0.lock().current = None;
+        let mut state = self.shelf.0.lock();
+        if state.power == self.power {
+            state.current = None;
+        }
     }
 
     fn is_bloated(&self, size: TablesSize) -> bool {
