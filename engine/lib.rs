@@ -54,6 +54,8 @@ mod saga;
 mod start;
 mod submission;
 mod tenant;
+#[cfg(feature = "tiered")]
+pub mod tiered;
 
 pub use batch::Batch;
 pub use blocking::{BlockingEngine, wait};
