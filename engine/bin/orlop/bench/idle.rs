@@ -1,8 +1,10 @@
 //! The suite `idle`: what an open engine costs while nobody wants anything of it.
 //!
 //! The engine has worked before and has tenants, outcomes and a saga that sleeps, so that every
-//! thread and timer that an embedder's engine has is there.
+//! thread and timer that an embedder's engine has is there. The measurement begins when nothing
+//! is left to be done: outcomes are in the tables, and the journal has prepared its space.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use orlop::{Blake3, Engine, Key, Noop, Saga, SagaContext, SagaError, Tenant, wait};
@@ -15,6 +17,9 @@ const DIGESTS: u64 = 32;
 const BATCH: u64 = 256;
 /// Percent of one core.
 const LIMIT_PERCENT: f64 = 1.0;
+/// How long the journal may take to prepare its space, and how often that is looked at.
+const PREPARED_WITHIN: Duration = Duration::from_mins(1);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Takes one step and then sleeps for longer than anybody measures.
 struct Nap;
@@ -34,9 +39,8 @@ impl Saga for Nap {
 /// Measures the processor time of an idle engine over `duration`.
 pub(crate) fn measure(duration: Duration) -> Result<Figure, BenchError> {
     let folder = tempfile::tempdir().map_err(BenchError::Folder)?;
-    let engine = Engine::builder(folder.path().join("store"))
-        .saga(Nap)
-        .open_blocking()?;
+    let store = folder.path().join("store");
+    let engine = Engine::builder(&store).saga(Nap).open_blocking()?;
     let mut tenants = Vec::new();
     for number in 0..TENANTS {
         let tenant = engine.blocking().tenant(&format!("tenant-{number}"))?;
@@ -45,6 +49,7 @@ pub(crate) fn measure(duration: Duration) -> Result<Figure, BenchError> {
     }
     // What was done is in the tables, so that no projection is left to be done in the meantime.
     wait(engine.checkpoint())?;
+    wait_until_prepared(&store.join("log"))?;
 
     let (cpu_before, begun) = (cpu::time()?, Instant::now());
     std::thread::sleep(duration);
@@ -73,5 +78,20 @@ fn work(tenant: &Tenant, number: u64) -> Result<(), BenchError> {
     }
     // The ticket is not waited for: the saga sleeps.
     let _ticket = wait(tenant.start::<Nap>(Key::named("nap"), number))?;
+    Ok(())
+}
+
+/// Waits until the journal has filled its next segment and its reserve with zeros: work of the
+/// opening that goes on in the background. The reserve is made last and gets its name when done.
+fn wait_until_prepared(log: &Path) -> Result<(), BenchError> {
+    let begun = Instant::now();
+    while !log.join("reserve").exists() {
+        if begun.elapsed() > PREPARED_WITHIN {
+            return Err(BenchError::Unprepared {
+                waited: begun.elapsed(),
+            });
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
     Ok(())
 }

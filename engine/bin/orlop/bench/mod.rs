@@ -73,6 +73,12 @@ enum BenchError {
     /// No checkpoint was written before the measurement.
     #[error("no checkpoint was written")]
     Checkpoint(#[from] ProjectorError),
+    /// The journal still prepares its space, which is no idling. Use a faster disk, or free space.
+    #[error("the journal has not prepared its space within {} s", waited.as_secs())]
+    Unprepared {
+        /// How long was waited.
+        waited: Duration,
+    },
     /// The engine did not close cleanly.
     #[error("the engine did not close")]
     Close(#[from] CloseError),
