@@ -325,7 +325,8 @@ impl World {
         self.crash(life.seed, life.lingers);
     }
 
-    fn round(
+    /// Runs callers at once and compares; false once the power is off.
+    pub(crate) fn round(
         &mut self,
         engine: &Engine,
         ops: &[Op],

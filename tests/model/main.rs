@@ -8,6 +8,7 @@ mod life;
 mod oracle;
 mod outside;
 mod plan;
+mod prefixes;
 mod random;
 
 use std::sync::Once;

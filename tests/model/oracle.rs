@@ -75,6 +75,8 @@ struct Round<'a> {
     open: BTreeSet<Work>,
     settled: Option<(Work, Value)>,
     freed: bool,
+    /// A cancel was asked for, and nobody was told what came of it.
+    revoked: bool,
     withdrawn: BTreeSet<Work>,
     ran: usize,
 }
@@ -254,7 +256,11 @@ impl<'a> Round<'a> {
             )
         };
         let withdrawn = |seen: &Seen| matches!(seen, Seen::Replied(Err(SubmitError::Withdrawn(_))));
+        let revoked = notes
+            .iter()
+            .any(|note| matches!(note.seen, Seen::Cancelled(_)) && !ended.contains(&note.caller));
         Self {
+            revoked,
             slot,
             before,
             submitted: works(&|seen| matches!(seen, Seen::Began)),
@@ -363,7 +369,7 @@ impl<'a> Round<'a> {
         let mut maybe: BTreeSet<Work> = &self.open | &self.accepted;
         match &self.before {
             Truth::Settled(..) => return self.before.clone(),
-            Truth::Accepted(_) if !self.freed => return self.before.clone(),
+            Truth::Accepted(_) if !self.freed && !self.revoked => return self.before.clone(),
             Truth::Accepted(work) => {
                 maybe.insert(work.clone());
             }
@@ -372,7 +378,9 @@ impl<'a> Round<'a> {
         }
         let mut accepted = self.accepted.iter();
         match (accepted.next(), accepted.next()) {
-            (Some(work), None) if !self.freed => return Truth::Accepted(work.clone()),
+            (Some(work), None) if !self.freed && !self.revoked => {
+                return Truth::Accepted(work.clone());
+            }
             _ => {}
         }
         // A caller who was told that its key is unknown again was told so of this very work.
