@@ -1,5 +1,7 @@
 //! Objects: their names, and what can be said of what is stored under one.
 
+use std::borrow::Cow;
+
 use object_store::path::{Path, PathPart};
 use object_store::{Error, GetOptions, ObjectStore, PutMode, PutOptions, PutPayload};
 use orlop_saga::digest::Digest;
@@ -21,28 +23,26 @@ pub(crate) fn path(root: &Path, tenant: TenantId, version: &SegmentVersion) -> P
         remote_key,
         attempt,
     } = version;
-    let part = |part: String| PathPart::from(part);
     root.clone()
-        .join(part(format!("{:016x}", tenant.to_u64())))
-        .join(segment_part(name))
-        .join(part(format!("{epoch:020}")))
-        .join(part(format!("{remote_key}.{attempt}")))
+        .join(format!("{:016x}", tenant.to_u64()))
+        .join(PathPart::from(segment_part(name).as_ref()))
+        .join(format!("{epoch:020}"))
+        .join(format!("{remote_key}.{attempt}"))
 }
 
-/// A segment's name as one part of a path: percent-encoded where it must be. A long one is cut
-/// and told apart by its digest; nothing rests on it, since the remote key is unique.
-fn segment_part(name: &SegmentName) -> PathPart<'_> {
-    let part = PathPart::from(name.as_bytes());
-    if part.as_ref().len() <= PART_BYTES_MAX {
-        return part;
+/// A segment's name as the bytes of one part of a path, which will be percent-encoded where they
+/// must be. A long one is cut and told apart by its digest; nothing rests on it, since the remote
+/// key is unique.
+fn segment_part(name: &SegmentName) -> Cow<'_, [u8]> {
+    let whole = name.as_bytes();
+    if PathPart::from(whole).as_ref().len() <= PART_BYTES_MAX {
+        return Cow::Borrowed(whole);
     }
-    let digest = Digest::of(name.as_bytes()).to_string();
-    let head: String = part.as_ref().chars().take(PART_BYTES_MAX - 65).collect();
-    // Encoded already; `parse` takes it unless it is "." or "..", and it is longer than that.
-    match PathPart::parse(&format!("{head}-{digest}")) {
-        Ok(cut) => PathPart::from(cut.as_ref().to_owned()),
-        Err(_) => PathPart::from(digest),
-    }
+    let digest = format!("-{}", Digest::of(whole));
+    // An encoded byte takes three.
+    let kept = (PART_BYTES_MAX - digest.len()) / 3;
+    let head = whole.iter().take(kept).copied();
+    Cow::Owned(head.chain(digest.bytes()).collect())
 }
 
 /// What is stored under a name.

@@ -23,7 +23,7 @@ fn restarted_mid_upload(world: &World) -> (orlop::Engine, orlop::Tenant) {
         }
         drop(ticket);
     }
-    let engine = world.open();
+    let engine = world.open_after_drop();
     let tenant = engine.blocking().tenant("a").unwrap();
     assert_eq!(engine.recovery().sagas, 1);
     (engine, tenant)
@@ -69,8 +69,8 @@ fn an_upload_that_landed_as_the_process_died_is_found_and_not_repeated() {
         }
         drop(ticket);
     }
+    let engine = world.open_after_drop();
     world.outside.lose_tombstones(false);
-    let engine = world.open();
     let tenant = engine.blocking().tenant("a").unwrap();
     let start = tenant.start::<Evict>(Key::named("e"), eviction(&name("s"), CONTENT));
     let evicted = wait(wait(start).unwrap()).unwrap().output;

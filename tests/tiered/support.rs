@@ -104,6 +104,21 @@ impl World {
         self.open_on(Arc::new(self.outside.clone()))
     }
 
+    /// Opens what an engine that was dropped and not closed leaves behind, once it is gone: it
+    /// ends in the background.
+    pub(crate) fn open_after_drop(&self) -> Engine {
+        loop {
+            let builder = Engine::builder(self.folder.path().join("store"));
+            match self.tiered().bind(builder).open_blocking() {
+                Ok(engine) => return engine,
+                Err(error) if format!("{error:?}").contains("OpenHere") => {
+                    std::thread::yield_now();
+                }
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+    }
+
     pub(crate) fn open_on(&self, store: Arc<dyn ObjectStore>) -> Engine {
         let builder = Engine::builder(self.folder.path().join("store"));
         self.tiered_on(store).bind(builder).open_blocking().unwrap()
