@@ -36,7 +36,7 @@ pub const CONTROL_SLOTS: u32 = 64;
 
 /// Words of the first slot of an entry.
 ///
-/// After the first slot follow the windows, [`WINDOW_WORDS`](super::WINDOW_WORDS) words each, from
+/// After the first slot follow the windows, `WINDOW_WORDS` (6) words each, from
 /// word 16 on and packed across slot boundaries; then the arguments that did not fit in the first
 /// slot. What is left of the last slot is zero.
 pub mod entry_word {
