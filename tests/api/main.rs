@@ -1,5 +1,14 @@
 //! The public API, used as an embedder uses it.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    reason = "tests assert by panicking"
+)]
+
 mod support;
 
 mod effects;

@@ -2,6 +2,15 @@
 //!
 //! `ORLOP_MODEL_CASES` draws more random cases than the default.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    reason = "tests assert by panicking"
+)]
+
 mod chain;
 mod disks;
 mod life;

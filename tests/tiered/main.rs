@@ -1,5 +1,14 @@
 //! The tiered-storage pack, on object stores that fail in every way that object stores fail.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    reason = "tests assert by panicking"
+)]
+
 mod crash;
 mod evict;
 mod late;

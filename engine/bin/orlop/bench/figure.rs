@@ -44,8 +44,8 @@ pub(crate) struct Measured {
 
 impl Figure {
     /// A figure that must be below a limit.
-    pub(crate) fn below(measured: Measured, limit: f64) -> Self {
-        let Measured {
+    pub(crate) fn below(measured: &Measured, limit: f64) -> Self {
+        let &Measured {
             id,
             suite,
             name,
@@ -90,7 +90,7 @@ mod tests {
             samples: 1,
             median_of: 1,
         };
-        Figure::below(measured, 2.0)
+        Figure::below(&measured, 2.0)
     }
 
     #[test]

@@ -31,7 +31,7 @@ impl Saga for Nap {
 
     async fn run(&self, saga: SagaContext, input: u64) -> Result<(), SagaError> {
         saga.step("before", Noop, input).await?;
-        saga.sleep("nap", Duration::from_secs(24 * 60 * 60)).await?;
+        saga.sleep("nap", Duration::from_hours(24)).await?;
         Ok(())
     }
 }
@@ -65,7 +65,7 @@ pub(crate) fn measure(duration: Duration) -> Result<Figure, BenchError> {
         samples: 1,
         median_of: 1,
     };
-    Ok(Figure::below(measured, LIMIT_PERCENT))
+    Ok(Figure::below(&measured, LIMIT_PERCENT))
 }
 
 /// Some of everything, done once.

@@ -120,11 +120,11 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
 
 /// Prints an error with everything behind it.
 fn tell(what: &str, error: &dyn std::error::Error) {
-    let mut line = format!("orlop: {what}: {error}");
+    eprint!("orlop: {what}: {error}");
     let mut cause = error.source();
     while let Some(because) = cause {
-        line.push_str(&format!(": {because}"));
+        eprint!(": {because}");
         cause = because.source();
     }
-    eprintln!("{line}");
+    eprintln!();
 }
