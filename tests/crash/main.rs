@@ -2,6 +2,15 @@
 //!
 //! `ORLOP_CRASH_KILLS` kills more often than the default, `ORLOP_CRASH_SEED` draws other moments.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    reason = "tests assert by panicking"
+)]
+
 mod child;
 mod code;
 mod ledger;
