@@ -1,6 +1,7 @@
 //! Buffers: large bytes of a tenant on the device, named by their digest.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use orlop_gpu::Device;
@@ -11,6 +12,8 @@ use orlop_saga::outcome::Failure;
 use smallvec::SmallVec;
 
 use crate::device::Source;
+use crate::error::Unavailable;
+use crate::executor::panic_text;
 
 /// Where the bytes of a buffer come from when they are not on the device: after a restart, or
 /// once they were freed.
@@ -56,6 +59,18 @@ impl From<&Buffer> for Source {
     fn from(buffer: &Buffer) -> Self {
         Self::Buffer(buffer.reference())
     }
+}
+
+/// Why no buffer was put onto the device.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BufferError {
+    /// The engine takes no work.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    /// The device has no room for it. Drop buffers, or raise `device.arena_bytes`.
+    #[error(transparent)]
+    Put(#[from] PutError),
 }
 
 /// Owns one count of a buffer on the device.
@@ -146,12 +161,15 @@ pub(crate) fn load(
 ) -> Result<Buffer, Failure> {
     let digest = reference.digest;
     let Some(source) = source else {
-        return Err(Failure::permanent(format!(
+        return Err(Failure::retryable(format!(
             "buffer {digest} is not on the device and the engine has no buffer source"
         )));
     };
-    let Some(bytes) = source.load(tenant, &digest) else {
-        return Err(Failure::permanent(format!(
+    let load = AssertUnwindSafe(|| source.load(tenant, &digest));
+    let loaded = catch_unwind(load)
+        .map_err(|panic| Failure::retryable(format!("the source: {}", panic_text(&*panic))))?;
+    let Some(bytes) = loaded else {
+        return Err(Failure::retryable(format!(
             "the source does not have buffer {digest}"
         )));
     };
@@ -159,7 +177,7 @@ pub(crate) fn load(
     if buffer.digest() == digest {
         Ok(buffer)
     } else {
-        Err(Failure::permanent(format!(
+        Err(Failure::retryable(format!(
             "the source gave bytes of digest {} for buffer {digest}",
             buffer.digest()
         )))

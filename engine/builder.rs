@@ -120,11 +120,12 @@ impl EngineBuilder {
         F: HostFunction<C> + Reconcile<C>,
     {
         let _signature = computation;
-        let bulkhead = function.bulkhead();
+        let (bulkhead, late) = (function.bulkhead(), Some(function.late()));
         let bound = Arc::new(Bound::<C, _>::new(function));
         let binding = Binding::Async(Arc::<Bound<C, F>>::clone(&bound));
         self.code::<C>(bulkhead, binding, |code| Code {
             reconcile: Some(bound),
+            late,
             ..code
         })
     }
@@ -182,6 +183,7 @@ impl EngineBuilder {
                 bulkhead: bulkhead.into(),
                 binding,
                 reconcile: None,
+                late: None,
             })),
             Err(error) => self.error = self.error.or(Some(error)),
         }
@@ -218,6 +220,13 @@ impl EngineBuilder {
         let runtime = OwnRuntime::start(options.io_threads, blocking_max(&options))
             .map_err(|source| OpenError::Thread { source })?;
         let bulkheads = bulkheads(&options, &clock)?;
+        for name in self.registry.undo_bulkheads().chain([crate::host::HOST_IO]) {
+            if options.reserved_slots(name) == Some(0) {
+                return Err(OpenError::NothingReserved {
+                    name: name.to_owned(),
+                });
+            }
+        }
         for (name, bulkhead) in self.registry.bulkheads() {
             if !bulkheads.contains_key(bulkhead) {
                 let (name, bulkhead) = (name.to_owned(), bulkhead.to_owned());
@@ -232,6 +241,7 @@ impl EngineBuilder {
             clock: Arc::clone(&clock),
             source: self.source,
             output_max: options.limits.output_bytes_max,
+            busy: Arc::default(),
         });
         let projections = Arc::new(Projections::default());
         let observer: Arc<Projections> = Arc::clone(&projections);

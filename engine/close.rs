@@ -5,6 +5,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use orlop_admission::Queued;
+use orlop_saga::event::Event;
+use orlop_saga::id::TenantId;
+use orlop_store::log::Purpose;
 use orlop_store::store::CloseError as StoreCloseError;
 use tokio::sync::oneshot;
 
@@ -49,19 +52,20 @@ impl Core {
             let spawned = closing.spawn(move || {
                 let _ = tell.send(core.close_now());
             });
-            match spawned {
-                Ok(_) => told.await.unwrap_or(Err(CloseError::Thread)),
-                Err(_) => Err(CloseError::Thread),
-            }
+            spawned.map_err(|_| CloseError::Thread)?;
+            told.await.map_err(|_| CloseError::Thread)
         };
-        self.closed.get_or_init(closing).await.clone()
+        self.closed.get_or_try_init(closing).await?.clone()
     }
 
     fn close_now(self: &Arc<Self>) -> Result<(), CloseError> {
         self.closing.store(true, Ordering::Release);
         let deadline = Instant::now() + self.close_timeout;
         let drained = self.drain(deadline);
+        self.executor.busy.wait_quiet(deadline);
         self.quiesce_driver(deadline);
+        self.set_ended();
+        self.record_close(deadline);
         let left = deadline.saturating_duration_since(Instant::now());
         let closed = self.store.0.close(left.max(Duration::from_secs(1)));
         self.driver.stop();
@@ -69,6 +73,24 @@ impl Core {
         self.interrupt();
         drained?;
         Ok(closed?)
+    }
+
+    /// Records that what this close interrupts is no crash's doing. Best effort: without it, the
+    /// attempts count.
+    fn record_close(self: &Arc<Self>, deadline: Instant) {
+        let (tell, told) = std::sync::mpsc::channel();
+        let event = Event::Closed {
+            at: self.clock.wall(),
+        };
+        self.append(
+            TenantId::default(),
+            Purpose::Settle,
+            &[event],
+            move |_, _| {
+                let _ = tell.send(());
+            },
+        );
+        let _ = told.recv_timeout(deadline.saturating_duration_since(Instant::now()));
     }
 
     /// Waits until no attempt runs. What was queued is refused; accepted work stays durable.
@@ -107,6 +129,11 @@ impl Core {
 
     /// Ends without closing: nothing is waited for but the engine's own threads.
     pub(crate) fn end(self: &Arc<Self>) {
+        self.set_ended();
+        for gate in self.executor.bulkheads.values() {
+            // What is queued is refused rather than launched onto a device that closes.
+            let _goes_on = gate.bulkhead().drain(Queued::Refuse);
+        }
         self.driver.stop();
         self.executor.device.close();
         self.interrupt();
@@ -128,7 +155,7 @@ impl Core {
 }
 
 impl crate::flight::Flight {
-    fn interrupt(&self) {
+    pub(crate) fn interrupt(&self) {
         self.tell_all(&Err(SubmitError::Interrupted { key: self.id.key }));
     }
 }

@@ -1,6 +1,6 @@
 //! The core: what every handle, callback and thread of one open engine shares.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use orlop_admission::{CapacityError, Tenants};
 use orlop_saga::canonical::{self, EncodeError, Payload};
 use orlop_saga::effect::{EffectId, Settlement};
 use orlop_saga::event::Event;
-use orlop_saga::id::{Epoch, Incarnation, Lsn, StoreId, TenantId};
+use orlop_saga::id::{Attempt, Epoch, Fence, Incarnation, Lsn, StoreId, TenantId};
 use orlop_saga::key::{Key, RemoteKey};
 use orlop_saga::tenant::TenantLabel;
 use orlop_saga::time::Clock;
@@ -48,7 +48,13 @@ pub(crate) struct Core {
     /// How many flights there are: counting them in the tables would take their locks.
     pub(crate) flying: AtomicUsize,
     projected: AtomicU64,
+    /// No attempt of an `External` effect that left its key unknown had a higher number: whoever
+    /// takes the key next starts above, or the outside would refuse its fence as an older one.
+    fence_floor: AtomicU32,
     pub(crate) closing: AtomicBool,
+    poisoned: AtomicBool,
+    /// Nothing more is run: what ends from now on may be the end's own doing.
+    ended: AtomicBool,
     pub(crate) closed: OnceCell<Result<(), CloseError>>,
     process: u32,
     pub(crate) close_timeout: Duration,
@@ -106,7 +112,10 @@ impl Core {
             ephemeral: DashMap::new(),
             flying: AtomicUsize::new(0),
             projected: AtomicU64::new(0),
+            fence_floor: AtomicU32::new(0),
             closing: AtomicBool::new(false),
+            poisoned: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
             closed: OnceCell::new(),
             process: std::process::id(),
             close_timeout: options.close_timeout,
@@ -118,9 +127,35 @@ impl Core {
         Lsn::new(self.projected.load(Ordering::Acquire))
     }
 
+    /// The fence before the first attempt of a key that is unknown.
+    pub(crate) fn fence_before(&self) -> Fence {
+        let floor = self.fence_floor.load(Ordering::Acquire);
+        Fence::new(Incarnation::default(), Attempt::new(floor))
+    }
+
+    /// A key is about to be unknown again, after attempts up to this one.
+    pub(crate) fn fence_left(&self, fence: Fence) {
+        self.fence_floor
+            .fetch_max(fence.attempt.get(), Ordering::AcqRel);
+    }
+
     /// Keys in flight, or whose outcome the tables do not have yet.
     pub(crate) fn flying(&self) -> usize {
         self.flying.load(Ordering::Relaxed)
+    }
+
+    /// Whether the journal has failed: what is done is told, nothing new is run.
+    pub(crate) fn is_poisoned(&self) -> bool {
+        self.poisoned.load(Ordering::Acquire)
+    }
+
+    /// Whether the engine itself has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_ended(&self) {
+        self.ended.store(true, Ordering::Release);
     }
 
     /// Whether this process is a fork of the one that opened the engine.
@@ -152,8 +187,7 @@ impl Core {
 
     /// The course of a computation's attempts.
     pub(crate) fn course(&self, code: &Code, retry: RetryPolicy) -> Course {
-        let late = code.reconcile.as_ref().map(|reconcile| reconcile.late());
-        Course::new(late, retry, self.limits.reconciles_max)
+        Course::new(code.late, retry, self.limits.reconciles_max)
     }
 
     /// The canonical bytes of an input, warned about from half of the limit on.
@@ -223,11 +257,17 @@ impl Core {
     /// What a caller is told about an append that failed.
     pub(crate) fn append_failed(&self, error: &AppendError, key: Key) -> SubmitError {
         match error {
-            AppendError::Unresolved => SubmitError::Unresolved { key },
-            AppendError::Poisoned => Unavailable::Poisoned.into(),
+            AppendError::Unresolved => {
+                self.poisoned.store(true, Ordering::Release);
+                SubmitError::Unresolved { key }
+            }
+            AppendError::Poisoned => {
+                self.poisoned.store(true, Ordering::Release);
+                Unavailable::Poisoned.into()
+            }
             AppendError::Full => Unavailable::DiskFull.into(),
             AppendError::Backlogged { .. } => Unavailable::Backlogged.into(),
-            AppendError::Closed => Unavailable::Closed.into(),
+            AppendError::Closed => SubmitError::Interrupted { key },
             AppendError::TooLarge { bytes, bytes_max } => SubmitError::Overloaded {
                 what: "bytes of one journal batch",
                 count: usize::try_from(*bytes).unwrap_or(usize::MAX),

@@ -36,6 +36,21 @@ pub(crate) enum Ending {
     Unknown(String),
     /// It failed.
     Failed(Failure),
+    /// It was cut off because the engine ends: nothing is to be made of it here.
+    Interrupted,
+}
+
+impl Ending {
+    /// What an ending means once the engine itself ends: what is done is done, anything else may
+    /// be the end's doing.
+    pub(crate) fn at_the_end(self) -> Self {
+        match self {
+            Self::Output(_) | Self::Undone => self,
+            Self::NotDone | Self::Unknown(_) | Self::Failed(_) | Self::Interrupted => {
+                Self::Interrupted
+            }
+        }
+    }
 }
 
 /// What is to be done next.
@@ -53,6 +68,8 @@ pub(crate) enum Verdict {
     Again { after: Duration, fresh: bool },
     /// Nobody can tell whether it happened.
     Stuck(String),
+    /// Nothing: the engine ends, and the next one goes on.
+    Leave,
 }
 
 /// See the module.
@@ -78,6 +95,14 @@ impl Course {
             attempts: 0,
             reconciles: 0,
             ran_at: Monotonic::default(),
+        }
+    }
+
+    /// A caller joined who wants failures without effect tried again as `retry` says, if that is
+    /// more often than so far.
+    pub(crate) fn be_patient(&mut self, retry: RetryPolicy) {
+        if retry.attempts_max > self.retry.attempts_max {
+            self.retry = retry;
         }
     }
 
@@ -132,16 +157,19 @@ impl Course {
         match ending {
             Ending::Output(output) => Verdict::Done(output),
             Ending::Undone => Verdict::Undone,
+            Ending::Interrupted => Verdict::Leave,
             Ending::NotDone => self.not_done(now, draw),
             Ending::Unknown(reason) => self.unknown(&reason, draw),
+            // A question that was lost is one that nobody answered.
+            Ending::Failed(failure) if self.mode == Mode::Reconcile => {
+                self.unknown(failure.reason(), draw)
+            }
             Ending::Failed(failure) => match failure.disposition() {
                 Disposition::Permanent => Verdict::Permanent(failure),
                 Disposition::Retryable => self.failed(failure, draw),
                 Disposition::InDoubt if self.late.is_some() => {
-                    if self.mode == Mode::Run {
-                        // It started before it ended: to count from here is to count long enough.
-                        self.ran_at = now;
-                    }
+                    // It started before it ended: to count from here is to count long enough.
+                    self.ran_at = now;
                     self.mode = Mode::Reconcile;
                     Verdict::Again {
                         after: Duration::ZERO,
@@ -281,6 +309,27 @@ mod tests {
                 );
             } else {
                 assert!(matches!(verdict, Verdict::Stuck(_)), "{verdict:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_question_that_is_lost_every_time_ends_in_stuck() {
+        let mut course = course(Some(Late::Fenced));
+        course.judge(Ending::Failed(Failure::in_doubt("no reply")), at(1), 0.5);
+        for round in 0..2 {
+            course.launched(at(2));
+            let lost = Ending::Failed(Failure::in_doubt("it panicked"));
+            let verdict = course.judge(lost, at(3), 1.0);
+            match round {
+                0 => assert_eq!(
+                    verdict,
+                    Verdict::Again {
+                        after: Duration::from_millis(10),
+                        fresh: true
+                    }
+                ),
+                _ => assert!(matches!(verdict, Verdict::Stuck(_)), "{verdict:?}"),
             }
         }
     }

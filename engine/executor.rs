@@ -13,7 +13,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use orlop_admission::{
@@ -28,7 +28,7 @@ use orlop_saga::outcome::Failure;
 use orlop_saga::step::Prior;
 use orlop_saga::tenant::{AuditTag, Class};
 use orlop_saga::time::{Clock, Monotonic};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use crate::buffer::{self, BufferSource};
 use crate::course::Ending;
@@ -83,6 +83,7 @@ pub(crate) struct Executor {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) source: Option<Arc<dyn BufferSource>>,
     pub(crate) output_max: usize,
+    pub(crate) busy: Arc<Busy>,
 }
 
 /// A bulkhead and when its next waiter runs out of time.
@@ -114,6 +115,13 @@ impl Action {
             // A question is I/O, wherever the computation itself runs.
             Self::Reconcile { .. } => crate::host::HOST_IO,
             Self::Undo { entry, .. } => &entry.bulkhead,
+        }
+    }
+
+    fn is_external(&self) -> bool {
+        match self {
+            Self::Run { code, .. } => code.external,
+            Self::Reconcile { .. } | Self::Undo { .. } => true,
         }
     }
 
@@ -186,6 +194,13 @@ impl Executor {
         });
     }
 
+    /// Whether this thread runs work that holds a permit of the bulkhead of `action`.
+    pub(crate) fn is_nested(&self, action: &Action) -> Option<Refusal> {
+        let gate = self.bulkheads.get(action.bulkhead())?;
+        let bulkhead = Arc::clone(gate.bulkhead.name());
+        HeldScope::is_inside(gate.bulkhead.id()).then_some(Refusal::Nested { bulkhead })
+    }
+
     /// Starts an attempt under its permit.
     pub(crate) fn launch(
         self: &Arc<Self>,
@@ -195,7 +210,16 @@ impl Executor {
         permit: Permit,
         owner: Arc<dyn Owner>,
     ) {
-        let run = Running { permit, owner };
+        let external = action.is_external();
+        let slot = Slot {
+            permit,
+            owner: Arc::new(Mutex::new(Some(owner))),
+            _busy: self.busy.begin(),
+        };
+        let run = Running {
+            slot: Some(slot),
+            external,
+        };
         match action {
             Action::Run { code, input } => match &code.binding {
                 Binding::Device(device) => {
@@ -206,7 +230,7 @@ impl Executor {
                     let call = call.map(Ending::of_result);
                     self.launch_future(call, timeout, code.external, &code.bulkhead, run);
                 }
-                Binding::Blocking(_) => self.launch_blocking(code, input, attempt, run),
+                Binding::Blocking(_) => self.launch_blocking(code, input, attempt, timeout, run),
             },
             Action::Reconcile { code, input } => match &code.reconcile {
                 Some(reconcile) => {
@@ -265,7 +289,21 @@ impl Executor {
         });
     }
 
-    fn launch_blocking(&self, code: Arc<Code>, input: Payload, attempt: Attempt, run: Running) {
+    fn launch_blocking(
+        &self,
+        code: Arc<Code>,
+        input: Payload,
+        attempt: Attempt,
+        timeout: Option<Duration>,
+        run: Running,
+    ) {
+        if let (Some(timeout), Some(owner)) = (timeout, run.owner()) {
+            // The thread cannot be stopped and keeps its slot; its owner need not wait for it.
+            self.runtime.after(timeout, move || {
+                let late = Ending::lost(false, "it took longer than its time-out");
+                tell(&owner, late, BusyNanos::default());
+            });
+        }
         let held = self
             .bulkheads
             .get(&code.bulkhead)
@@ -295,7 +333,7 @@ impl Executor {
         timeout: Option<Duration>,
         run: Running,
     ) {
-        let plan = match code.plan(input) {
+        let plan = match guarded(|| code.plan(input)) {
             Ok(plan) => plan,
             Err(failure) => return run.end(Ending::Failed(failure), BusyNanos::default()),
         };
@@ -381,26 +419,42 @@ impl Executor {
 
     /// Collects what `work` publishes on this thread into one run of ring entries with one wake.
     pub(crate) fn corked<T>(&self, work: impl FnOnce() -> T) -> T {
-        let outer = CORK.replace(Some(Vec::new()));
+        let cork = Cork {
+            device: &self.device,
+            outer: CORK.replace(Some(Vec::new())),
+        };
         let value = work();
-        let corked = CORK.replace(outer).unwrap_or_default();
+        drop(cork);
+        value
+    }
+}
+
+/// Publishes, when dropped, what the thread has collected; also while it unwinds.
+struct Cork<'a> {
+    device: &'a Device,
+    outer: Option<Corked>,
+}
+
+type Corked = Vec<(Task, Arc<DeviceJob>)>;
+
+impl Drop for Cork<'_> {
+    fn drop(&mut self) {
+        let corked = CORK.replace(self.outer.take()).unwrap_or_default();
         let jobs: Vec<Arc<DeviceJob>> = corked.iter().map(|(_, job)| Arc::clone(job)).collect();
         let tasks = corked
             .into_iter()
             .map(|(task, job)| (task, job as Arc<dyn Completion>));
-        let published = self.device.publish_batch(tasks);
-        for (job, result) in jobs.iter().zip(published) {
+        for (job, result) in jobs.iter().zip(self.device.publish_batch(tasks)) {
             if let Err(refused) = result {
                 job.refused(&refused);
             }
         }
-        value
     }
 }
 
 thread_local! {
     /// What this thread has launched and not yet published, while it collects a batch.
-    static CORK: RefCell<Option<Vec<(Task, Arc<DeviceJob>)>>> = const { RefCell::new(None) };
+    static CORK: RefCell<Option<Corked>> = const { RefCell::new(None) };
 }
 
 struct DeviceLaunch {
@@ -410,16 +464,87 @@ struct DeviceLaunch {
     plan: Plan,
 }
 
-/// An attempt that owns its slot.
-struct Running {
-    permit: Permit,
-    owner: Arc<dyn Owner>,
+/// Attempts that were launched and whose owners have not heard the end.
+#[derive(Default)]
+pub(crate) struct Busy {
+    count: Mutex<usize>,
+    quiet: Condvar,
 }
 
+impl Busy {
+    fn begin(self: &Arc<Self>) -> BusyGuard {
+        *self.count.lock() += 1;
+        BusyGuard(Arc::clone(self))
+    }
+
+    /// Waits until every owner has heard, at most until `deadline`.
+    pub(crate) fn wait_quiet(&self, deadline: Instant) -> bool {
+        let mut count = self.count.lock();
+        let waiting = |count: &mut usize| *count > 0;
+        !self
+            .quiet
+            .wait_while_until(&mut count, waiting, deadline)
+            .timed_out()
+    }
+}
+
+struct BusyGuard(Arc<Busy>);
+
+impl Drop for BusyGuard {
+    fn drop(&mut self) {
+        let mut count = self.0.count.lock();
+        *count -= 1;
+        if *count == 0 {
+            self.0.quiet.notify_all();
+        }
+    }
+}
+
+/// An attempt that owns its slot. Dropped without an end, it ends as lost: its owner always hears.
+struct Running {
+    slot: Option<Slot>,
+    external: bool,
+}
+
+struct Slot {
+    permit: Permit,
+    owner: Owned,
+    _busy: BusyGuard,
+}
+
+/// The owner of an attempt, taken by whoever tells it first: the end, or a time-out.
+type Owned = Arc<Mutex<Option<Arc<dyn Owner>>>>;
+
 impl Running {
-    fn end(self, ending: Ending, cost: BusyNanos) {
-        self.permit.settle(cost);
-        self.owner.ended(Ended { ending, cost });
+    fn end(mut self, ending: Ending, cost: BusyNanos) {
+        self.finish(ending, cost);
+    }
+
+    fn finish(&mut self, ending: Ending, cost: BusyNanos) {
+        let Some(slot) = self.slot.take() else {
+            return;
+        };
+        slot.permit.settle(cost);
+        tell(&slot.owner, ending, cost);
+    }
+
+    fn owner(&self) -> Option<Owned> {
+        self.slot.as_ref().map(|slot| Arc::clone(&slot.owner))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let lost = Ending::lost(self.external, "its end was lost");
+        self.finish(lost, BusyNanos::default());
+    }
+}
+
+/// Tells an owner, unless it was told before.
+fn tell(owner: &Mutex<Option<Arc<dyn Owner>>>, ending: Ending, cost: BusyNanos) {
+    let owner = owner.lock().take();
+    if let Some(owner) = owner {
+        owner.ended(Ended { ending, cost });
     }
 }
 
@@ -439,12 +564,15 @@ impl DeviceJob {
     }
 
     fn refused(&self, refused: &PublishRefused) {
-        let failure = if refused.is_retryable() {
-            Failure::retryable(refused)
-        } else {
-            Failure::permanent(refused)
+        let ending = match refused {
+            PublishRefused::Closed | PublishRefused::Draining => Ending::Interrupted,
+            PublishRefused::Pad | PublishRefused::Encode(_) => {
+                Ending::Failed(Failure::permanent(refused))
+            }
+            // The device's state, not the input's: the key must not remember it.
+            _ => Ending::Failed(Failure::retryable(refused)),
         };
-        self.end(Ending::Failed(failure), BusyNanos::default());
+        self.end(ending, BusyNanos::default());
     }
 }
 
@@ -452,16 +580,18 @@ impl Completion for DeviceJob {
     fn completed(self: Arc<Self>, completed: Completed) {
         let ending = match completed.status {
             Status::Done => {
-                Ending::of_result(self.code.output(completed.result.as_ref(), self.output_max))
+                let result = completed.result.as_ref();
+                Ending::of_result(guarded(|| self.code.output(result, self.output_max)))
             }
             Status::Failed { code } => Ending::Failed(Failure::permanent(format!(
                 "the operation failed with code {code}"
             ))),
-            Status::Cancelled => Ending::Failed(Failure::retryable("cancelled on the device")),
+            // Nothing here cancels on the device but its close.
+            Status::Cancelled => Ending::Interrupted,
             Status::Expired => {
                 Ending::Failed(Failure::retryable("it took longer than its time-out"))
             }
-            Status::Refused(why) => Ending::Failed(Failure::permanent(format!(
+            Status::Refused(why) => Ending::Failed(Failure::retryable(format!(
                 "the device refused it: {why:?}"
             ))),
             Status::Faulted => {
@@ -497,6 +627,14 @@ impl Ending {
             Failure::retryable(reason)
         };
         Self::Failed(failure)
+    }
+}
+
+/// Runs code of the embedder; a panic in it is a failure of its input.
+fn guarded<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    match std::panic::catch_unwind(AssertUnwindSafe(work)) {
+        Ok(result) => result,
+        Err(panic) => Err(Failure::permanent(panic_text(&*panic))),
     }
 }
 

@@ -10,14 +10,15 @@
 //!   order of its states; admission, wakers and the tables are called without it.
 
 mod enter;
+mod record;
 mod run;
 mod wait;
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 
-use orlop_admission::{Permit, QueueTicket, TenantAccount};
-use orlop_saga::effect::{EffectId, Request, Settlement, Withdrawal};
+use orlop_admission::{Permit, QueueTicket, Refusal, TenantAccount};
+use orlop_saga::effect::{Effect, EffectEvent, EffectId, Next, Request, Settlement, Withdrawal};
 use orlop_saga::id::{Fence, Lsn, SagaId};
 use orlop_saga::key::Fingerprint;
 use parking_lot::Mutex;
@@ -47,6 +48,10 @@ struct State {
     intent: Intent,
     waiters: Waiters,
     retention_ms: u64,
+    /// What the journal says of a plain effect once everything appended is durable.
+    journaled: Option<Effect>,
+    /// Tells this admission from an earlier one.
+    round: u64,
     /// The record of the outcome, once it is durable.
     settled_at: Lsn,
     /// What is to be withdrawn once it is known whether the acceptance is durable.
@@ -75,7 +80,14 @@ struct Plain {
     fence: Fence,
     /// Whether the next attempt needs a fence of its own.
     fresh: bool,
+    /// Whether attempts are recorded before they run: `External` work, whose effect must be found
+    /// again, and work found at open, which may be what ended the process.
+    records: bool,
     cancelled: bool,
+    /// The caller holds a permit that this would wait for.
+    nested: Option<Refusal>,
+    /// How often in a row it was refused.
+    refusals: u32,
 }
 
 /// What a crash may take.
@@ -119,6 +131,8 @@ enum Phase {
     Settled,
     /// In doubt; waits for an operator.
     Stuck(Arc<str>),
+    /// The journal failed under it: this engine can say no more of it than this.
+    Broken(SubmitError),
     /// The key is unknown again; whoever still holds the flight must look again.
     Gone,
 }
@@ -137,5 +151,24 @@ impl State {
             Subject::Effect(plain) => Some(plain),
             Subject::Saga { .. } | Subject::Orphan { .. } | Subject::Known(_) => None,
         }
+    }
+
+    /// Whether the journal may be given this event; if so, it counts as given.
+    ///
+    /// An event that does not fold would stop the projector, and with it every tenant.
+    fn allow(&mut self, event: &EffectEvent) -> bool {
+        if self.journaled.is_none() && matches!(event, EffectEvent::Settled(_)) {
+            return true;
+        }
+        match Effect::apply(self.journaled.clone(), event.clone()) {
+            Ok(Next::Live(effect)) => self.journaled = Some(effect),
+            Ok(Next::Settled(_) | Next::Withdrawn) => self.journaled = None,
+            Err(error) => {
+                tracing::error!(%error, "a flight asked for an illegal event");
+                debug_assert!(false, "{error}");
+                return false;
+            }
+        }
+        true
     }
 }

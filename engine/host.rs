@@ -176,7 +176,6 @@ pub(crate) trait BlockingCode: Send + Sync {
 
 /// [`Reconcile`] with its types erased.
 pub(crate) trait ReconcileCode: Send + Sync {
-    fn late(&self) -> Late;
     fn ask(self: Arc<Self>, attempt: Attempt, input: Payload, output_max: usize) -> Asked;
 }
 
@@ -240,10 +239,6 @@ impl<C: Computation<Kind = Pure>, F: BlockingFunction<C>> BlockingCode for Bound
 }
 
 impl<C: Computation<Kind = External>, F: Reconcile<C>> ReconcileCode for Bound<C, F> {
-    fn late(&self) -> Late {
-        self.function.late()
-    }
-
     fn ask(self: Arc<Self>, attempt: Attempt, input: Payload, output_max: usize) -> Asked {
         Box::pin(async move {
             let input = match canonical::decode::<C::Input>(&input) {

@@ -59,7 +59,7 @@ pub mod tiered;
 
 pub use batch::Batch;
 pub use blocking::{BlockingEngine, wait};
-pub use buffer::{Buffer, BufferSource};
+pub use buffer::{Buffer, BufferError, BufferSource};
 pub use builder::EngineBuilder;
 pub use clock::SystemClock;
 pub use close::CloseError;

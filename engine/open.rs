@@ -32,6 +32,19 @@ pub enum OpenError {
         /// The name.
         name: &'static str,
     },
+    /// Undos or reconciliations run in a bulkhead that reserves no slot for them: they would never
+    /// be admitted. Set its `reserved_slots`.
+    #[error("bulkhead {name:?} runs undos or reconciliations and reserves no slot")]
+    NothingReserved {
+        /// The name.
+        name: String,
+    },
+    /// The store has unfinished work of a tenant that it does not know. Please report it.
+    #[error("unfinished work of tenant {tenant}, which the store does not know")]
+    UnknownTenant {
+        /// The tenant.
+        tenant: orlop_saga::id::TenantId,
+    },
     /// The device cannot be opened.
     #[error(transparent)]
     Device(#[from] DeviceError),

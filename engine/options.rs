@@ -66,6 +66,10 @@ pub struct Limits {
     pub sagas_max: usize,
     /// How many calls one saga may make.
     pub saga_calls_max: usize,
+    /// How many bytes of input, outputs and undo arguments one saga may have together.
+    pub saga_bytes_max: usize,
+    /// How long one undo or one reconciliation may take before it counts as unanswered.
+    pub settle_timeout: Duration,
     /// How many tenants may be registered.
     pub tenants_max: u32,
     /// What accepted work and saga steps do about failures without effect.
@@ -85,6 +89,8 @@ impl Default for Limits {
             effects_max: 1 << 20,
             sagas_max: 1 << 20,
             saga_calls_max: 10_000,
+            saga_bytes_max: 16 << 20,
+            settle_timeout: Duration::from_secs(30),
             tenants_max: 4096,
             retry: RetryPolicy::default(),
             reconciles_max: 10,
@@ -137,6 +143,8 @@ fn deep(name: &str, in_flight_max: u32, queue_per_tenant_max: u32) -> BulkheadOp
         in_flight_max,
         queue_max: queue_per_tenant_max * 16,
         queue_per_tenant_max,
+        // One undo that hangs must not stand in the way of all the others.
+        reserved_slots: 16,
         ..BulkheadOptions::new(name)
     }
 }
@@ -183,7 +191,8 @@ impl Options {
             ),
             ("io_threads", self.io_threads, 1, 1024),
         ];
-        for (name, value, min, max) in checks {
+        let more = self.combined();
+        for (name, value, min, max) in checks.into_iter().chain(more) {
             if !(min..=max).contains(&value) {
                 return Err(OptionError {
                     name,
@@ -194,5 +203,54 @@ impl Options {
             }
         }
         Ok(())
+    }
+
+    /// How many slots the bulkhead of this name reserves.
+    pub(crate) fn reserved_slots(&self, name: &str) -> Option<u32> {
+        let own = [&self.device_bulkhead, &self.io_bulkhead, &self.cpu_bulkhead];
+        let mut all = own.into_iter().chain(&self.bulkheads);
+        all.find(|options| options.name == name)
+            .map(|options| options.reserved_slots)
+    }
+
+    /// Bounds that depend on one another.
+    fn combined(&self) -> [(&'static str, usize, usize, usize); 4] {
+        let limits = &self.limits;
+        let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let batch = bytes(self.store.log.batch_bytes_max);
+        let row = bytes(self.store.sled.value_bytes_max);
+        let millis = |time: Duration| usize::try_from(time.as_millis()).unwrap_or(usize::MAX);
+        [
+            // One record with its outcome, and one intent beside it, must fit into a batch.
+            (
+                "limits.input_bytes_max + limits.output_bytes_max",
+                limits
+                    .input_bytes_max
+                    .saturating_add(limits.output_bytes_max),
+                0,
+                (batch / 2).saturating_sub(64 << 10),
+            ),
+            // A saga that ended is one row; its calls have names and numbers beside their bytes.
+            (
+                "limits.saga_bytes_max + 1 KiB * limits.saga_calls_max",
+                limits
+                    .saga_bytes_max
+                    .saturating_add(limits.saga_calls_max.saturating_mul(1024)),
+                0,
+                row,
+            ),
+            (
+                "limits.settle_timeout in ms",
+                millis(limits.settle_timeout),
+                1,
+                86_400_000,
+            ),
+            (
+                "close_timeout in ms",
+                millis(self.close_timeout),
+                0,
+                86_400_000,
+            ),
+        ]
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use orlop_admission::TenantAccount;
 use orlop_saga::effect::{Effect, EffectId};
-use orlop_saga::id::{Fence, Incarnation, StoreId, TenantId};
+use orlop_saga::id::{Incarnation, StoreId, TenantId};
 use orlop_saga::saga::SagaState;
 use orlop_store::store::Recovered;
 
@@ -52,26 +52,21 @@ pub(crate) fn go_on(core: &Arc<Core>, recovered: Recovered) -> Result<Recovery, 
         took: recovered.took,
     };
     for (id, effect) in live.effects() {
-        if let Some(account) = account(core, id.tenant) {
-            effect_goes_on(core, *id, account, effect);
-        }
+        effect_goes_on(core, *id, account(core, id.tenant)?, effect);
     }
     for (id, state) in live.sagas() {
-        if let Some(account) = account(core, state.start().id.tenant) {
-            let flight = Flight::recovered_saga(core, account, *id, state.start());
-            let state: Box<SagaState> = Box::new(state.clone());
-            core.driver.recover(*id, flight, state);
-        }
+        let account = account(core, state.start().id.tenant)?;
+        let flight = Flight::recovered_saga(core, account, *id, state.start());
+        let state: Box<SagaState> = Box::new(state.clone());
+        core.driver.recover(*id, flight, state);
     }
     Ok(recovery)
 }
 
-fn account(core: &Core, tenant: TenantId) -> Option<Arc<TenantAccount>> {
-    let account = core.tenants.get(tenant).ok();
-    if account.is_none() {
-        tracing::error!(%tenant, "unfinished work of a tenant that is not registered");
-    }
-    account
+fn account(core: &Core, tenant: TenantId) -> Result<Arc<TenantAccount>, OpenError> {
+    core.tenants
+        .get(tenant)
+        .map_err(|_| OpenError::UnknownTenant { tenant })
 }
 
 fn effect_goes_on(core: &Arc<Core>, id: EffectId, account: Arc<TenantAccount>, effect: &Effect) {
@@ -83,12 +78,17 @@ fn effect_goes_on(core: &Arc<Core>, id: EffectId, account: Arc<TenantAccount>, e
         Flight::recovered_without_code(core, id, account, &request, &Arc::from(reason));
         return;
     };
-    let mut course = core.course(&code, core.limits.retry);
-    if let Some(Fence { attempt, .. }) = fence {
-        course.resume(attempt.get(), core.clock.monotonic());
+    if request.external != code.external {
+        // Run as what it is not, it could be run twice, or wait for an answer nobody can give.
+        let reason = format!("{} changed between Pure and External", request.code);
+        Flight::recovered_without_code(core, id, account, &request, &Arc::from(reason));
+        return;
     }
-    let fence = fence.unwrap_or_default();
-    let flight = Flight::recovered(core, id, account, request, code, course, fence);
+    let mut course = core.course(&code, core.limits.retry);
+    if fence.is_some() {
+        course.resume(effect.runs(), core.clock.monotonic());
+    }
+    let flight = Flight::recovered(core, id, account, effect.clone(), code, course);
     match effect {
         Effect::Accepted { .. } | Effect::Launched { .. } => flight.resume(core),
         Effect::Stuck { reason, .. } => flight.hold(&Arc::from(reason.as_str())),

@@ -10,7 +10,7 @@ use orlop_saga::effect::CodeRef;
 
 use crate::device::DeviceCode;
 use crate::error::RegisterError;
-use crate::host::{AsyncCode, BlockingCode, ReconcileCode, UndoCode};
+use crate::host::{AsyncCode, BlockingCode, Late, ReconcileCode, UndoCode};
 use crate::saga::SagaCode;
 
 /// A computation and the code bound to it.
@@ -23,6 +23,8 @@ pub(crate) struct Code {
     pub(crate) bulkhead: Box<str>,
     pub(crate) binding: Binding,
     pub(crate) reconcile: Option<Arc<dyn ReconcileCode>>,
+    /// How a late attempt is stopped, for `External` code; asked once.
+    pub(crate) late: Option<Late>,
 }
 
 /// Where and how a computation runs.
@@ -82,6 +84,11 @@ impl Registry {
                 .values()
                 .map(|undo| (&*undo.reference.name, &*undo.bulkhead)),
         )
+    }
+
+    /// The bulkheads in which undos run.
+    pub(crate) fn undo_bulkheads(&self) -> impl Iterator<Item = &str> {
+        self.undos.values().map(|undo| &*undo.bulkhead)
     }
 
     /// Takes a name; computations, undos and sagas share one namespace, so that no journal entry

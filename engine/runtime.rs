@@ -37,6 +37,12 @@ impl OwnRuntime {
         self.handle.spawn_blocking(work);
     }
 
+    /// A sleep that may be awaited on any runtime, or none.
+    pub(crate) fn sleep(&self, wait: Duration) -> tokio::time::Sleep {
+        let _timers = self.handle.enter();
+        tokio::time::sleep(wait)
+    }
+
     /// Calls `work` once `wait` has passed, unless the runtime ends before.
     pub(crate) fn after(&self, wait: Duration, work: impl FnOnce() + Send + 'static) {
         self.handle.spawn(async move {

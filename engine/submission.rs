@@ -16,7 +16,6 @@ use orlop_saga::outcome::Outcome;
 use orlop_saga::tenant::{AuditTag, Class};
 use orlop_saga::trace::TraceContext;
 use serde::de::DeserializeOwned;
-use tokio::sync::oneshot;
 
 use crate::computation::{Computation, Pure};
 use crate::core::Core;
@@ -24,6 +23,7 @@ use crate::error::{SubmitError, Unavailable};
 use crate::flight::{
     Arrival, Cancelled, Durability, Entrance, Mailbox, Reply as Answer, Seat, Want, Work,
 };
+use crate::handle::Handle;
 use crate::options::RetryPolicy;
 use crate::tenant::Tenant;
 
@@ -159,6 +159,7 @@ impl<C: Computation, K, M> Submission<C, K, M> {
         let request = Request {
             fingerprint,
             code: code.reference.clone(),
+            external: code.external,
             input,
             class: self.terms.class,
             audit: self.terms.audit,
@@ -203,7 +204,7 @@ impl<C: Computation, K> Submission<C, K, Awaited> {
             .enter(self.entrance(false)?, Want::Outcome)?;
         let deadline = self.terms.deadline;
         Ok(Submitted {
-            core: Arc::clone(&self.tenant.core),
+            core: self.tenant.core.clone(),
             seat,
             deadline,
             output: PhantomData,
@@ -217,7 +218,8 @@ impl<C: Computation, K> Submission<C, K, Awaited> {
 
 /// A submission that has entered. Dropping it leaves.
 pub(crate) struct Submitted<C> {
-    core: Arc<Core>,
+    /// Keeps the engine open until the outcome is there.
+    core: Handle,
     seat: Seat,
     deadline: Option<Duration>,
     output: PhantomData<fn() -> C>,
@@ -269,9 +271,8 @@ pub(crate) async fn wait(
     let answer = match deadline {
         None => told.await,
         Some(deadline) => {
-            let (late, is_late) = oneshot::channel::<()>();
-            core.executor.runtime.after(deadline, move || drop(late));
-            match select(pin!(told), is_late).await {
+            let sleep = core.executor.runtime.sleep(deadline);
+            match select(pin!(told), pin!(sleep)).await {
                 Either::Left((answer, _)) => answer,
                 Either::Right(_) => return Err(SubmitError::Expired),
             }

@@ -7,7 +7,6 @@ use dashmap::mapref::entry::Entry;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use orlop_admission::{Quotas, TenantAccount, TenantError as AdmissionError, TenantSnapshot};
-use orlop_gpu::PutError;
 use orlop_saga::amount::ByteCount;
 use orlop_saga::effect::EffectId;
 use orlop_saga::event::Event;
@@ -18,7 +17,7 @@ use orlop_store::log::Purpose;
 use tokio::sync::oneshot;
 
 use crate::batch::Batch;
-use crate::buffer::{self, Buffer};
+use crate::buffer::{self, Buffer, BufferError};
 use crate::computation::Computation;
 use crate::core::Core;
 use crate::driver::CancelError;
@@ -78,9 +77,10 @@ impl Core {
             Entry::Occupied(known) => known.get().clone(),
             Entry::Vacant(vacant) => vacant.insert(self.register(label.clone())?).clone(),
         };
-        let registered = registering.await;
+        let registered = registering.clone().await;
         if registered.is_err() {
-            self.labels.remove(&label);
+            self.labels
+                .remove_if(&label, |_, known| known.ptr_eq(&registering));
         }
         registered
     }
@@ -102,6 +102,7 @@ impl Core {
                     let _ = core.tenants.unregister(&registered);
                     Err(match core.append_failed(&error, Key::new([0; 16])) {
                         SubmitError::Unavailable(why) => TenantError::Unavailable(why),
+                        SubmitError::Interrupted { .. } => Unavailable::Closed.into(),
                         _ => TenantError::Unresolved,
                     })
                 }
@@ -199,9 +200,10 @@ impl Tenant {
     /// large buffers call it where that may be waited for.
     ///
     /// # Errors
-    /// [`PutError`]: nothing was put.
-    pub fn buffer(&self, bytes: &[u8]) -> Result<Buffer, PutError> {
-        buffer::put(&self.core.executor.device, self.id(), bytes)
+    /// [`BufferError`]: nothing was put.
+    pub fn buffer(&self, bytes: &[u8]) -> Result<Buffer, BufferError> {
+        self.core.check_open()?;
+        Ok(buffer::put(&self.core.executor.device, self.id(), bytes)?)
     }
 }
 
@@ -275,10 +277,11 @@ impl TenantManager {
         };
         let flight = core.flights.get(&id).map(|entry| Arc::clone(entry.value()));
         flight.is_some_and(|flight| match flight.saga() {
-            Some(saga) => {
+            Some(saga) if flight.is_stuck() => {
                 core.driver.resume(saga);
                 true
             }
+            Some(_) => false,
             None => flight.release(core),
         })
     }

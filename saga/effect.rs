@@ -59,6 +59,8 @@ pub struct Request {
     pub fingerprint: Fingerprint,
     /// The code to run.
     pub code: CodeRef,
+    /// Whether it changes the outside world.
+    pub external: bool,
     /// Its canonical input.
     pub input: Payload,
     /// Its urgency among the tenant's own work.
@@ -120,6 +122,8 @@ pub enum EffectEvent {
     Launched {
         /// Which one.
         fence: Fence,
+        /// Whether it only asks the outside what became of the last one.
+        asks: bool,
     },
     /// It has its outcome.
     Settled(Box<Settlement>),
@@ -151,6 +155,9 @@ pub enum Effect {
         request: Box<Request>,
         /// The newest attempt.
         fence: Fence,
+        /// How often it has been started since an operator last had it tried again; starts that a
+        /// clean close interrupted do not count.
+        runs: u32,
     },
     /// In doubt, and waiting for an operator.
     Stuck {
@@ -202,6 +209,22 @@ impl Effect {
         }
     }
 
+    /// How often it has been started.
+    pub fn runs(&self) -> u32 {
+        match self {
+            Self::Accepted { .. } | Self::Stuck { .. } => 0,
+            Self::Launched { runs, .. } => *runs,
+        }
+    }
+
+    /// The store was closed in good order: an attempt that this interrupted was no crash's doing.
+    pub(crate) fn closed(&mut self) {
+        match self {
+            Self::Launched { runs, .. } => *runs = runs.saturating_sub(1),
+            Self::Accepted { .. } | Self::Stuck { .. } => {}
+        }
+    }
+
     /// The next state of an effect; `None` is a key with nothing unfinished.
     ///
     /// # Errors
@@ -217,18 +240,37 @@ impl Effect {
             (None | Some(Self::Accepted { .. }), EffectEvent::Settled(settlement)) => {
                 Some(Next::Settled(settlement))
             }
-            (Some(Self::Accepted { request }), EffectEvent::Launched { fence })
-            | (Some(Self::Stuck { request, fence, .. }), EffectEvent::Resumed) => {
-                Some(Next::Live(Self::Launched { request, fence }))
+            (Some(Self::Accepted { request }), EffectEvent::Launched { fence, asks }) => {
+                let runs = u32::from(!asks);
+                Some(Next::Live(Self::Launched {
+                    request,
+                    fence,
+                    runs,
+                }))
+            }
+            (Some(Self::Stuck { request, fence, .. }), EffectEvent::Resumed) => {
+                Some(Next::Live(Self::Launched {
+                    request,
+                    fence,
+                    runs: 0,
+                }))
             }
             // A relaunch needs a newer fence: a late completion must not settle the wrong run.
             (
                 Some(Self::Launched {
                     request,
                     fence: old,
+                    runs,
                 }),
-                EffectEvent::Launched { fence },
-            ) => (old < fence).then_some(Next::Live(Self::Launched { request, fence })),
+                EffectEvent::Launched { fence, asks },
+            ) => {
+                let runs = runs.saturating_add(u32::from(!asks));
+                (old < fence).then_some(Next::Live(Self::Launched {
+                    request,
+                    fence,
+                    runs,
+                }))
+            }
             (Some(Self::Launched { fence, .. }), EffectEvent::Settled(settlement)) => {
                 (fence == settlement.fence).then_some(Next::Settled(settlement))
             }
@@ -236,7 +278,7 @@ impl Effect {
                 Some(Self::Accepted { .. } | Self::Launched { .. } | Self::Stuck { .. }),
                 EffectEvent::Withdrawn { .. },
             ) => Some(Next::Withdrawn),
-            (Some(Self::Launched { request, fence }), EffectEvent::Stuck { reason }) => {
+            (Some(Self::Launched { request, fence, .. }), EffectEvent::Stuck { reason }) => {
                 Some(Next::Live(Self::Stuck {
                     request,
                     fence,

@@ -36,4 +36,9 @@ pub enum Event {
         /// How.
         event: SagaEvent,
     },
+    /// The engine was closed in good order: what it interrupted was no crash's doing.
+    Closed {
+        /// When.
+        at: WallMillis,
+    },
 }

@@ -97,8 +97,11 @@ impl fmt::Debug for StoreId {
     }
 }
 
-/// A tenant: a recycled slot and the generation that tells its lives apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// A tenant: a recycled slot and the generation that tells its lives apart. The default is nobody:
+/// generations start at 1.
+#[derive(
+    Clone, Default, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct TenantId {
     slot: u32,
     generation: u32,

@@ -143,6 +143,11 @@ impl Live {
             }
             Event::Effect { id, event } => self.effect(lsn, *id, event)?,
             Event::Saga { id, event } => self.saga(lsn, *id, event)?,
+            Event::Closed { .. } => {
+                self.sagas.values_mut().for_each(SagaState::closed);
+                self.effects.values_mut().for_each(Effect::closed);
+                None
+            }
         };
         self.lsn = lsn;
         Ok(finished)

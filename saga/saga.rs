@@ -133,6 +133,8 @@ pub enum SagaEvent {
         step: StepIndex,
         /// The attempt.
         fence: Fence,
+        /// Whether it only asks the outside what became of the last one.
+        asks: bool,
     },
     /// A step ended.
     Settled {
@@ -215,6 +217,9 @@ pub enum CallKind {
         undo: Option<UndoIntent>,
         /// How far it is.
         step: Step,
+        /// How often it, or its undo once that was started, has been started since an operator
+        /// last had the saga go on; starts that a clean close interrupted do not count.
+        runs: u32,
     },
     /// A sleep.
     Sleep {
@@ -281,12 +286,14 @@ pub struct SagaState {
     calls: Vec<Call>,
     deliveries: Vec<Delivery>,
     cost: BusyNanos,
+    payload_bytes: u64,
 }
 
 impl SagaState {
     /// The state after [`SagaEvent::Started`].
     pub fn new(start: Box<SagaStart>) -> Self {
         Self {
+            payload_bytes: start.input.len() as u64,
             start,
             phase: Phase::Running,
             hold: None,
@@ -338,6 +345,11 @@ impl SagaState {
         self.cost
     }
 
+    /// How many bytes its input, outputs and undo arguments have together.
+    pub fn payload_bytes(&self) -> u64 {
+        self.payload_bytes
+    }
+
     /// One call.
     pub fn call(&self, index: StepIndex) -> Option<&Call> {
         self.calls.get(index.get() as usize)
@@ -366,16 +378,36 @@ impl SagaState {
         u32::try_from(position).ok().map(StepIndex::new)
     }
 
-    /// Whether a step or a sleep has not ended.
-    pub fn has_open_call(&self) -> bool {
-        self.calls.iter().any(|call| match &call.kind {
+    /// How many steps have not ended.
+    pub fn open_steps(&self) -> usize {
+        let open = |call: &&Call| match &call.kind {
             CallKind::Step { step, .. } => match step {
                 Step::Launched { .. } => true,
                 Step::Settled { .. } | Step::Undoing { .. } | Step::Undone { .. } => false,
             },
-            CallKind::Sleep { over, .. } => !over,
-            CallKind::Now { .. } | CallKind::Random { .. } => false,
-        })
+            CallKind::Sleep { .. } | CallKind::Now { .. } | CallKind::Random { .. } => false,
+        };
+        self.calls.iter().filter(open).count()
+    }
+
+    /// Whether a step or a sleep has not ended.
+    pub fn has_open_call(&self) -> bool {
+        let asleep = |call: &Call| matches!(call.kind, CallKind::Sleep { over: false, .. });
+        self.open_steps() > 0 || self.calls.iter().any(asleep)
+    }
+
+    /// The store was closed in good order: an attempt that this interrupted was no crash's doing.
+    pub(crate) fn closed(&mut self) {
+        for call in &mut self.calls {
+            if let CallKind::Step {
+                step: Step::Launched { .. } | Step::Undoing { .. },
+                runs,
+                ..
+            } = &mut call.kind
+            {
+                *runs = runs.saturating_sub(1);
+            }
+        }
     }
 
     /// The outcome under the saga's key, once it has ended.
@@ -415,9 +447,13 @@ impl SagaState {
         match event {
             SagaEvent::Started(_) => Err(self.illegal("started")),
             SagaEvent::Called { path, intent } => self.called(running, path, intent),
-            SagaEvent::Relaunched { step, fence } => {
+            SagaEvent::Relaunched { step, fence, asks } => {
                 self.check(matches!(self.phase, Phase::Running), "relaunched")?;
-                self.step(*step, StepEvent::Launched(*fence))
+                self.step(*step, StepEvent::Launched(*fence))?;
+                if !asks {
+                    self.count_run(*step, false);
+                }
+                Ok(())
             }
             SagaEvent::Settled {
                 step,
@@ -428,6 +464,9 @@ impl SagaState {
                 // Also while paused: an attempt that was running ends all the same.
                 self.check(matches!(self.phase, Phase::Running), "settled")?;
                 self.step(*step, StepEvent::Settled(*fence, outcome.clone()))?;
+                if let StepOutcome::Done(output) = outcome {
+                    self.payload_bytes += output.len() as u64;
+                }
                 self.deliveries.push(Delivery::Call(*step));
                 self.cost = self.cost.saturating_add(*cost);
                 Ok(())
@@ -435,7 +474,7 @@ impl SagaState {
             SagaEvent::Woke { step } => self.woke(running, *step),
             SagaEvent::Pivoted => {
                 let allowed =
-                    running && !self.pivoted && !self.cancel_requested && !self.has_open_call();
+                    running && !self.pivoted && !self.cancel_requested && self.open_steps() == 0;
                 self.check(allowed, "pivoted")?;
                 self.pivoted = true;
                 self.deliveries.push(Delivery::Pivot);
@@ -458,7 +497,10 @@ impl SagaState {
                     unwinding && self.next_undo() == Some(*step),
                     "undo-launched",
                 )?;
-                self.step(*step, StepEvent::UndoLaunched(*fence))
+                let first = !self.undoing(*step);
+                self.step(*step, StepEvent::UndoLaunched(*fence))?;
+                self.count_run(*step, first);
+                Ok(())
             }
             SagaEvent::Undone { step, fence, cost } => {
                 self.check(matches!(self.phase, Phase::Unwinding { .. }), "undone")?;
@@ -474,11 +516,16 @@ impl SagaState {
             SagaEvent::Resumed => {
                 self.check(self.hold.is_some(), "resumed")?;
                 self.hold = None;
+                for call in &mut self.calls {
+                    if let CallKind::Step { runs, .. } = &mut call.kind {
+                        *runs = 0;
+                    }
+                }
                 Ok(())
             }
             SagaEvent::Completed { output, at } => {
                 self.check(
-                    running && !self.cancel_requested && !self.has_open_call(),
+                    running && !self.cancel_requested && self.open_steps() == 0,
                     "completed",
                 )?;
                 self.phase = Phase::Completed {
@@ -509,11 +556,15 @@ impl SagaState {
                 undo,
             } => {
                 self.check(undo.is_none() || !self.pivoted, "called with an undo")?;
+                if let Some(undo) = undo {
+                    self.payload_bytes += undo.argument.len() as u64;
+                }
                 CallKind::Step {
                     code: code.clone(),
                     fingerprint: *fingerprint,
                     undo: undo.clone(),
                     step: Step::Launched { fence: *fence },
+                    runs: 1,
                 }
             }
             CallIntent::Sleep { until } => CallKind::Sleep {
@@ -573,6 +624,25 @@ impl SagaState {
             }
             Some(CallKind::Sleep { .. } | CallKind::Now { .. } | CallKind::Random { .. })
             | None => Err(illegal),
+        }
+    }
+
+    fn undoing(&self, index: StepIndex) -> bool {
+        let kind = self.call(index).map(|call| &call.kind);
+        matches!(
+            kind,
+            Some(CallKind::Step {
+                step: Step::Undoing { .. },
+                ..
+            })
+        )
+    }
+
+    /// Counts a start; the first start of an undo counts anew.
+    fn count_run(&mut self, index: StepIndex, anew: bool) {
+        let call = self.calls.get_mut(index.get() as usize);
+        if let Some(CallKind::Step { runs, .. }) = call.map(|call| &mut call.kind) {
+            *runs = if anew { 1 } else { runs.saturating_add(1) };
         }
     }
 

@@ -78,7 +78,8 @@ pub fn project(
             key: tenant_key(*tenant),
             value: encode(label)?,
         }),
-        Event::Opened { .. } | Event::Effect { .. } | Event::Saga { .. } => {}
+        Event::Opened { .. } | Event::Effect { .. } | Event::Saga { .. } | Event::Closed { .. } => {
+        }
     }
     let Some(finished) = finished else {
         return Ok(());

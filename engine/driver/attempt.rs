@@ -11,7 +11,7 @@ use orlop_saga::id::{Epoch, Fence, SagaId, StepIndex};
 use orlop_saga::key::RemoteKey;
 use orlop_saga::outcome::Failure;
 use orlop_saga::saga::{CallKind, Hold, Phase, SagaEvent};
-use orlop_saga::step::StepOutcome;
+use orlop_saga::step::{Step, StepOutcome};
 
 use super::Message;
 use super::run::{Deed, Run};
@@ -22,8 +22,12 @@ use crate::host::Attempt;
 use crate::registry::UndoEntry;
 use crate::saga::script::StepSpec;
 
-/// How long an attempt waits after a refusal; it costs none.
-const PATIENCE: Duration = Duration::from_millis(20);
+/// How long an attempt waits after this many refusals in a row; it costs none.
+fn waited(refusals: u32) -> Duration {
+    let base = Duration::from_millis(20).saturating_mul(1 << refusals.min(6).saturating_sub(1));
+    base.min(Duration::from_secs(1))
+        .mul_f64(1.0 + fastrand::f64())
+}
 
 /// An attempt under way, or between two.
 pub(super) struct Active {
@@ -31,6 +35,8 @@ pub(super) struct Active {
     course: Course,
     fence: Fence,
     fresh: bool,
+    /// How often in a row it was refused.
+    refusals: u32,
     place: Place,
     cancel: Arc<AtomicBool>,
 }
@@ -75,6 +81,7 @@ impl Active {
             course,
             fence,
             fresh: true,
+            refusals: 0,
             place: Place::Recorded,
             cancel: Arc::new(AtomicBool::new(false)),
         }
@@ -119,19 +126,14 @@ impl Run {
         index: StepIndex,
         spec: Arc<StepSpec>,
         fence: Fence,
+        runs: u32,
     ) {
         let mut active = Active::step(core, spec, fence);
-        let attempts = if self.pardoned {
-            0
-        } else {
-            fence.attempt.get()
-        };
-        active.course.resume(attempts, core.clock.monotonic());
+        active.course.resume(runs, core.clock.monotonic());
         if active.course.poisoned() {
-            let path = self.state.call(index).map(|call| call.path.to_string());
-            let path = path.unwrap_or_default();
+            let path = self.path(index);
             self.hold(Hold::Stuck(format!(
-                "step {path}: its {attempts} attempts ended with the process"
+                "step {path}: its {runs} attempts ended with the process"
             )));
             return;
         }
@@ -139,17 +141,45 @@ impl Run {
         self.relaunch(core, index);
     }
 
-    /// Starts the undo of a step.
+    /// Starts the undo of a step, or goes on with it.
     pub(super) fn start_undo(&mut self, core: &Arc<Core>, index: StepIndex, entry: Arc<UndoEntry>) {
-        let Some(CallKind::Step { step, .. }) = self.state.call(index).map(|call| &call.kind)
-        else {
+        let kind = self.state.call(index).map(|call| &call.kind);
+        let Some(CallKind::Step { step, runs, .. }) = kind else {
             return;
         };
+        let begun = matches!(step, Step::Undoing { .. });
+        let (fence, runs) = (step.fence(), if begun { *runs } else { 0 });
         let mut course = Course::new(None, core.limits.retry, core.limits.reconciles_max);
-        course.resume(0, core.clock.monotonic());
-        let active = Active::new(TaskOf::Undo(entry), course, step.fence());
-        self.active.insert(index, active);
+        course.resume(runs, core.clock.monotonic());
+        if course.poisoned() {
+            let path = self.path(index);
+            self.hold(Hold::Stuck(format!(
+                "the undo of step {path}: its {runs} attempts ended with the process"
+            )));
+            return;
+        }
+        self.active
+            .insert(index, Active::new(TaskOf::Undo(entry), course, fence));
         self.relaunch(core, index);
+    }
+
+    /// Goes on with what was between two attempts when the saga was held.
+    pub(super) fn relaunch_idle(&mut self, core: &Arc<Core>) {
+        let idle = |(index, active): (&StepIndex, &mut Active)| {
+            active.course.reset();
+            matches!(active.place, Place::BackingOff).then_some(*index)
+        };
+        let indices: Vec<StepIndex> = self.active.iter_mut().filter_map(idle).collect();
+        for index in indices {
+            self.relaunch(core, index);
+        }
+    }
+
+    fn path(&self, index: StepIndex) -> String {
+        self.state
+            .call(index)
+            .map(|call| call.path.to_string())
+            .unwrap_or_default()
     }
 
     /// Records another attempt, under a fence of its own if it needs one, and has it launched.
@@ -162,7 +192,14 @@ impl Run {
             active.fence = Fence::new(core.incarnation, active.fence.attempt.next());
             let fence = active.fence;
             let event = match active.task {
-                TaskOf::Step(_) => SagaEvent::Relaunched { step: index, fence },
+                TaskOf::Step(_) => {
+                    let asks = active.course.mode() == Mode::Reconcile;
+                    SagaEvent::Relaunched {
+                        step: index,
+                        fence,
+                        asks,
+                    }
+                }
                 TaskOf::Undo(_) => SagaEvent::UndoLaunched { step: index, fence },
             };
             if !self.record(event) {
@@ -176,11 +213,15 @@ impl Run {
     /// The record of an attempt is durable: it asks for a permit.
     pub(super) fn launch(&mut self, core: &Arc<Core>, index: StepIndex) {
         let forward = matches!(self.state.phase(), Phase::Running);
-        if forward && (self.giving_up() || self.state.hold().is_some()) {
-            if let Some(active) = self.active.get_mut(&index) {
-                active.place = Place::BackingOff;
-            }
+        if let Some(active) = self.active.get_mut(&index) {
+            active.place = Place::BackingOff;
+        }
+        if forward && self.giving_up() {
             self.stand_down_one(index);
+            return;
+        }
+        if self.state.hold().is_some() {
+            // Kept as it is: it goes on when the saga does.
             return;
         }
         let Some((listener, demand)) = self.prepare(core, index) else {
@@ -211,15 +252,18 @@ impl Run {
         let call = self.state.call(index)?;
         let active = self.active.get_mut(&index)?;
         let epoch = Epoch::default();
+        let patience = Some(core.limits.settle_timeout);
         let step_key = RemoteKey::of_step(&core.store_id, tenant, self.id, &call.path, epoch);
         let (action, remote_key, lane, timeout) = match &active.task {
             TaskOf::Step(spec) => {
                 let (code, input) = (Arc::clone(&spec.code), spec.input.clone());
-                let (action, lane) = match active.course.mode() {
-                    Mode::Run => (Action::Run { code, input }, Lane::Ordinary),
-                    Mode::Reconcile => (Action::Reconcile { code, input }, Lane::Reserved),
+                let (action, lane, timeout) = match active.course.mode() {
+                    Mode::Run => (Action::Run { code, input }, Lane::Ordinary, spec.timeout),
+                    Mode::Reconcile => {
+                        (Action::Reconcile { code, input }, Lane::Reserved, patience)
+                    }
                 };
-                (action, step_key, lane, spec.timeout)
+                (action, step_key, lane, timeout)
             }
             TaskOf::Undo(entry) => {
                 let CallKind::Step {
@@ -241,7 +285,7 @@ impl Run {
                 };
                 let key = RemoteKey::of_undo(&core.store_id, tenant, self.id, &call.path, epoch);
                 // Compensation is never blocked by what failed.
-                (action, key, Lane::Reserved, None)
+                (action, key, Lane::Reserved, patience)
             }
         };
         active.course.launched(core.clock.monotonic());
@@ -293,20 +337,19 @@ impl Run {
         }
         active.place = Place::BackingOff;
         active.course.unlaunched();
+        active.refusals = active.refusals.saturating_add(1);
+        let (refusals, asks) = (active.refusals, active.course.mode() == Mode::Reconcile);
         let undoing = matches!(active.task, TaskOf::Undo(_));
         if refusal.is_retryable() {
-            let wait = PATIENCE.mul_f64(1.0 + fastrand::f64());
-            self.remind(
-                core,
-                wait,
-                Message::Retry {
-                    saga: self.id,
-                    step: index,
-                },
-            );
-        } else if undoing {
+            self.remind_retry(core, index, waited(refusals));
+        } else if undoing || asks {
+            // Never to be taken for a step without effect.
             self.active.remove(&index);
-            self.hold(Hold::Stuck(format!("an undo is not admitted: {refusal}")));
+            let what = if undoing { "undo" } else { "reconciliation" };
+            let path = self.path(index);
+            self.hold(Hold::Stuck(format!(
+                "the {what} of step {path} is not admitted: {refusal}"
+            )));
         } else {
             let failure = Failure::permanent(format!("not admitted: {refusal}"));
             self.settle(
@@ -318,12 +361,26 @@ impl Run {
         }
     }
 
+    fn remind_retry(&self, core: &Arc<Core>, step: StepIndex, wait: Duration) {
+        if let Some(active) = self.active.get(&step) {
+            let fence = active.fence;
+            self.remind(
+                core,
+                wait,
+                Message::Retry {
+                    saga: self.id,
+                    step,
+                    fence,
+                },
+            );
+        }
+    }
+
     /// The wait before an attempt is over.
-    pub(super) fn retry(&mut self, core: &Arc<Core>, index: StepIndex) {
-        let waiting = self
-            .active
-            .get(&index)
-            .is_some_and(|active| matches!(active.place, Place::BackingOff));
+    pub(super) fn retry(&mut self, core: &Arc<Core>, index: StepIndex, fence: Fence) {
+        let waiting = self.active.get(&index).is_some_and(|active| {
+            active.fence == fence && matches!(active.place, Place::BackingOff)
+        });
         if waiting && self.state.hold().is_none() {
             self.relaunch(core, index);
         }
@@ -340,7 +397,12 @@ impl Run {
         }
         active.place = Place::BackingOff;
         let now = core.clock.monotonic();
-        let verdict = active.course.judge(ended.ending, now, fastrand::f64());
+        let ending = if core.has_ended() {
+            ended.ending.at_the_end()
+        } else {
+            ended.ending
+        };
+        let verdict = active.course.judge(ending, now, fastrand::f64());
         match verdict {
             Verdict::Done(output) => {
                 self.settle(index, fence, StepOutcome::Done(output), ended.cost);
@@ -353,27 +415,27 @@ impl Run {
                     cost: ended.cost,
                 });
             }
-            Verdict::Permanent(failure) | Verdict::Exhausted(failure) => {
-                self.failed(index, fence, failure, ended.cost);
+            Verdict::Permanent(failure) => self.failed(index, fence, failure, ended.cost),
+            // After the pivot there is nothing to unwind: it waits for an operator, and then goes
+            // on with the same step.
+            Verdict::Exhausted(failure) if self.state.pivoted() => {
+                self.active.remove(&index);
+                let path = self.path(index);
+                self.hold(Hold::Stuck(format!(
+                    "step {path}, after the pivot: {failure}"
+                )));
             }
+            Verdict::Exhausted(failure) => self.failed(index, fence, failure, ended.cost),
+            // The next engine finds it as it is in the journal.
+            Verdict::Leave => {}
             Verdict::Again { after, fresh } => {
                 active.fresh = fresh;
-                self.remind(
-                    core,
-                    after,
-                    Message::Retry {
-                        saga: self.id,
-                        step: index,
-                    },
-                );
-                if self.state.hold().is_some() {
-                    self.active.remove(&index);
-                }
+                active.refusals = 0;
+                self.remind_retry(core, index, after);
             }
             Verdict::Stuck(reason) => {
                 self.active.remove(&index);
-                let path = self.state.call(index).map(|call| call.path.to_string());
-                let path = path.unwrap_or_default();
+                let path = self.path(index);
                 self.hold(Hold::Stuck(format!("step {path}: {reason}")));
             }
         }
@@ -386,8 +448,7 @@ impl Run {
             .is_some_and(|active| matches!(active.task, TaskOf::Undo(_)));
         if undoing {
             self.active.remove(&index);
-            let path = self.state.call(index).map(|call| call.path.to_string());
-            let path = path.unwrap_or_default();
+            let path = self.path(index);
             self.hold(Hold::Stuck(format!(
                 "the undo of step {path} failed, its effect remains: {failure}"
             )));

@@ -29,7 +29,7 @@ impl Run {
 
     fn conclude_forward(&mut self, core: &Arc<Core>) {
         if self.state.cancel_requested() {
-            self.player = None;
+            self.bury();
             self.start_unwinding(Cause::Cancelled);
             return;
         }
@@ -41,7 +41,7 @@ impl Run {
             None => {}
             Some(Ok(output)) => {
                 // No saga completes over a step that has not ended.
-                if self.state.has_open_call() || !self.all_called() {
+                if self.state.open_steps() > 0 || !self.all_called() {
                     return;
                 }
                 let at = core.clock.wall();
@@ -49,6 +49,8 @@ impl Run {
                     self.finish();
                 }
             }
+            // A replay that fails before it made the calls that are recorded is no failure.
+            Some(Err(_)) if !self.all_called() => {}
             Some(Err(error)) if self.state.pivoted() => {
                 self.hold(Hold::Stuck(format!("it failed after its pivot: {error}")));
             }
@@ -78,7 +80,7 @@ impl Run {
     /// Unwinds once nothing of the saga runs any more.
     fn start_unwinding(&mut self, cause: Cause) {
         if self.stand_down() && self.record(SagaEvent::UnwindingStarted { cause }) {
-            self.player = None;
+            self.bury();
         }
     }
 
@@ -139,10 +141,13 @@ impl Run {
         if !matches!(step, Step::Launched { .. }) {
             return true;
         }
-        let late = core
-            .registry
-            .code(&code.name)
-            .and_then(|code| code.reconcile.as_ref().map(|reconcile| reconcile.late()));
+        let Some(entry) = core.registry.code(&code.name) else {
+            let why =
+                format!("{code} is in doubt and not registered, so nobody knows when it is over");
+            self.hold(Hold::Paused(PauseReason::Definition(why)));
+            return false;
+        };
+        let late = entry.late;
         let Some(Late::Settles(bound)) = late else {
             return true;
         };
@@ -158,7 +163,7 @@ impl Run {
     }
 
     fn finish(&mut self) {
-        self.player = None;
+        self.bury();
         if let Some(settlement) = self.state.settlement(self.id) {
             self.then(Deed::Finish(Arc::new(settlement)));
         }

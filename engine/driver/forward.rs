@@ -1,9 +1,10 @@
 //! Forward: polling the function, and recording what it asks for.
 
 use std::collections::{BTreeSet, HashMap};
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 
 use orlop_saga::id::Attempt as AttemptNumber;
 use orlop_saga::id::{Fence, StepIndex};
@@ -22,6 +23,19 @@ use crate::executor::panic_text;
 use crate::saga::SagaContext;
 use crate::saga::script::{Answer, Issue, Script, StepSpec};
 
+/// How often a function may wake itself in one turn.
+const POLLS_MAX: u32 = 10_000;
+
+/// Whether a function woke itself while it was polled.
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 impl Run {
     /// Whether the function may move.
     fn playable(&self) -> bool {
@@ -31,17 +45,30 @@ impl Run {
     }
 
     /// Polls the function to idle, tells it one outcome, and so on until nothing is left to tell.
+    ///
+    /// It is polled only when it was begun, told something or woke itself, so that a replay polls
+    /// it just as often.
     pub(super) fn forward(&mut self, core: &Arc<Core>) {
-        while self.playable() {
-            if self.player.is_none() && !self.begin(core) {
+        if !self.playable() {
+            return;
+        }
+        let mut news = false;
+        if self.player.is_none() {
+            if !self.begin(core) {
                 return;
             }
-            self.poll();
-            self.record_issues(core);
+            news = true;
+        }
+        loop {
+            if news {
+                self.poll();
+                self.record_issues(core);
+            }
             if !self.playable() {
                 return;
             }
-            if !self.tell_next() && !self.pass_pivot() {
+            news = self.tell_next();
+            if !news && !self.pass_pivot() {
                 break;
             }
         }
@@ -76,31 +103,42 @@ impl Run {
             result: None,
             told: 0,
             called: BTreeSet::new(),
-            pivot_asked: false,
         });
         true
     }
 
     fn poll(&mut self) {
-        let Some(playing) = &mut self.player else {
-            return;
-        };
-        let Some(future) = &mut playing.future else {
-            return;
-        };
-        let mut context = Context::from_waker(Waker::noop());
-        let poll = || future.as_mut().poll(&mut context);
-        match std::panic::catch_unwind(AssertUnwindSafe(poll)) {
-            Ok(Poll::Pending) => {}
-            Ok(Poll::Ready(result)) => {
-                playing.future = None;
-                playing.result = Some(result);
-            }
-            Err(panic) => {
-                let text = panic_text(&*panic);
-                self.hold(Hold::Paused(PauseReason::Panicked(text)));
+        for _ in 0..POLLS_MAX {
+            let Some(playing) = &mut self.player else {
+                return;
+            };
+            let Some(future) = &mut playing.future else {
+                return;
+            };
+            let woken = Arc::new(Woken::default());
+            let waker = Waker::from(Arc::clone(&woken));
+            let mut context = Context::from_waker(&waker);
+            let poll = || future.as_mut().poll(&mut context);
+            match catch_unwind(AssertUnwindSafe(poll)) {
+                Ok(Poll::Pending) if woken.0.load(Ordering::Relaxed) => {}
+                Ok(Poll::Pending) => return,
+                Ok(Poll::Ready(result)) => {
+                    playing.result = Some(result);
+                    let future = playing.future.take();
+                    if catch_unwind(AssertUnwindSafe(|| drop(future))).is_err() {
+                        tracing::error!(saga = %self.id, "the saga's function panicked at its end");
+                    }
+                    return;
+                }
+                Err(panic) => {
+                    let text = panic_text(&*panic);
+                    self.hold(Hold::Paused(PauseReason::Panicked(text)));
+                    return;
+                }
             }
         }
+        let why = format!("it wakes itself without end: {POLLS_MAX} polls in a row");
+        self.diverged(why);
     }
 
     fn record_issues(&mut self, core: &Arc<Core>) {
@@ -116,10 +154,11 @@ impl Run {
                 Issue::Step(path, spec) => self.step_issued(core, &path, spec),
                 Issue::Sleep(path, until) => self.sleep_issued(core, path, until),
                 Issue::Note(path, intent) => self.note_issued(core, path, intent),
-                Issue::Pivot => {
-                    if let Some(playing) = &mut self.player {
-                        playing.pivot_asked = true;
-                    }
+                // Asked for as long as the script says so.
+                Issue::Pivot => {}
+                Issue::Missing(path, name) => {
+                    let why = format!("{path} needs {name:?}, which is not registered");
+                    self.hold(Hold::Paused(PauseReason::Definition(why)));
                 }
             }
         }
@@ -161,6 +200,7 @@ impl Run {
             code,
             fingerprint,
             step,
+            runs,
             ..
         } = &call.kind
         else {
@@ -183,15 +223,15 @@ impl Run {
             return;
         }
         let launched = match step {
-            Step::Launched { fence } => Some(*fence),
+            Step::Launched { fence } => Some((*fence, *runs)),
             Step::Settled { .. } | Step::Undoing { .. } | Step::Undone { .. } => None,
         };
         self.called(index);
-        if let Some(fence) = launched
+        if let Some((fence, runs)) = launched
             && !self.active.contains_key(&index)
         {
             // Nobody saw the end of this attempt: it is in doubt.
-            self.resume_step(core, index, spec, fence);
+            self.resume_step(core, index, spec, fence, runs);
         }
     }
 
@@ -244,6 +284,15 @@ impl Run {
             self.hold(Hold::Stuck(format!("it made {calls} calls, the limit")));
             return None;
         }
+        let output_max = core.limits.output_bytes_max as u64;
+        let open = self.state.open_steps() as u64 + 1;
+        let bytes_max = core.limits.saga_bytes_max as u64;
+        if self.state.payload_bytes().saturating_add(open * output_max) > bytes_max {
+            let bytes = self.state.payload_bytes();
+            let why = format!("its history of {bytes} bytes leaves no room for another outcome");
+            self.hold(Hold::Stuck(why));
+            return None;
+        }
         let index = StepIndex::new(u32::try_from(calls).unwrap_or(u32::MAX));
         if !self.record(SagaEvent::Called { path, intent }) {
             return None;
@@ -271,7 +320,7 @@ impl Run {
         };
         let index = match delivery {
             Delivery::Pivot => {
-                if !playing.pivot_asked {
+                if !playing.script.pivot_asked() {
                     self.diverged("it has passed its pivot and does not ask for it".to_owned());
                     return false;
                 }
@@ -313,10 +362,10 @@ impl Run {
         let asked = self
             .player
             .as_ref()
-            .is_some_and(|playing| playing.pivot_asked);
+            .is_some_and(|playing| playing.result.is_none() && playing.script.pivot_asked());
         asked
             && !self.state.pivoted()
-            && !self.state.has_open_call()
+            && self.state.open_steps() == 0
             && self.record(SagaEvent::Pivoted)
     }
 
@@ -325,7 +374,7 @@ impl Run {
         let Some(playing) = &self.player else {
             return;
         };
-        let waits_for_pivot = playing.pivot_asked && !self.state.pivoted();
+        let waits_for_pivot = playing.script.pivot_asked() && !self.state.pivoted();
         if playing.result.is_none() && !self.state.has_open_call() && !waits_for_pivot {
             self.diverged("it waits for something that is no call of its context".to_owned());
         }
@@ -352,7 +401,15 @@ impl Run {
         }
     }
 
-    pub(super) fn woke(&mut self, step: StepIndex) {
+    pub(super) fn woke(&mut self, core: &Arc<Core>, step: StepIndex) {
+        if let Some(CallKind::Sleep { until, over: false }) =
+            self.state.call(step).map(|call| &call.kind)
+            && *until > core.clock.wall()
+        {
+            // The wall clock was set back: the sleep is longer.
+            self.sleep(core, step);
+            return;
+        }
         let asleep = matches!(
             self.state.call(step).map(|call| &call.kind),
             Some(CallKind::Sleep { over: false, .. })

@@ -20,6 +20,7 @@ mod forward;
 mod run;
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -33,7 +34,7 @@ use tokio::sync::oneshot;
 
 use self::run::Run;
 use crate::core::Core;
-use crate::executor::Ended;
+use crate::executor::{Ended, panic_text};
 use crate::flight::Flight;
 
 /// Why a saga was not cancelled. It goes on as it was.
@@ -91,7 +92,11 @@ pub(crate) enum Message {
     /// A batch that found no room is to be appended again.
     AppendAgain { saga: SagaId },
     /// The wait before an attempt is over.
-    Retry { saga: SagaId, step: StepIndex },
+    Retry {
+        saga: SagaId,
+        step: StepIndex,
+        fence: Fence,
+    },
     /// A sleep is over.
     Wake { saga: SagaId, step: StepIndex },
     /// The wait before an undo is over.
@@ -191,6 +196,7 @@ impl Driver {
     }
 
     pub(crate) fn start(&self, flight: Arc<Flight>, start: Box<SagaStart>) {
+        self.begun();
         self.tell(Message::Start { flight, start });
     }
 
@@ -262,7 +268,9 @@ impl Player {
                 return;
             };
             if self.closing.is_none() || message.ends_something() {
-                self.hear(&core, message);
+                self.hear_guarded(&core, message);
+            } else {
+                refused(message);
             }
             self.check_quiet();
         }
@@ -277,11 +285,25 @@ impl Player {
         }
     }
 
+    /// Whatever panics, only the saga that it happened to is lost to this engine.
+    fn hear_guarded(&mut self, core: &Arc<Core>, message: Message) {
+        let saga = message.saga();
+        let hearing = AssertUnwindSafe(|| self.hear(core, message));
+        let Err(panic) = catch_unwind(hearing) else {
+            return;
+        };
+        let text = panic_text(&*panic);
+        tracing::error!(?saga, text, "the driver panicked");
+        if let Some(run) = saga.and_then(|saga| self.runs.remove(&saga)) {
+            run.flight.hold(&Arc::from(format!("the driver: {text}")));
+            core.driver.ended();
+        }
+    }
+
     fn hear(&mut self, core: &Arc<Core>, message: Message) {
         let saga = match (message.saga(), message) {
             (_, Message::Start { flight, start }) => {
                 let id = core.driver.next_saga();
-                core.driver.begun();
                 let mut run = Run::start(id, flight, start);
                 run.advance(core);
                 self.runs.insert(id, run);
@@ -306,6 +328,14 @@ impl Player {
         if self.runs.get(&saga).is_some_and(Run::is_over) {
             self.runs.remove(&saga);
         }
+    }
+}
+
+/// A message that comes while the engine closes.
+fn refused(message: Message) {
+    if let Message::Cancel { tell, .. } = message {
+        let reason = "the engine closes".to_owned();
+        let _ = tell.send(Err(CancelError::NotRecorded { reason }));
     }
 }
 

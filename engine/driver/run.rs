@@ -1,6 +1,7 @@
 //! One saga in memory: its fold, its function, and what waits for the disk.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,8 @@ use orlop_saga::canonical::Payload;
 use orlop_saga::effect::Settlement;
 use orlop_saga::event::Event;
 use orlop_saga::id::{Lsn, SagaId, StepIndex};
-use orlop_saga::saga::{Hold, PauseReason, Phase, SagaEvent, SagaStart, SagaState};
+use orlop_saga::saga::{CallIntent, Hold, PauseReason, Phase, SagaEvent, SagaStart, SagaState};
+use orlop_saga::step::StepOutcome;
 use orlop_saga::time::Monotonic;
 use orlop_store::log::{AppendError, LsnRange, Purpose};
 
@@ -23,6 +25,9 @@ use crate::saga::script::Script;
 /// How long a batch waits that found no room in the journal.
 const PATIENCE: Duration = Duration::from_millis(20);
 
+/// From how many bytes on a batch is cut; far below what the log takes.
+const BATCH_BYTES: usize = 1 << 20;
+
 /// What is done once a batch is durable.
 pub(super) enum Deed {
     /// The caller is told that the saga is started.
@@ -35,6 +40,8 @@ pub(super) enum Deed {
     Cancelled(Tell<Result<(), CancelError>>),
     /// Whoever waits is told that it does not move.
     Held(Arc<str>),
+    /// Whoever comes may wait again.
+    Resumed,
     /// The saga has ended.
     Finish(Arc<Settlement>),
 }
@@ -55,10 +62,12 @@ pub(super) struct Run {
     pub(super) active: BTreeMap<StepIndex, Active>,
     /// Before when the undo of a step in doubt must not start.
     pub(super) undo_at: HashMap<StepIndex, Monotonic>,
-    /// An operator had it go on: attempts before that do not count.
-    pub(super) pardoned: bool,
-    outbox: Vec<Event>,
-    deeds: Vec<Deed>,
+    outbox: VecDeque<Event>,
+    /// What is done once so many events, counted from the first, are durable.
+    deeds: Vec<(u64, Deed)>,
+    /// How many events were recorded, and how many of them were sent.
+    recorded: u64,
+    flushed: u64,
     sent: Option<Sent>,
     over: bool,
 }
@@ -72,17 +81,13 @@ pub(super) struct Playing {
     pub(super) told: usize,
     /// The recorded calls that it made.
     pub(super) called: BTreeSet<StepIndex>,
-    pub(super) pivot_asked: bool,
 }
 
 impl Run {
     pub(super) fn start(id: SagaId, flight: Arc<Flight>, start: Box<SagaStart>) -> Self {
         let mut run = Self::recover(id, flight, SagaState::new(start.clone()));
-        run.outbox.push(Event::Saga {
-            id,
-            event: SagaEvent::Started(start),
-        });
-        run.deeds.push(Deed::Started);
+        run.push(SagaEvent::Started(start));
+        run.then(Deed::Started);
         run
     }
 
@@ -94,9 +99,10 @@ impl Run {
             player: None,
             active: BTreeMap::new(),
             undo_at: HashMap::new(),
-            pardoned: false,
-            outbox: Vec::new(),
+            outbox: VecDeque::new(),
             deeds: Vec::new(),
+            recorded: 0,
+            flushed: 0,
             sent: None,
             over: false,
         }
@@ -110,6 +116,11 @@ impl Run {
     /// Goes on after a restart.
     pub(super) fn recovered(&mut self, core: &Arc<Core>) {
         match self.state.hold() {
+            // Perhaps this engine has what was missing. If not, it is held again at once.
+            Some(Hold::Paused(PauseReason::Definition(_))) => {
+                self.resume(core);
+                self.advance(core);
+            }
             Some(hold) => self.flight.hold(&hold_text(hold)),
             None => self.advance(core),
         }
@@ -146,11 +157,11 @@ impl Run {
             }
             Message::Durable { result, .. } => self.durable(core, result),
             Message::AppendAgain { .. } => self.append_sent(core),
-            Message::Retry { step, .. } => self.retry(core, step),
-            Message::Wake { step, .. } => self.woke(step),
+            Message::Retry { step, fence, .. } => self.retry(core, step, fence),
+            Message::Wake { step, .. } => self.woke(core, step),
             Message::Nudge { .. } => {}
-            Message::Cancel { tell, .. } => self.cancel(tell),
-            Message::Resume { .. } => self.resume(),
+            Message::Cancel { tell, .. } => self.cancel(core, tell),
+            Message::Resume { .. } => self.resume(core),
             Message::Start { .. }
             | Message::Recover { .. }
             | Message::Quiesce { .. }
@@ -169,13 +180,26 @@ impl Run {
             self.hold(Hold::Stuck(format!("internal: {error}")));
             return false;
         }
-        self.outbox.push(Event::Saga { id: self.id, event });
+        self.push(event);
         true
     }
 
     /// Has something done once everything recorded so far is durable.
     pub(super) fn then(&mut self, deed: Deed) {
-        self.deeds.push(deed);
+        self.deeds.push((self.recorded, deed));
+    }
+
+    fn push(&mut self, event: SagaEvent) {
+        self.outbox.push_back(Event::Saga { id: self.id, event });
+        self.recorded += 1;
+    }
+
+    /// Ends this execution of the function. It is the embedder's, and so is what it drops.
+    pub(super) fn bury(&mut self) {
+        let playing = self.player.take();
+        if catch_unwind(AssertUnwindSafe(|| drop(playing))).is_err() {
+            tracing::error!(saga = %self.id, "the saga's function panicked when it was dropped");
+        }
     }
 
     /// Holds the saga until an operator has it go on.
@@ -186,13 +210,13 @@ impl Run {
         let text = hold_text(&hold);
         let event = SagaEvent::Held(hold);
         if self.state.apply(&event).is_ok() {
-            self.outbox.push(Event::Saga { id: self.id, event });
-            self.deeds.push(Deed::Held(text));
+            self.push(event);
+            self.then(Deed::Held(text));
         }
-        self.player = None;
+        self.bury();
     }
 
-    fn cancel(&mut self, tell: Tell<Result<(), CancelError>>) {
+    fn cancel(&mut self, core: &Arc<Core>, tell: Tell<Result<(), CancelError>>) {
         if self.state.ended() {
             let _ = tell.send(Err(CancelError::Ended));
         } else if self.state.pivoted() {
@@ -201,16 +225,18 @@ impl Run {
             self.then(Deed::Cancelled(tell));
             if matches!(self.state.phase(), Phase::Running) {
                 // Unwinding needs nothing of what holds it: neither its code nor an answer.
-                self.resume();
+                self.resume(core);
             }
         }
     }
 
-    fn resume(&mut self) {
+    fn resume(&mut self, core: &Arc<Core>) {
         if self.state.hold().is_some() && self.record(SagaEvent::Resumed) {
-            self.pardoned = true;
-            self.player = None;
-            self.flight.saga_resumed();
+            self.bury();
+            self.then(Deed::Resumed);
+            if !self.state.cancel_requested() {
+                self.relaunch_idle(core);
+            }
         }
     }
 
@@ -220,15 +246,24 @@ impl Run {
         if self.sent.is_some() || (self.outbox.is_empty() && self.deeds.is_empty()) {
             return false;
         }
-        let events = std::mem::take(&mut self.outbox);
-        let deeds = std::mem::take(&mut self.deeds);
+        let events = self.next_events();
+        self.flushed += events.len() as u64;
+        let ready = |(after, _): &mut (u64, Deed)| *after <= self.flushed;
+        let deeds: Vec<Deed> = self
+            .deeds
+            .extract_if(.., ready)
+            .map(|(_, deed)| deed)
+            .collect();
         if events.is_empty() {
             self.perform(core, deeds, Lsn::default());
             return true;
         }
         let starts = events.iter().any(|event| match event {
             Event::Saga { event, .. } => matches!(event, SagaEvent::Started(_)),
-            Event::Opened { .. } | Event::Tenant(_) | Event::Effect { .. } => false,
+            Event::Opened { .. }
+            | Event::Tenant(_)
+            | Event::Effect { .. }
+            | Event::Closed { .. } => false,
         });
         // Whatever was started must be able to end, also on a full disk.
         let purpose = if starts {
@@ -243,6 +278,20 @@ impl Run {
         });
         self.append_sent(core);
         false
+    }
+
+    /// As many of the recorded events as go into one batch. Every prefix of them folds.
+    fn next_events(&mut self) -> Vec<Event> {
+        let mut bytes = 0;
+        let mut events = Vec::new();
+        while let Some(event) = self.outbox.front() {
+            bytes += bytes_about(event);
+            if bytes > BATCH_BYTES && !events.is_empty() {
+                break;
+            }
+            events.extend(self.outbox.pop_front());
+        }
+        events
     }
 
     fn append_sent(&mut self, core: &Arc<Core>) {
@@ -288,7 +337,7 @@ impl Run {
         }
         // The fold is ahead of the journal and stays there: nothing more comes of this run. What
         // is durable is found at the next open.
-        self.player = None;
+        self.bury();
         self.over = true;
         core.driver.ended();
         if starting {
@@ -296,6 +345,19 @@ impl Run {
                 .saga_refused(core, core.append_failed(error, self.flight.id.key));
         } else {
             self.flight.unresolved(core, error);
+        }
+        self.not_cancelled("the journal failed first");
+    }
+
+    /// Tells those whose cancel is not durable.
+    fn not_cancelled(&mut self, reason: &str) {
+        let sent = self.sent.take().map(|sent| sent.deeds).unwrap_or_default();
+        let waiting = self.deeds.drain(..).map(|(_, deed)| deed);
+        for deed in sent.into_iter().chain(waiting) {
+            if let Deed::Cancelled(tell) = deed {
+                let reason = reason.to_owned();
+                let _ = tell.send(Err(CancelError::NotRecorded { reason }));
+            }
         }
     }
 
@@ -309,6 +371,7 @@ impl Run {
                     let _ = tell.send(Ok(()));
                 }
                 Deed::Held(reason) => self.flight.hold(&reason),
+                Deed::Resumed => self.flight.saga_resumed(),
                 Deed::Finish(settlement) => {
                     self.over = true;
                     core.driver.ended();
@@ -330,13 +393,45 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
-        for deed in self.deeds.drain(..) {
-            if let Deed::Cancelled(tell) = deed {
-                let reason = "the engine ended first".to_owned();
-                let _ = tell.send(Err(CancelError::NotRecorded { reason }));
-            }
-        }
+        self.not_cancelled("the engine ended first");
+        self.bury();
     }
+}
+
+/// About how long an event's record is: exact in what a tenant can make large.
+fn bytes_about(event: &Event) -> usize {
+    let payload = match event {
+        Event::Saga { event, .. } => match event {
+            SagaEvent::Started(start) => start.input.len(),
+            SagaEvent::Called {
+                intent:
+                    CallIntent::Step {
+                        undo: Some(undo), ..
+                    },
+                ..
+            } => undo.argument.len(),
+            SagaEvent::Settled {
+                outcome: StepOutcome::Done(output),
+                ..
+            }
+            | SagaEvent::Completed { output, .. } => output.len(),
+            SagaEvent::Called { .. }
+            | SagaEvent::Relaunched { .. }
+            | SagaEvent::Settled { .. }
+            | SagaEvent::Woke { .. }
+            | SagaEvent::Pivoted
+            | SagaEvent::CancelRequested
+            | SagaEvent::UnwindingStarted { .. }
+            | SagaEvent::UndoLaunched { .. }
+            | SagaEvent::Undone { .. }
+            | SagaEvent::Held(_)
+            | SagaEvent::Resumed
+            | SagaEvent::Compensated { .. } => 0,
+        },
+        Event::Opened { .. } | Event::Tenant(_) | Event::Effect { .. } | Event::Closed { .. } => 0,
+    };
+    // Names, paths, reasons and numbers.
+    payload + 2048
 }
 
 /// Why a saga does not move, for people.

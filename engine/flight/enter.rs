@@ -4,20 +4,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use dashmap::mapref::entry::Entry;
-use orlop_admission::TenantAccount;
-use orlop_saga::effect::{EffectId, Request, Settlement, Withdrawal};
-use orlop_saga::id::{Fence, Lsn, SagaId};
+use orlop_admission::{Refusal, TenantAccount};
+use orlop_saga::effect::{Effect, EffectId, Request, Settlement, Withdrawal};
+use orlop_saga::id::{Lsn, SagaId};
 use orlop_saga::key::Fingerprint;
 use orlop_saga::saga::SagaStart;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::run::acceptances;
+use super::record::acceptances;
 use super::wait::{self, Letter, Mailbox, Waiters};
 use super::{Arrival, Durability, Flight, Intent, Phase, Plain, State, Subject};
 use crate::core::Core;
 use crate::course::Course;
 use crate::error::SubmitError;
+use crate::executor::Action;
 use crate::options::RetryPolicy;
 use crate::registry::Code;
 
@@ -94,11 +95,12 @@ impl Core {
         entrance.account.check().map_err(SubmitError::Refused)?;
         let mut entrance = entrance;
         loop {
+            let nested = self.nested(&entrance.work);
             let (seat, found) = match self.table(entrance.durability).entry(entrance.id) {
                 Entry::Occupied(occupied) => {
                     let flight = Arc::clone(occupied.get());
                     drop(occupied);
-                    match flight.join(self, &entrance, want)? {
+                    match flight.join(self, &entrance, want, nested)? {
                         Some(seat) => return Ok(seat),
                         // It was just leaving the table; look again.
                         None => continue,
@@ -109,6 +111,9 @@ impl Core {
                     let known = entrance.durability != Durability::Ephemeral
                         && self.store.maybe_retained(entrance.id);
                     let flight = Arc::new(Flight::new(self, &entrance, known));
+                    if let Some(plain) = flight.state.lock().plain() {
+                        plain.nested = nested;
+                    }
                     let seat = flight.seat(&entrance, want, false);
                     vacant.insert(flight);
                     self.flying.fetch_add(1, Ordering::Relaxed);
@@ -134,7 +139,22 @@ impl Core {
                 };
                 flight.begin(self, start);
             }
+            if self.has_ended() {
+                // Whoever ended the engine may have looked at the table before this was in it.
+                flight.interrupt();
+            }
             return Ok(seat);
+        }
+    }
+
+    /// Whether the caller runs under a permit of the bulkhead that the work would wait for.
+    fn nested(&self, work: &Work) -> Option<Refusal> {
+        match work {
+            Work::Effect { request, code, .. } => self.executor.is_nested(&Action::Run {
+                code: Arc::clone(code),
+                input: request.input.clone(),
+            }),
+            Work::Saga(_) => None,
         }
     }
 
@@ -169,9 +189,12 @@ impl Flight {
                 request: request.clone(),
                 code: Arc::clone(code),
                 course: core.course(code, *retry),
-                fence: Fence::default(),
+                fence: core.fence_before(),
                 fresh: true,
+                records: code.external,
                 cancelled: false,
+                nested: None,
+                refusals: 0,
             })),
             Work::Saga(start) => Subject::Saga {
                 fingerprint: start.fingerprint,
@@ -196,6 +219,8 @@ impl Flight {
                 retention_ms: entrance.work.retention_ms(),
                 settled_at: Lsn::default(),
                 withdrawal: None,
+                journaled: None,
+                round: 0,
             }),
         }
     }
@@ -205,27 +230,27 @@ impl Flight {
         core: &Arc<Core>,
         id: EffectId,
         account: Arc<TenantAccount>,
-        request: Request,
+        effect: Effect,
         code: Arc<Code>,
         course: Course,
-        fence: Fence,
     ) -> Arc<Self> {
+        let request = effect.request().clone();
         let retention_ms = request.retention_ms;
         let plain = Plain {
             request,
             code,
             course,
-            fence,
+            fence: effect.fence().unwrap_or_default(),
             fresh: true,
+            records: true,
             cancelled: false,
+            nested: None,
+            refusals: 0,
         };
-        Self::found(
-            core,
-            id,
-            account,
-            Subject::Effect(Box::new(plain)),
-            retention_ms,
-        )
+        let subject = Subject::Effect(Box::new(plain));
+        let flight = Self::found(core, id, account, subject, retention_ms);
+        flight.state.lock().journaled = Some(effect);
+        flight
     }
 
     /// A flight found unfinished at open whose code is gone: it waits for an engine that has it.
@@ -279,6 +304,8 @@ impl Flight {
                 retention_ms,
                 settled_at: Lsn::default(),
                 withdrawal: None,
+                journaled: None,
+                round: 0,
             }),
         });
         core.flights.insert(id, Arc::clone(&flight));
@@ -324,12 +351,15 @@ impl Flight {
         core: &Arc<Core>,
         entrance: &Entrance,
         want: Want,
+        nested: Option<Refusal>,
     ) -> Result<Option<Seat>, SubmitError> {
         let fingerprint = entrance.work.fingerprint();
         let mut state = self.state.lock();
         // While the tables are asked, what the key stands for is not known yet.
         let looking = matches!(state.phase, Phase::Looking);
         if matches!(state.phase, Phase::Gone) {
+            drop(state);
+            self.remove(core);
             return Ok(None);
         }
         if matches!(state.phase, Phase::Settled) && self.expired(core, &state) {
@@ -341,6 +371,10 @@ impl Flight {
         if !looking && state.fingerprint() != fingerprint {
             return Err(SubmitError::Conflict { key: self.id.key });
         }
+        if let (Some(refusal), false) = (nested, matches!(state.phase, Phase::Settled)) {
+            // What it would wait for may wait for the very slot that the caller holds.
+            return Err(SubmitError::Refused(refusal));
+        }
         if state.waiters.len() >= core.limits.joiners_max {
             return Err(SubmitError::Overloaded {
                 what: "callers of one effect",
@@ -350,9 +384,14 @@ impl Flight {
         }
         let seat = self.seat_locked(&mut state, fingerprint, want, true);
         // The strongest durability of all joiners counts.
-        let strengthened = state.durability < entrance.durability;
+        let strengthened =
+            state.durability < entrance.durability && state.fingerprint() == fingerprint;
         if strengthened {
             state.durability = entrance.durability;
+            // What is promised now must not end where the first caller would have given up.
+            if let (Work::Effect { retry, .. }, Some(plain)) = (&entrance.work, state.plain()) {
+                plain.course.be_patient(*retry);
+            }
         }
         let letters = self.news(&mut state);
         drop(state);
@@ -384,6 +423,10 @@ impl Flight {
             (Phase::Stuck(reason), _) => {
                 let reason = Arc::clone(reason);
                 self.stuck_letters(state, &reason)
+            }
+            (Phase::Broken(error), _) => {
+                let reply = Err(error.clone());
+                state.waiters.answer_all(&reply)
             }
             (
                 Phase::Looking

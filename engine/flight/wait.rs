@@ -77,6 +77,14 @@ impl Waiters {
         self.list.len()
     }
 
+    /// How many want this.
+    pub(crate) fn count(&self, want: Want) -> usize {
+        self.list
+            .iter()
+            .filter(|waiter| waiter.want == want)
+            .count()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.list.is_empty()
     }

@@ -27,6 +27,7 @@ pub struct StepCall<C: Computation, D> {
     path: Result<StepPath, PathError>,
     input: C::Input,
     undo: Result<Option<UndoIntent>, StepError>,
+    missing_undo: Option<&'static str>,
     retry: RetryPolicy,
     timeout: Option<Duration>,
     direction: PhantomData<fn() -> D>,
@@ -44,6 +45,7 @@ impl<C: Computation, D> StepCall<C, D> {
             path,
             input,
             undo: Ok(None),
+            missing_undo: None,
             retry,
             timeout: None,
             direction: PhantomData,
@@ -64,40 +66,35 @@ impl<C: Computation, D> StepCall<C, D> {
 
     fn issue(self) -> (Arc<Script>, Result<Issue, StepError>) {
         let script = Arc::clone(&self.script);
-        (
-            script,
-            self.spec()
-                .map(|(path, spec)| Issue::Step(path, Arc::new(spec))),
-        )
+        let issue = self.into_issue(&script);
+        (script, issue)
     }
 
-    fn spec(self) -> Result<(StepPath, StepSpec), StepError> {
+    fn into_issue(self, script: &Script) -> Result<Issue, StepError> {
         let path = self.path?;
-        let code = self
-            .script
-            .registry
-            .code(C::NAME)
-            .ok_or(StepError::Unregistered { name: C::NAME })?;
-        let input = canonical::encode(&self.input, self.script.limits.input_bytes_max).map_err(
-            |source| StepError::Encode {
-                path: path.clone(),
-                source,
-            },
-        )?;
-        let fingerprint = Fingerprint::of(C::NAME, C::INPUT_SCHEMA, &input);
         let undo = self.undo?;
+        let (Some(code), None) = (script.registry.code(C::NAME), self.missing_undo) else {
+            // Not the saga's failure: it is paused until an engine has the code.
+            return Ok(Issue::Missing(path, self.missing_undo.unwrap_or(C::NAME)));
+        };
+        let input =
+            canonical::encode(&self.input, script.limits.input_bytes_max).map_err(|source| {
+                StepError::Encode {
+                    path: path.clone(),
+                    source,
+                }
+            })?;
+        let fingerprint = Fingerprint::of(C::NAME, C::INPUT_SCHEMA, &input);
         let (retry, timeout) = (self.retry, self.timeout);
-        Ok((
-            path,
-            StepSpec {
-                code,
-                input,
-                fingerprint,
-                undo,
-                retry,
-                timeout,
-            },
-        ))
+        let spec = StepSpec {
+            code,
+            input,
+            fingerprint,
+            undo,
+            retry,
+            timeout,
+        };
+        Ok(Issue::Step(path, Arc::new(spec)))
     }
 }
 
@@ -106,6 +103,9 @@ impl<C: Computation> StepCall<C, Backward> {
     /// the step's remote key, and what is known of the step.
     pub fn undo<U: Undo<Step = C>>(mut self, undo: U, argument: impl Into<U::Argument>) -> Self {
         let _signature = undo;
+        if self.script.registry.undo(U::NAME).is_none() {
+            self.missing_undo = Some(U::NAME);
+        }
         self.undo = self.undo_intent::<U>(&argument.into()).map(Some);
         self
     }
@@ -114,9 +114,6 @@ impl<C: Computation> StepCall<C, Backward> {
         &self,
         argument: &U::Argument,
     ) -> Result<UndoIntent, StepError> {
-        if self.script.registry.undo(U::NAME).is_none() {
-            return Err(StepError::Unregistered { name: U::NAME });
-        }
         let argument = canonical::encode(argument, self.script.limits.input_bytes_max);
         let argument = match (argument, &self.path) {
             (Ok(argument), _) => argument,
@@ -200,7 +197,10 @@ impl<T: DeserializeOwned> Future for StepFuture<T> {
 
 fn register(script: &Script, issue: Issue) -> Result<StepPath, StepError> {
     let path = match &issue {
-        Issue::Step(path, _) | Issue::Sleep(path, _) | Issue::Note(path, _) => path.clone(),
+        Issue::Step(path, _)
+        | Issue::Sleep(path, _)
+        | Issue::Note(path, _)
+        | Issue::Missing(path, _) => path.clone(),
         Issue::Pivot => {
             return Err(StepError::Pivoted {
                 what: "a pivot as a step",

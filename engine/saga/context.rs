@@ -1,8 +1,9 @@
 //! What a saga's function is given.
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use orlop_saga::path::{PathError, StepPath};
@@ -155,23 +156,44 @@ impl SagaContext {
     /// # Errors
     /// [`StepError::Pivoted`]: the saga has pivoted already.
     pub fn pivot(self) -> impl Future<Output = Result<ForwardContext, StepError>> + Send {
-        let mut asked = false;
-        let mut calls = Some(self.calls);
-        poll_fn(move |context| {
-            let Some(waiting) = calls.take() else {
-                return Poll::Pending;
-            };
-            if !asked {
-                asked = true;
-                if let Err(error) = waiting.script.issue(Issue::Pivot) {
-                    return Poll::Ready(Err(error));
-                }
+        PivotFuture {
+            calls: Some(self.calls),
+            asked: false,
+        }
+    }
+}
+
+/// The wait for the pivot. Dropping it before takes the wish back.
+struct PivotFuture {
+    calls: Option<Calls>,
+    asked: bool,
+}
+
+impl Future for PivotFuture {
+    type Output = Result<ForwardContext, StepError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(calls) = self.calls.take() else {
+            return Poll::Pending;
+        };
+        if !self.asked {
+            if let Err(error) = calls.script.issue(Issue::Pivot) {
+                return Poll::Ready(Err(error));
             }
-            if waiting.script.pivot_passed(context.waker()) {
-                return Poll::Ready(Ok(ForwardContext { calls: waiting }));
-            }
-            calls = Some(waiting);
-            Poll::Pending
-        })
+            self.asked = true;
+        }
+        if calls.script.pivot_passed(context.waker()) {
+            return Poll::Ready(Ok(ForwardContext { calls }));
+        }
+        self.calls = Some(calls);
+        Poll::Pending
+    }
+}
+
+impl Drop for PivotFuture {
+    fn drop(&mut self) {
+        if let (Some(calls), true) = (&self.calls, self.asked) {
+            calls.script.withdraw_pivot();
+        }
     }
 }

@@ -28,12 +28,6 @@ pub enum StepError {
     /// A name that cannot be part of a path.
     #[error(transparent)]
     Path(#[from] PathError),
-    /// No code is bound to the computation or undo. Bind it when the engine is built.
-    #[error("nothing is registered as {name:?}")]
-    Unregistered {
-        /// The name that was asked for.
-        name: &'static str,
-    },
     /// The input or the undo's argument has no canonical bytes.
     #[error("step {path}: {source}")]
     Encode {

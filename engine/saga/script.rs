@@ -31,6 +31,8 @@ pub(crate) enum Issue {
     Note(StepPath, CallIntent),
     /// Only forward from here.
     Pivot,
+    /// A call of code that is not registered.
+    Missing(StepPath, &'static str),
 }
 
 /// What a step runs; lives in memory only, since the function says it again on replay.
@@ -110,7 +112,9 @@ impl Script {
                 }
                 Some(path.clone())
             }
-            Issue::Sleep(path, _) | Issue::Note(path, _) => Some(path.clone()),
+            Issue::Sleep(path, _) | Issue::Note(path, _) | Issue::Missing(path, _) => {
+                Some(path.clone())
+            }
             Issue::Pivot => None,
         };
         match path {
@@ -165,6 +169,19 @@ impl Script {
             ledger.pivot_waker = Some(waker.clone());
         }
         passed
+    }
+
+    /// Whether the function waits for the pivot, or has passed it.
+    pub(crate) fn pivot_asked(&self) -> bool {
+        self.ledger.lock().pivot != Pivot::Ahead
+    }
+
+    /// The function does not wait for the pivot any more; without effect once it is passed.
+    pub(crate) fn withdraw_pivot(&self) {
+        let mut ledger = self.ledger.lock();
+        if ledger.pivot == Pivot::Asked {
+            ledger.pivot = Pivot::Ahead;
+        }
     }
 
     /// What the function asked for since the last call of this.
