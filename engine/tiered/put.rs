@@ -113,7 +113,8 @@ impl Tiered {
         }
     }
 
-    /// Has no earlier attempt of this put write any more; the one that has written, if any.
+    /// Has no earlier attempt of this put write any more; what one of them has written, if it is
+    /// what it should be.
     async fn fence_off(
         &self,
         attempt: &Attempt,
@@ -139,11 +140,10 @@ impl Tiered {
                         length,
                     });
                 }
-                Content::Bytes { digest, .. } => {
-                    return Err(format!(
-                        "object {path} holds {digest}, not {}",
-                        segment.digest
-                    ));
+                // What the store spoilt is taken away: nobody was ever told of this version.
+                Content::Bytes { .. } => {
+                    let buried = object::bury(self.store(), &path).await;
+                    buried.map_err(|error| error.to_string())?;
                 }
                 Content::Tombstone(_) => {}
                 Content::Absent => return Err(format!("object {path} was there and is not")),

@@ -29,7 +29,7 @@ pub(crate) fn table(plan: &Plan, story: &Story) -> Table {
     rows.add(
         "killed at",
         match story.killed_at {
-            None => "never: no upload was to succeed".to_owned(),
+            None => "never, there was nothing to upload".to_owned(),
             Some((ended, held)) => format!(
                 "{ended} sagas ended, {held} uploads on the wire, after {:.2} s",
                 story.first_took.as_secs_f64()

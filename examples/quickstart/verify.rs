@@ -18,7 +18,7 @@ use crate::{Places, Problem, local};
 
 /// Everything that is not as it should be, in words.
 pub(crate) fn check(plan: &Plan, places: &Places, story: &Story) -> Result<Vec<String>, Problem> {
-    let remote = remote_segments(&places.remote)?;
+    let remote = Objects::read(&places.remote)?;
     let ledger = ledger::read(&places.ledger)?;
     let mut check = Check {
         plan,
@@ -27,26 +27,36 @@ pub(crate) fn check(plan: &Plan, places: &Places, story: &Story) -> Result<Vec<S
     check.outputs(story);
     check.acknowledged(story);
     let objects = check.ends(story);
-    check.places(&places.local, &remote, &objects)?;
+    check.places(&places.local, &remote.segments, &objects)?;
     check.ledger(&ledger, &remote, &objects);
     Ok(check.mismatches)
 }
 
-/// The objects that are no tombstones, with the digests of what they hold.
-fn remote_segments(folder: &Path) -> Result<BTreeMap<String, String>, Problem> {
-    let mut objects = BTreeMap::new();
-    for entry in WalkDir::new(folder) {
-        let entry = entry?;
-        if !entry.file_type().is_file() {
-            continue;
-        }
-        let content = std::fs::read(entry.path())?;
-        if Tombstone::read(&content).is_none() {
+/// What lies in the remote's folder: names, and digests of what is stored under them.
+#[derive(Default)]
+struct Objects {
+    segments: BTreeMap<String, String>,
+    tombstones: BTreeMap<String, String>,
+}
+
+impl Objects {
+    fn read(folder: &Path) -> Result<Self, Problem> {
+        let mut objects = Self::default();
+        for entry in WalkDir::new(folder) {
+            let entry = entry?;
+            if !entry.file_type().is_file() {
+                continue;
+            }
+            let content = std::fs::read(entry.path())?;
+            let kind = match Tombstone::read(&content) {
+                None => &mut objects.segments,
+                Some(_) => &mut objects.tombstones,
+            };
             let name = entry.path().strip_prefix(folder)?.to_string_lossy();
-            objects.insert(name.into_owned(), blake3::hash(&content).to_string());
+            kind.insert(name.into_owned(), blake3::hash(&content).to_string());
         }
+        Ok(objects)
     }
-    Ok(objects)
 }
 
 struct Check<'a> {
@@ -181,61 +191,57 @@ impl Check<'_> {
     }
 
     /// The ledger shows every upload's effect exactly once, and nothing else.
-    fn ledger(
-        &mut self,
-        ledger: &[Entry],
-        remote: &BTreeMap<String, String>,
-        objects: &BTreeMap<usize, String>,
-    ) {
-        let tombstones: BTreeSet<String> = ledger
-            .iter()
-            .filter(|entry| entry.deed == Deed::Replaced)
-            .map(|entry| entry.object.clone())
-            .collect();
-        let mut created: BTreeMap<(String, String), u32> = BTreeMap::new();
-        for entry in ledger.iter().filter(|entry| entry.deed == Deed::Created) {
-            let object = (entry.object.clone(), entry.digest.clone());
-            *created.entry(object).or_default() += 1;
+    fn ledger(&mut self, ledger: &[Entry], remote: &Objects, objects: &BTreeMap<usize, String>) {
+        let mut created: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        let mut replaced: BTreeSet<&str> = BTreeSet::new();
+        for entry in ledger {
+            match entry.deed {
+                Deed::Created => created
+                    .entry(&entry.object)
+                    .or_default()
+                    .push(&entry.digest),
+                Deed::Replaced => {
+                    replaced.insert(&entry.object);
+                }
+                Deed::Begin | Deed::NotCreated | Deed::HeldBefore | Deed::HeldAfter => {}
+            }
         }
-        let digests: BTreeSet<String> = self
-            .plan
-            .segments
-            .iter()
-            .map(|planned| hex(planned.digest.as_bytes()))
-            .collect();
         for (index, planned) in self.plan.segments.iter().enumerate() {
             let Some(object) = objects.get(&index) else {
                 continue;
             };
-            let digest = hex(planned.digest.as_bytes());
-            let times = created.remove(&(object.clone(), digest));
-            if times != Some(1) {
-                let times = times.unwrap_or_default();
+            let times = created.remove(object.as_str()).unwrap_or_default();
+            if times != [hex(planned.digest.as_bytes())] {
+                let times = times.len();
                 self.mismatch(format!(
                     "the ledger has the upload of {planned} {times} times"
                 ));
             }
         }
-        // What is left are the fences of attempts that never wrote, and what was taken away.
-        let mut taken_away = 0;
-        for ((object, digest), times) in created {
-            let is_segment = digests.contains(&digest) || tombstones.contains(&object);
-            taken_away += u32::from(is_segment);
-            if times != 1 {
-                self.mismatch(format!("the ledger has object {object} {times} times"));
-            }
-            if is_segment && remote.contains_key(&object) {
+        // What is left was taken away again, or is the fence of an attempt that never wrote.
+        let mut taken_away = BTreeSet::new();
+        for (object, digests) in created {
+            let stands = remote.tombstones.get(object).map(String::as_str);
+            if digests.len() != 1 || stands.is_none() {
+                let times = digests.len();
                 self.mismatch(format!(
-                    "object {object} was uploaded beside its segment's own"
+                    "object {object} is a stray upload, made {times} times"
                 ));
+            } else if replaced.contains(object) {
+                taken_away.insert(object);
+            } else if digests.first().copied() != stands {
+                self.mismatch(format!("object {object} is not what the ledger says"));
             }
         }
-        let corrupted = |planned: &&Planned| planned.epoch == CORRUPTED_EPOCH;
-        let expected = self.plan.segments.iter().filter(corrupted).count();
-        if taken_away as usize != expected {
-            self.mismatch(format!(
-                "{taken_away} uploads were taken away, not {expected}"
-            ));
+        let spoilt = format!("{CORRUPTED_EPOCH:020}");
+        for object in &taken_away {
+            if object.split('/').nth(2) != Some(spoilt.as_str()) {
+                self.mismatch(format!("object {object} was taken away for no reason"));
+            }
+        }
+        let is_spoilt = |planned: &Planned| planned.epoch == CORRUPTED_EPOCH;
+        if taken_away.is_empty() && self.plan.segments.iter().any(is_spoilt) {
+            self.mismatch("the spoilt upload was not taken away".to_owned());
         }
     }
 }

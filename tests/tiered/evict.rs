@@ -95,6 +95,22 @@ fn an_upload_whose_reply_is_lost_is_found_and_not_repeated() {
 }
 
 #[test]
+fn a_spoilt_upload_that_nobody_heard_of_is_replaced_by_a_good_one() {
+    let world = World::new();
+    let engine = world.open();
+    let tenant = engine.blocking().tenant("a").unwrap();
+    let name = name("s");
+    world.local.put(&tenant, &name, CONTENT);
+    world.outside.fail([Fault::Spoil]);
+    let start = tenant.start::<Evict>(Key::named("e"), eviction(&name, CONTENT));
+    let evicted = wait(wait(start).unwrap()).unwrap().output;
+    let path = world.tiered().path(tenant.id(), &evicted.object);
+    assert_eq!(world.outside.segments(), [(path, CONTENT.to_vec())]);
+    assert_eq!(world.outside.tombstones(), [Tombstone::Removed]);
+    engine.blocking().close().unwrap();
+}
+
+#[test]
 fn a_cancel_before_the_pivot_takes_the_upload_away() {
     let world = World::new();
     let engine = world.open();

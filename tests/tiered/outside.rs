@@ -30,6 +30,8 @@ pub(crate) enum Fault {
     Repeat,
     /// Other bytes are stored, while a second delivery with the right ones lingers on the wire.
     Corrupt,
+    /// Other bytes are stored, and the reply is lost.
+    Spoil,
     /// The store says no.
     Refuse,
     /// It is on the wire until the gate opens.
@@ -187,6 +189,12 @@ impl ObjectStore for Outside {
                 let mut other = content;
                 other.reverse();
                 self.store(path, other.into(), options).await
+            }
+            Some(Fault::Spoil) => {
+                let mut other = content;
+                other.reverse();
+                self.store(path, other.into(), options).await?;
+                Err(no_answer())
             }
             Some(Fault::Refuse) => Err(Error::PermissionDenied {
                 path: path.to_string(),
