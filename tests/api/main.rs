@@ -13,3 +13,7 @@ mod support;
 
 mod effects;
 mod sagas;
+mod gate;
+mod keys;
+mod mistakes;
+mod runtimes;

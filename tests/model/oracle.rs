@@ -295,7 +295,7 @@ impl<'a> Round<'a> {
             Err(SubmitError::Withdrawn(_)) => {
                 let asked = notes.iter().any(|note| match &note.seen {
                     Seen::Cancelled(Cancelled::Withdrawn | Cancelled::Requested) => true,
-                    Seen::Cancelled(Cancelled::TooLate)
+                    Seen::Cancelled(Cancelled::TooLate | Cancelled::Shared)
                     | Seen::Began
                     | Seen::Accepted
                     | Seen::Replied(_)
