@@ -222,11 +222,12 @@ impl Run {
         } else if self.state.pivoted() {
             let _ = tell.send(Err(CancelError::RollbackRequired));
         } else if self.record(SagaEvent::CancelRequested) {
-            self.then(Deed::Cancelled(tell));
             if matches!(self.state.phase(), Phase::Running) {
-                // Unwinding needs nothing of what holds it: neither its code nor an answer.
+                // Unwinding needs nothing of what holds it: neither its code nor an answer. Its
+                // callers wait for the outcome again before anybody is told.
                 self.resume(core);
             }
+            self.then(Deed::Cancelled(tell));
         }
     }
 
