@@ -89,7 +89,7 @@ impl Default for Limits {
             effects_max: 1 << 20,
             sagas_max: 1 << 20,
             saga_calls_max: 10_000,
-            saga_bytes_max: 16 << 20,
+            saga_bytes_max: 48 << 20,
             settle_timeout: Duration::from_secs(30),
             tenants_max: 4096,
             retry: RetryPolicy::default(),

@@ -16,4 +16,5 @@ mod sagas;
 mod gate;
 mod keys;
 mod mistakes;
+mod replay;
 mod runtimes;
