@@ -34,7 +34,9 @@
 //!
 //! Conditional create (`PutMode::Create`), and reads that see completed writes. What it has
 //! acknowledged must be durable: the local copy is removed on its word. `LocalFileSystem` keeps
-//! that promise only `with_fsync(true)`. Two engines with stores of their own do not share a root.
+//! that promise only `with_fsync(true)`; where a process is killed while it uploads, it leaves a
+//! file whose name ends in `#` and a number, which is no object and may be removed. Two engines
+//! with stores of their own do not share a root.
 //!
 //! | file | noun |
 //! | --- | --- |

@@ -40,8 +40,8 @@ impl Default for TieredOptions {
         Self {
             root: Path::default(),
             segment_bytes_max: 256 << 20,
-            attempt_timeout: Duration::from_secs(300),
-            delete_settles: Duration::from_secs(180),
+            attempt_timeout: Duration::from_mins(5),
+            delete_settles: Duration::from_mins(3),
         }
     }
 }

@@ -61,7 +61,8 @@ fn main() -> ExitCode {
 }
 
 fn misused(extra: &OsString) -> ExitCode {
-    eprintln!("quickstart: one DIR is enough, {extra:?} is too much\n\n{USAGE}");
+    let extra = extra.display();
+    eprintln!("quickstart: one DIR is enough, {extra} is too much\n\n{USAGE}");
     ExitCode::from(2)
 }
 

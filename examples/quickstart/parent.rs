@@ -9,13 +9,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::acks::{self, Ack};
 use crate::ledger::{self, Deed};
-use crate::plan::Plan;
+use crate::plan::{Plan, Planned};
 use crate::{Places, Problem, child};
 
 /// How often the parent looks.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long nothing at all may happen.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What happened.
 #[derive(Debug, Default)]
@@ -37,7 +37,7 @@ pub(crate) struct Story {
 pub(crate) fn run(plan: &Plan, places: &Places) -> Result<Story, Problem> {
     let mut story = Story::default();
     let bar = bar(plan.segments.len());
-    if plan.segments.iter().any(|segment| segment.can_be_evicted()) {
+    if plan.segments.iter().any(Planned::can_be_evicted) {
         say(&bar, "working");
         let started = Instant::now();
         story.killed_at = Some(work_and_kill(plan, places, &bar)?);

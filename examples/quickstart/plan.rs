@@ -14,7 +14,7 @@ use crate::{Places, Problem, local};
 const SEGMENT_BYTES_MAX: usize = 256 << 10;
 /// How much is cut, so that this ends in a minute wherever it is pointed at.
 const BYTES_MAX: u64 = 256 << 20;
-const SEGMENTS_MAX: usize = 4096;
+const SEGMENTS_MAX: usize = 2048;
 /// How many omissions are named one by one.
 const NAMED_MAX: usize = 8;
 

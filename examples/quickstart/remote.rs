@@ -19,6 +19,7 @@ use object_store::{
     ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use orlop::tiered::Tombstone;
+use walkdir::WalkDir;
 
 use crate::ledger::{Deed, Entry, Ledger};
 use crate::plan::{CORRUPTED_EPOCH, REFUSED_EPOCH};
@@ -37,6 +38,7 @@ pub(crate) struct Remote {
 
 impl Remote {
     pub(crate) fn open(places: &Places, silent_after: Option<usize>) -> Result<Self, Problem> {
+        sweep(&places.remote)?;
         Ok(Self {
             inner: LocalFileSystem::new_with_prefix(&places.remote)?.with_fsync(true),
             ledger: Arc::new(Mutex::new(Ledger::open(&places.ledger, &places.remote)?)),
@@ -113,6 +115,19 @@ impl Remote {
         }
         std::future::pending().await
     }
+}
+
+/// Removes what the file system's half of the remote was still writing when it was killed: files
+/// that it had not given their names yet. No object has a `#` in its name.
+fn sweep(folder: &std::path::Path) -> Result<(), Problem> {
+    for entry in WalkDir::new(folder) {
+        let entry = entry?;
+        let name = entry.file_name().as_encoded_bytes();
+        if entry.file_type().is_file() && name.contains(&b'#') {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether the name of an object has this epoch: `tenant/segment/epoch/version`.

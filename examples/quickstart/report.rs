@@ -1,5 +1,7 @@
 //! The table that a person reads.
 
+use std::fmt::Display;
+
 use comfy_table::{CellAlignment, Table};
 use orlop::Origin;
 
@@ -71,8 +73,8 @@ pub(crate) fn table(plan: &Plan, story: &Story) -> Table {
 struct Rows(Vec<[String; 2]>);
 
 impl Rows {
-    fn add(&mut self, what: &str, value: impl ToString) {
-        self.0.push([what.to_owned(), value.to_string()]);
+    fn add(&mut self, what: &str, value: impl Display) {
+        self.0.push([what.to_owned(), format!("{value}")]);
     }
 
     fn table(self) -> Table {

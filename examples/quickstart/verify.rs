@@ -152,9 +152,10 @@ impl Check<'_> {
             let object = objects.get(&index).map(String::as_str);
             let stored = object.and_then(|object| remote.get(object));
             let path = local::file(folder, &planned.name);
-            let copy = match path.exists() {
-                true => Some(blake3::hash(&std::fs::read(path)?).to_string()),
-                false => None,
+            let copy = if path.exists() {
+                Some(blake3::hash(&std::fs::read(path)?).to_string())
+            } else {
+                None
             };
             let expected = hex(planned.digest.as_bytes());
             match (copy, stored) {
