@@ -12,9 +12,10 @@
 mod support;
 
 mod effects;
-mod sagas;
 mod gate;
 mod keys;
 mod mistakes;
 mod replay;
 mod runtimes;
+mod sagas;
+mod unwinding;

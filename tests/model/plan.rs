@@ -220,6 +220,7 @@ fn op() -> impl Strategy<Value = Op> {
                 .prop_map(|(plan, then)| Task::Enqueue(Work::Chain(plan), then)),
         ];
         task.prop_flat_map(move |task| {
+            let task = if derived { derive(task) } else { task };
             let (names, pure) = match &task {
                 Task::Submit(work) | Task::Abandon(work) | Task::Enqueue(work, _) => match work {
                     Work::Worth(name) => (vec![(name.clone(), false)], true),
@@ -236,6 +237,20 @@ fn op() -> impl Strategy<Value = Op> {
             })
         })
     })
+}
+
+/// The same under a derived key, with a name of its own: calls are counted by name.
+fn derive(task: Task) -> Task {
+    let own = |work: Work| match work {
+        Work::Worth(name) => Work::Worth(format!("derived {name}")),
+        Work::Put(_) | Work::Chain(_) => work,
+    };
+    match task {
+        Task::Submit(work) => Task::Submit(own(work)),
+        Task::Abandon(work) => Task::Abandon(own(work)),
+        Task::Enqueue(work, then) => Task::Enqueue(own(work), then),
+        Task::Ephemeral(_) | Task::Batch(_) => task,
+    }
 }
 
 fn end() -> impl Strategy<Value = End> {
