@@ -40,8 +40,9 @@ impl Run {
         match result {
             None => {}
             Some(Ok(output)) => {
-                // No saga completes over a step that has not ended.
-                if self.state.open_steps() > 0 || !self.all_called() {
+                // No saga completes over a step that has not ended; and one that was not called
+                // again never would.
+                if !self.all_called() || self.state.open_steps() > 0 {
                     return;
                 }
                 let at = core.clock.wall();
