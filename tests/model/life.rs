@@ -15,6 +15,7 @@ use crate::disks::{Disks, Shape};
 use crate::oracle::{Note, Oracle, Seen, Truth};
 use crate::outside::{Outside, Put, Remove, Worth, worth};
 use crate::plan::{End, Fault, KeyOf, Life, Op, Slot, Task, Then, Work};
+use crate::racer::Racer;
 
 /// How long a round may take before it counts as hung.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -284,6 +285,7 @@ impl World {
                 .external(Put, view.clone())
                 .undo(Remove, view.clone())
                 .saga(Chain)
+                .saga(Racer)
         })
     }
 

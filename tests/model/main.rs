@@ -18,6 +18,7 @@ mod oracle;
 mod outside;
 mod plan;
 mod prefixes;
+mod racer;
 mod random;
 
 use std::sync::Once;
