@@ -49,6 +49,8 @@ mod open;
 mod options;
 mod recover;
 mod registry;
+#[cfg(doctest)]
+mod rules;
 mod runtime;
 mod saga;
 mod start;

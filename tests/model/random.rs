@@ -10,7 +10,7 @@ use crate::plan::life;
 /// How many cases are drawn.
 fn cases() -> u32 {
     let asked = std::env::var("ORLOP_MODEL_CASES").ok();
-    asked.and_then(|text| text.parse().ok()).unwrap_or(96)
+    asked.and_then(|text| text.parse().ok()).unwrap_or(256)
 }
 
 fn config() -> Config {
