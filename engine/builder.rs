@@ -95,7 +95,7 @@ impl EngineBuilder {
     where
         C: Computation<Kind = Pure>,
     {
-        let _signature = computation;
+        let _ = computation;
         let bulkhead = function.bulkhead();
         let binding = Binding::Async(Arc::new(Bound::<C, _>::new(function)));
         self.code::<C>(bulkhead, binding, |code| code)
@@ -106,7 +106,7 @@ impl EngineBuilder {
     where
         C: Computation<Kind = Pure>,
     {
-        let _signature = computation;
+        let _ = computation;
         let bulkhead = function.bulkhead();
         let binding = Binding::Blocking(Arc::new(Bound::<C, _>::new(function)));
         self.code::<C>(bulkhead, binding, |code| code)
@@ -119,7 +119,7 @@ impl EngineBuilder {
         C: Computation<Kind = External>,
         F: HostFunction<C> + Reconcile<C>,
     {
-        let _signature = computation;
+        let _ = computation;
         let (bulkhead, late) = (function.bulkhead(), Some(function.late()));
         let bound = Arc::new(Bound::<C, _>::new(function));
         let binding = Binding::Async(Arc::<Bound<C, F>>::clone(&bound));
@@ -135,7 +135,7 @@ impl EngineBuilder {
     where
         C: Computation<Kind = Pure>,
     {
-        let _signature = computation;
+        let _ = computation;
         self.ops.extend(function.op());
         let binding = Binding::Device(DeviceBound::<C, _>::new(function));
         self.code::<C>(DEVICE, binding, |code| code)
@@ -143,7 +143,7 @@ impl EngineBuilder {
 
     /// Binds asynchronous code to an undo.
     pub fn undo<U: Undo>(mut self, undo: U, function: impl UndoFunction<U>) -> Self {
-        let _signature = undo;
+        let _ = undo;
         match self.registry.claim(U::NAME) {
             Ok(ordinal) => self.registry.add_undo(UndoEntry {
                 reference: CodeRef::new(U::NAME, U::VERSION),

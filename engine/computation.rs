@@ -60,7 +60,7 @@ pub trait Computation: Copy + Send + Sync + 'static {
     /// Rises when the meaning of the input's encoding changes; part of every key.
     const INPUT_SCHEMA: u32 = 1;
     /// How long an outcome is kept and replayed, from completion.
-    const RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
+    const RETENTION: Duration = Duration::from_hours(24);
     /// What it is given. Its serialisation must be deterministic: ordered maps, not hashed ones.
     type Input: Serialize + DeserializeOwned + Send + 'static;
     /// What it gives back.

@@ -273,6 +273,8 @@ impl Core {
                 count: usize::try_from(*bytes).unwrap_or(usize::MAX),
                 count_max: usize::try_from(*bytes_max).unwrap_or(usize::MAX),
             },
+            // Ours are never empty; what a later log may say besides is no promise either.
+            AppendError::Empty => Unavailable::Poisoned.into(),
             _ => Unavailable::Poisoned.into(),
         }
     }

@@ -314,13 +314,13 @@ impl Executor {
             let Binding::Blocking(function) = &code.binding else {
                 return;
             };
-            let _held = held.map(HeldScope::enter);
+            let entered = held.map(HeldScope::enter);
             let call = || function.call(&attempt, &input, output_max);
             let ending = match std::panic::catch_unwind(AssertUnwindSafe(call)) {
                 Ok(result) => Ending::of_result(result),
                 Err(panic) => Ending::lost(false, &panic_text(&*panic)),
             };
-            drop(_held);
+            drop(entered);
             run.end(ending, clock.monotonic().since(start).into());
         });
     }
@@ -570,6 +570,9 @@ impl DeviceJob {
                 Ending::Failed(Failure::permanent(refused))
             }
             // The device's state, not the input's: the key must not remember it.
+            PublishRefused::Full { .. } | PublishRefused::ForeignWindow { .. } => {
+                Ending::Failed(Failure::retryable(refused))
+            }
             _ => Ending::Failed(Failure::retryable(refused)),
         };
         self.end(ending, BusyNanos::default());

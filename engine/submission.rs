@@ -72,7 +72,7 @@ pub(crate) struct Terms {
 }
 
 /// One submission; awaited, it is made. `K` is the computation's kind, or [`Keyed`] once a key is
-/// given: a submission of kind [`External`] cannot be awaited.
+/// given: a submission of kind [`External`](crate::External) cannot be awaited.
 #[must_use = "nothing is submitted until this is awaited"]
 pub struct Submission<C: Computation, K, M> {
     tenant: Tenant,
@@ -86,7 +86,7 @@ pub struct Submission<C: Computation, K, M> {
 
 impl<C: Computation, K, M> Submission<C, K, M> {
     pub(crate) fn new(tenant: Tenant, computation: C, input: C::Input) -> Self {
-        let _signature = computation;
+        let _ = computation;
         Self {
             tenant,
             input,
@@ -178,7 +178,7 @@ impl<C: Computation, K, M> Submission<C, K, M> {
             account: Arc::clone(&self.tenant.account),
             durability,
             work: Work::Effect {
-                request,
+                request: Box::new(request),
                 code,
                 retry: self.retry.unwrap_or(retry),
             },

@@ -100,10 +100,13 @@ impl Core {
                 Err(error) => {
                     // Nothing of it is known to be durable, and nothing was submitted under it.
                     let _ = core.tenants.unregister(&registered);
-                    Err(match core.append_failed(&error, Key::new([0; 16])) {
-                        SubmitError::Unavailable(why) => TenantError::Unavailable(why),
-                        SubmitError::Interrupted { .. } => Unavailable::Closed.into(),
-                        _ => TenantError::Unresolved,
+                    let failed = core.append_failed(&error, Key::new([0; 16]));
+                    Err(if let SubmitError::Unavailable(why) = failed {
+                        TenantError::Unavailable(why)
+                    } else if matches!(failed, SubmitError::Interrupted { .. }) {
+                        Unavailable::Closed.into()
+                    } else {
+                        TenantError::Unresolved
                     })
                 }
             };

@@ -364,7 +364,7 @@ impl Run {
     fn remind_retry(&self, core: &Arc<Core>, step: StepIndex, wait: Duration) {
         if let Some(active) = self.active.get(&step) {
             let fence = active.fence;
-            self.remind(
+            Self::remind(
                 core,
                 wait,
                 Message::Retry {

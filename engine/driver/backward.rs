@@ -89,14 +89,13 @@ impl Run {
         if !self.active.is_empty() {
             return;
         }
-        match self.state.next_undo() {
-            Some(index) => self.undo(core, index),
-            None => {
-                let at = core.clock.wall();
-                if self.record(SagaEvent::Compensated { at }) {
-                    self.finish();
-                }
-            }
+        if let Some(index) = self.state.next_undo() {
+            self.undo(core, index);
+            return;
+        }
+        let at = core.clock.wall();
+        if self.record(SagaEvent::Compensated { at }) {
+            self.finish();
         }
     }
 
@@ -158,7 +157,7 @@ impl Run {
             .entry(index)
             .or_insert_with(|| now.after(bound));
         if at > now {
-            self.remind(core, at.since(now), Message::Nudge { saga: self.id });
+            Self::remind(core, at.since(now), Message::Nudge { saga: self.id });
         }
         at <= now
     }

@@ -247,7 +247,7 @@ impl Run {
                 }
                 Some(CallKind::Step { .. } | CallKind::Now { .. } | CallKind::Random { .. })
                 | None => {
-                    self.diverged(format!("{path} is recorded as something else than a sleep"))
+                    self.diverged(format!("{path} is recorded as something else than a sleep"));
                 }
             },
             None => {
@@ -390,7 +390,7 @@ impl Run {
             self.state.call(step).map(|call| &call.kind)
         {
             let wait = until.since(core.clock.wall());
-            self.remind(
+            Self::remind(
                 core,
                 wait,
                 Message::Wake {

@@ -262,7 +262,17 @@ impl Player {
                     self.check_quiet();
                     continue;
                 }
-                message => message,
+                message @ (Message::Start { .. }
+                | Message::Recover { .. }
+                | Message::Ended { .. }
+                | Message::Refused { .. }
+                | Message::Durable { .. }
+                | Message::AppendAgain { .. }
+                | Message::Retry { .. }
+                | Message::Wake { .. }
+                | Message::Nudge { .. }
+                | Message::Cancel { .. }
+                | Message::Resume { .. }) => message,
             };
             let Some(core) = self.core.upgrade() else {
                 return;

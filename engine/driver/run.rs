@@ -382,7 +382,7 @@ impl Run {
         }
     }
 
-    pub(super) fn remind(&self, core: &Arc<Core>, wait: Duration, message: Message) {
+    pub(super) fn remind(core: &Arc<Core>, wait: Duration, message: Message) {
         let teller = Arc::downgrade(core);
         core.executor.runtime.after(wait, move || {
             if let Some(core) = teller.upgrade() {

@@ -35,7 +35,7 @@ pub(crate) enum Want {
 pub(crate) enum Work {
     /// A computation.
     Effect {
-        request: Request,
+        request: Box<Request>,
         code: Arc<Code>,
         retry: RetryPolicy,
     },
@@ -186,7 +186,7 @@ impl Flight {
                 code,
                 retry,
             } => Subject::Effect(Box::new(Plain {
-                request: request.clone(),
+                request: Request::clone(request),
                 code: Arc::clone(code),
                 course: core.course(code, *retry),
                 fence: core.fence_before(),
@@ -362,7 +362,7 @@ impl Flight {
             self.remove(core);
             return Ok(None);
         }
-        if matches!(state.phase, Phase::Settled) && self.expired(core, &state) {
+        if matches!(state.phase, Phase::Settled) && Self::expired(core, &state) {
             state.phase = Phase::Gone;
             drop(state);
             self.remove(core);
@@ -402,7 +402,7 @@ impl Flight {
         Ok(Some(seat))
     }
 
-    fn expired(&self, core: &Core, state: &State) -> bool {
+    fn expired(core: &Core, state: &State) -> bool {
         match &state.subject {
             Subject::Known(settlement) => settlement.expires_at <= core.clock.wall(),
             Subject::Effect(_) | Subject::Saga { .. } | Subject::Orphan { .. } => false,

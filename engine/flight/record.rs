@@ -153,15 +153,12 @@ impl Flight {
             state.phase = phase;
             return;
         };
-        let error = match result {
-            Ok(_) => {
-                state.intent = Intent::Durable;
-                let letters = acceptances(&mut state);
-                self.launch(core, state, *permit);
-                wait::send(letters);
-                return;
-            }
-            Err(error) => error,
+        let Err(error) = result else {
+            state.intent = Intent::Durable;
+            let letters = acceptances(&mut state);
+            self.launch(core, state, *permit);
+            wait::send(letters);
+            return;
         };
         state.journaled = before;
         if !first && error.is_retryable() {
@@ -467,19 +464,19 @@ impl Flight {
 
     /// The log failed under it: it may or may not be durable, and this engine will not know.
     pub(crate) fn unresolved(self: &Arc<Self>, core: &Arc<Core>, error: &AppendError) {
-        let error = match core.append_failed(error, self.id.key) {
-            SubmitError::Unavailable(_) => SubmitError::Unresolved { key: self.id.key },
-            other => other,
-        };
-        self.break_off(self.state.lock(), error);
+        let mut error = core.append_failed(error, self.id.key);
+        if matches!(error, SubmitError::Unavailable(_)) {
+            error = SubmitError::Unresolved { key: self.id.key };
+        }
+        Self::break_off(self.state.lock(), error);
     }
 
     fn break_with(self: &Arc<Self>, state: MutexGuard<'_, State>, reason: &str) {
         let (key, reason) = (self.id.key, Arc::from(format!("internal: {reason}")));
-        self.break_off(state, SubmitError::Stuck { key, reason });
+        Self::break_off(state, SubmitError::Stuck { key, reason });
     }
 
-    fn break_off(self: &Arc<Self>, mut state: MutexGuard<'_, State>, error: SubmitError) {
+    fn break_off(mut state: MutexGuard<'_, State>, error: SubmitError) {
         state.phase = Phase::Broken(error.clone());
         let letters = state.waiters.answer_all(&Err(error));
         drop(state);

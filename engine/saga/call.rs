@@ -102,7 +102,7 @@ impl<C: Computation> StepCall<C, Backward> {
     /// Records, before the step runs, how to undo it. At unwinding the undo gets the argument,
     /// the step's remote key, and what is known of the step.
     pub fn undo<U: Undo<Step = C>>(mut self, undo: U, argument: impl Into<U::Argument>) -> Self {
-        let _signature = undo;
+        let _ = undo;
         if self.script.registry.undo(U::NAME).is_none() {
             self.missing_undo = Some(U::NAME);
         }

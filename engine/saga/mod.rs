@@ -43,7 +43,7 @@ pub trait Saga: Send + Sync + 'static {
     /// Rises when the meaning of the input's encoding changes; part of every key.
     const INPUT_SCHEMA: u32 = 1;
     /// How long the outcome is kept and replayed, from the saga's end.
-    const RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
+    const RETENTION: Duration = Duration::from_hours(24);
     /// What it is given.
     type Input: Serialize + DeserializeOwned + Send + 'static;
     /// What it gives back.

@@ -131,6 +131,7 @@ pub(super) fn accepted(n: u64) -> Event {
         event: EffectEvent::Accepted(Box::new(Request {
             fingerprint: fingerprint(n),
             code: CodeRef::new("work", 1),
+            external: false,
             input: Payload::new(n.to_le_bytes().to_vec()),
             class: Class::Standard,
             audit: AuditTag::default(),
