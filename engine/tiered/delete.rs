@@ -8,7 +8,7 @@ use orlop_saga::outcome::Failure;
 
 use super::object::{self, Content};
 use super::pack::Tiered;
-use super::put::SegmentPut;
+use super::put::{self, PLACES_MAX, SegmentPut};
 use super::segment::{Segment, SegmentVersion};
 use super::tombstone::Tombstone;
 use crate::computation::{Computation, External, Undo};
@@ -37,7 +37,7 @@ impl Undo for SegmentDelete {
 impl HostFunction<SegmentDelete> for Tiered {
     async fn run(&self, attempt: Attempt, version: SegmentVersion) -> Result<(), Failure> {
         let path = self.path(attempt.tenant, &version);
-        let buried = object::bury(self.store(), &path).await;
+        let buried = object::bury(self.store(), &path, Tombstone::Removed).await;
         buried.map_err(|error| object::write_failure(&error))
     }
 }
@@ -55,9 +55,11 @@ impl Reconcile<SegmentDelete> for Tiered {
         let length_max = self.options().segment_bytes_max;
         match object::inspect(self.store(), &path, length_max).await {
             Ok(Content::Tombstone(Tombstone::Removed)) => Reconciled::Done(()),
-            Ok(Content::Absent | Content::Bytes { .. } | Content::Tombstone(Tombstone::Fenced)) => {
-                Reconciled::NotDone
-            }
+            Ok(
+                Content::Absent
+                | Content::Bytes { .. }
+                | Content::Tombstone(Tombstone::Fenced { .. }),
+            ) => Reconciled::NotDone,
             Err(error) => Reconciled::Unknown(error.to_string()),
         }
     }
@@ -66,10 +68,10 @@ impl Reconcile<SegmentDelete> for Tiered {
 impl UndoFunction<SegmentDelete> for Tiered {
     async fn undo(&self, attempt: Attempt, undoing: Undoing<SegmentDelete>) -> Result<(), Failure> {
         match &undoing.found {
-            // Every attempt before the one that is done has been fenced off.
+            // Every place before it is fenced off, and no attempt went on to the next.
             Found::Done(stored) => {
                 let path = self.path(attempt.tenant, &stored.object);
-                let buried = object::bury(self.store(), &path).await;
+                let buried = object::bury(self.store(), &path, Tombstone::Removed).await;
                 buried.map_err(|error| object::write_failure(&error))
             }
             Found::InDoubt => self.undo_in_doubt(&attempt, &undoing).await,
@@ -78,30 +80,27 @@ impl UndoFunction<SegmentDelete> for Tiered {
 }
 
 impl Tiered {
-    /// Stops every attempt of the put, and takes away what one of them wrote. The ordinals of the
-    /// undo's own attempts follow those of the put.
+    /// Takes away what an attempt of the put wrote, wherever it did, and fences off the first free
+    /// place, which is where another one may still be writing to.
     async fn undo_in_doubt(
         &self,
         attempt: &Attempt,
         undoing: &Undoing<SegmentDelete>,
     ) -> Result<(), Failure> {
-        for earlier in 1..attempt.fence.attempt.get() {
-            let version = SegmentVersion {
-                name: undoing.argument.name.clone(),
-                epoch: undoing.argument.epoch,
-                remote_key: undoing.step_key,
-                attempt: earlier,
-            };
+        for place in 0..PLACES_MAX {
+            let version = put::version(undoing.step_key, &undoing.argument, place);
             let path = self.path(attempt.tenant, &version);
-            let fence = Tombstone::Fenced.content();
-            match object::create(self.store(), &path, fence).await {
-                Ok(()) => {}
-                Err(Error::AlreadyExists { .. }) => object::bury(self.store(), &path)
-                    .await
-                    .map_err(|error| object::write_failure(&error))?,
+            match object::fence(self.store(), &path, attempt.fence).await {
+                Ok(()) => return Ok(()),
+                Err(Error::AlreadyExists { .. }) => {
+                    let buried = object::bury(self.store(), &path, Tombstone::Removed).await;
+                    buried.map_err(|error| object::write_failure(&error))?;
+                }
                 Err(error) => return Err(object::write_failure(&error)),
             }
         }
-        Ok(())
+        Err(Failure::permanent(format!(
+            "all {PLACES_MAX} places of the put are taken"
+        )))
     }
 }

@@ -16,16 +16,16 @@
 //!
 //! # Versions
 //!
-//! Every attempt to put a segment has an object name of its own, made of the tenant, the segment,
-//! its epoch, the remote key and the ordinal of the attempt, and creates that object on the
-//! condition that nothing is there. So
+//! Every put has object names of its own, made of the tenant, the segment, its epoch and the remote
+//! key, and creates its object on the condition that nothing is there. So
 //!
 //! - no put ever touches what another one wrote: not that of another tenant, of another epoch, or
 //!   of the same segment after it came back;
 //! - a delete names one version and takes away that one;
-//! - whoever creates a [`Tombstone`] under the name of an attempt has stopped that attempt for
-//!   good, wherever its request lingers. This is the fence: an object store does not compare
-//!   fences, but it decides a conditional create.
+//! - whoever creates a [`Tombstone`] under the name that a lost attempt was to write has stopped
+//!   that attempt for good, wherever its request lingers; the put goes on under the next name.
+//!   This is the fence: an object store does not compare fences, but it decides a conditional
+//!   create.
 //!
 //! Tombstones stay, a few dozen bytes each. They may be swept once no request of that time can
 //! still be on its way, say by a rule of the store on the age of what it holds.

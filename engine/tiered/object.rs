@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use object_store::path::{Path, PathPart};
 use object_store::{Error, GetOptions, ObjectStore, PutMode, PutOptions, PutPayload};
 use orlop_saga::digest::Digest;
-use orlop_saga::id::TenantId;
+use orlop_saga::id::{Fence, TenantId};
 use orlop_saga::outcome::Failure;
 
 use super::segment::{SegmentName, SegmentVersion};
@@ -15,19 +15,19 @@ use super::tombstone::Tombstone;
 /// stores append while they write.
 const PART_BYTES_MAX: usize = 200;
 
-/// The name of a version: `root/tenant/segment/epoch/remote key.attempt`.
+/// The name of a version: `root/tenant/segment/epoch/remote key.place`.
 pub(crate) fn path(root: &Path, tenant: TenantId, version: &SegmentVersion) -> Path {
     let SegmentVersion {
         name,
         epoch,
         remote_key,
-        attempt,
+        place,
     } = version;
     root.clone()
         .join(format!("{:016x}", tenant.to_u64()))
         .join(PathPart::from(segment_part(name).as_ref()))
         .join(format!("{epoch:020}"))
-        .join(format!("{remote_key}.{attempt}"))
+        .join(format!("{remote_key}.{place}"))
 }
 
 /// A segment's name as the bytes of one part of a path, which will be percent-encoded where they
@@ -138,10 +138,19 @@ pub(crate) async fn create(
         .map(|_| ())
 }
 
+/// Fences a place off if nothing is there.
+pub(crate) async fn fence(store: &dyn ObjectStore, path: &Path, by: Fence) -> Result<(), Error> {
+    create(store, path, Tombstone::Fenced { by }.content()).await
+}
+
 /// Puts a tombstone over whatever is there.
-pub(crate) async fn bury(store: &dyn ObjectStore, path: &Path) -> Result<(), Error> {
+pub(crate) async fn bury(
+    store: &dyn ObjectStore,
+    path: &Path,
+    tombstone: Tombstone,
+) -> Result<(), Error> {
     let options = PutOptions::from(PutMode::Overwrite);
-    let content = Tombstone::Removed.content();
+    let content = tombstone.content();
     store
         .put_opts(path, content.into(), options)
         .await
@@ -197,12 +206,12 @@ mod tests {
             name: SegmentName::new(name).unwrap(),
             epoch: 7,
             remote_key: RemoteKey::of_effect(&StoreId::new([9; 16]), tenant(), &key, Epoch::new(0)),
-            attempt: 2,
+            place: 2,
         }
     }
 
     #[test]
-    fn a_path_has_the_segment_the_epoch_the_remote_key_and_the_attempt() {
+    fn a_path_has_the_segment_the_epoch_the_remote_key_and_the_place() {
         let version = version(b"page 1");
         let key = version.remote_key;
         assert_eq!(

@@ -1,14 +1,21 @@
 //! Putting: the local copy becomes a version in the object store.
 //!
+//! The versions of one put have places, 0, 1, 2 and so on. An attempt goes through them in order,
+//! past those that were given up before it, and creates its object in the first that is free.
+//!
 //! Invariants
-//! - An attempt creates one object, under the name of its own remote key and ordinal, and touches
-//!   no other.
-//! - At most one attempt of a put is not fenced: another one runs only after a reconciliation has
-//!   put a tombstone under the name of every earlier one.
+//! - An attempt creates one object, under the remote key of its own put, and touches no other.
+//! - Before a put is made again, the first free place is fenced off. What an earlier attempt still
+//!   has on the wire is meant for that place, since it found every place before it taken: so it is
+//!   refused, or it was there first and is found.
+//! - An attempt that meets a fence newer than itself writes nothing.
 
 use bytes::Bytes;
 use object_store::Error;
+use object_store::path::Path;
 use orlop_saga::digest::Digest;
+use orlop_saga::id::Fence;
+use orlop_saga::key::RemoteKey;
 use orlop_saga::outcome::Failure;
 
 use super::object::{self, Content};
@@ -30,21 +37,44 @@ impl Computation for SegmentPut {
     type Kind = External;
 }
 
+/// How many places one put has. Each time that an attempt is given up costs one.
+pub(super) const PLACES_MAX: u32 = 1024;
+
 impl HostFunction<SegmentPut> for Tiered {
     async fn run(&self, attempt: Attempt, segment: Segment) -> Result<StoredSegment, Failure> {
         let content = self.local_content(&attempt, &segment).await?;
-        let stored = StoredSegment {
-            object: version(&attempt, &segment, attempt.fence.attempt.get()),
-            digest: segment.digest,
-            length: content.len() as u64,
-        };
-        let path = self.path(attempt.tenant, &stored.object);
-        match object::create(self.store(), &path, content).await {
-            Ok(()) => Ok(stored),
-            Err(Error::AlreadyExists { .. }) => self.already_there(&path, stored).await,
-            Err(error) => Err(object::write_failure(&error)),
+        for place in 0..PLACES_MAX {
+            let stored = StoredSegment {
+                object: version(attempt.remote_key, &segment, place),
+                digest: segment.digest,
+                length: content.len() as u64,
+            };
+            let path = self.path(attempt.tenant, &stored.object);
+            match object::create(self.store(), &path, content.clone()).await {
+                Ok(()) => return Ok(stored),
+                Err(Error::AlreadyExists { .. }) => {}
+                Err(error) => return Err(object::write_failure(&error)),
+            }
+            match self.already_there(&path, &stored).await? {
+                Taken::Done => return Ok(stored),
+                Taken::Fenced { by } if by > attempt.fence => {
+                    return Err(Failure::permanent("a later attempt has given this one up"));
+                }
+                Taken::Fenced { .. } => {}
+            }
         }
+        Err(Failure::permanent(
+            "this put was given up too often; put it again under a fresh key",
+        ))
     }
+}
+
+/// By what a place is taken.
+enum Taken {
+    /// By the segment: an earlier delivery of the same request.
+    Done,
+    /// By a fence.
+    Fenced { by: Fence },
 }
 
 impl Tiered {
@@ -79,30 +109,21 @@ impl Tiered {
         read.await.map_err(without_doubt)
     }
 
-    /// The name of this very attempt is taken: by an earlier delivery of the same request, or
-    /// because the attempt is not wanted any more.
-    async fn already_there(
-        &self,
-        path: &object_store::path::Path,
-        stored: StoredSegment,
-    ) -> Result<StoredSegment, Failure> {
+    /// The first place that should be free is taken.
+    async fn already_there(&self, path: &Path, stored: &StoredSegment) -> Result<Taken, Failure> {
         let length_max = self.options().segment_bytes_max;
         let content = object::inspect(self.store(), path, length_max).await;
         match content {
             Ok(Content::Bytes { digest, length })
                 if digest == stored.digest && length == stored.length =>
             {
-                Ok(stored)
+                Ok(Taken::Done)
             }
             Ok(Content::Bytes { digest, .. }) => Err(Failure::permanent(format!(
                 "object {path} holds {digest}, not {}",
                 stored.digest
             ))),
-            Ok(Content::Tombstone(Tombstone::Fenced)) => Err(Failure::retryable(format!(
-                "attempt {} of this put was given up before it wrote; another attempt or a \
-                 fresh key may",
-                stored.object.attempt
-            ))),
+            Ok(Content::Tombstone(Tombstone::Fenced { by })) => Ok(Taken::Fenced { by }),
             Ok(Content::Tombstone(Tombstone::Removed)) => Err(Failure::permanent(
                 "what this put wrote was taken away; put it again under a fresh key",
             )),
@@ -121,41 +142,41 @@ impl Tiered {
         segment: &Segment,
     ) -> Result<Option<StoredSegment>, String> {
         let length_max = self.options().segment_bytes_max;
-        let mut found = None;
-        for earlier in 1..attempt.fence.attempt.get() {
-            let object = version(attempt, segment, earlier);
+        for place in 0..PLACES_MAX {
+            let object = version(attempt.remote_key, segment, place);
             let path = self.path(attempt.tenant, &object);
-            let fence = Tombstone::Fenced.content();
-            match object::create(self.store(), &path, fence).await {
-                Ok(()) => continue,
+            match object::fence(self.store(), &path, attempt.fence).await {
+                Ok(()) => return Ok(None),
                 Err(Error::AlreadyExists { .. }) => {}
                 Err(error) => return Err(error.to_string()),
             }
             let content = object::inspect(self.store(), &path, length_max).await;
             match content.map_err(|error| error.to_string())? {
                 Content::Bytes { digest, length } if digest == segment.digest => {
-                    found = Some(StoredSegment {
+                    return Ok(Some(StoredSegment {
                         object,
                         digest,
                         length,
-                    });
+                    }));
                 }
-                // What the store spoilt is taken away: nobody was ever told of this version.
+                // What the store spoilt gives way to the fence: nobody was told of this version.
                 Content::Bytes { .. } => {
-                    let buried = object::bury(self.store(), &path).await;
-                    buried.map_err(|error| error.to_string())?;
+                    let by = attempt.fence;
+                    let fence = Tombstone::Fenced { by };
+                    let buried = object::bury(self.store(), &path, fence).await;
+                    return buried.map(|()| None).map_err(|error| error.to_string());
                 }
                 Content::Tombstone(_) => {}
                 Content::Absent => return Err(format!("object {path} was there and is not")),
             }
         }
-        Ok(found)
+        Err(format!("all {PLACES_MAX} places of this put are taken"))
     }
 }
 
 impl Reconcile<SegmentPut> for Tiered {
-    /// Fenced: before `NotDone` is said, a tombstone stands under the name of every earlier
-    /// attempt, and the store refuses to create what exists. No clock is involved.
+    /// Fenced: before `NotDone` is said, a tombstone stands in the place that an earlier attempt
+    /// may still be writing to, and the store refuses to create what exists. No clock is involved.
     fn late(&self) -> Late {
         Late::Fenced
     }
@@ -169,13 +190,13 @@ impl Reconcile<SegmentPut> for Tiered {
     }
 }
 
-/// The version that one attempt of a put writes.
-fn version(attempt: &Attempt, segment: &Segment, ordinal: u32) -> SegmentVersion {
+/// The version of a put in one of its places.
+pub(super) fn version(remote_key: RemoteKey, segment: &Segment, place: u32) -> SegmentVersion {
     SegmentVersion {
         name: segment.name.clone(),
         epoch: segment.epoch,
-        remote_key: attempt.remote_key,
-        attempt: ordinal,
+        remote_key,
+        place,
     }
 }
 

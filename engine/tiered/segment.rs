@@ -79,7 +79,7 @@ pub struct Segment {
     pub digest: Digest,
 }
 
-/// One version in the object store: what exactly one attempt of one put wrote. Meaningful within
+/// One version in the object store: what exactly one put wrote. Meaningful within
 /// the tenant that put it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SegmentVersion {
@@ -89,8 +89,8 @@ pub struct SegmentVersion {
     pub epoch: u64,
     /// What the put is recognised by.
     pub remote_key: RemoteKey,
-    /// Which attempt of it, from 1.
-    pub attempt: u32,
+    /// Which place among those of the put, from 0: a place that was given up is never used.
+    pub place: u32,
 }
 
 impl fmt::Display for SegmentVersion {
@@ -99,9 +99,9 @@ impl fmt::Display for SegmentVersion {
             name,
             epoch,
             remote_key,
-            attempt,
+            place,
         } = self;
-        write!(f, "{name}@{epoch}/{remote_key}.{attempt}")
+        write!(f, "{name}@{epoch}/{remote_key}.{place}")
     }
 }
 

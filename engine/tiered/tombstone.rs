@@ -1,13 +1,18 @@
 //! Tombstones: small objects that stand where a version must not be.
 
+use orlop_saga::id::{Attempt, Fence, Incarnation};
+
 /// Begins every tombstone, and no segment: a put refuses content that does.
 const MARK: &[u8] = b"orlop tombstone 8b1f5d0c97e34a62 v1 ";
 
 /// Why a version must not be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Tombstone {
-    /// The attempt never wrote it, and is kept from writing it late.
-    Fenced,
+    /// It never was there, and what may be on its way is kept out.
+    Fenced {
+        /// Who gave it up: attempts up to this one do not write any more.
+        by: Fence,
+    },
     /// It was there, or may have been, and was taken away.
     Removed,
 }
@@ -15,20 +20,29 @@ pub enum Tombstone {
 impl Tombstone {
     /// Reads the content of an object; `None` if it is no tombstone.
     pub fn read(content: &[u8]) -> Option<Self> {
-        match content.strip_prefix(MARK)? {
-            b"fenced\n" => Some(Self::Fenced),
-            b"removed\n" => Some(Self::Removed),
+        let text = std::str::from_utf8(content.strip_prefix(MARK)?).ok()?;
+        let words: Vec<&str> = text.strip_suffix('\n')?.split(' ').collect();
+        match words.as_slice() {
+            ["fenced", incarnation, attempt] => {
+                let incarnation = Incarnation::new(incarnation.parse().ok()?);
+                let attempt = Attempt::new(attempt.parse().ok()?);
+                let by = Fence::new(incarnation, attempt);
+                Some(Self::Fenced { by })
+            }
+            ["removed"] => Some(Self::Removed),
             _ => None,
         }
     }
 
     /// What the object holds.
     pub(crate) fn content(self) -> Vec<u8> {
-        let word: &[u8] = match self {
-            Self::Fenced => b"fenced\n",
-            Self::Removed => b"removed\n",
+        let text = match self {
+            Self::Fenced { by } => {
+                format!("fenced {} {}\n", by.incarnation, by.attempt)
+            }
+            Self::Removed => "removed\n".to_owned(),
         };
-        [MARK, word].concat()
+        [MARK, text.as_bytes()].concat()
     }
 
     /// Whether content could be taken for a tombstone, by this or a later version.
@@ -43,7 +57,8 @@ mod tests {
 
     #[test]
     fn a_tombstone_is_read_back_and_a_segment_is_none() {
-        for tombstone in [Tombstone::Fenced, Tombstone::Removed] {
+        let by = Fence::new(Incarnation::new(7), Attempt::new(3));
+        for tombstone in [Tombstone::Fenced { by }, Tombstone::Removed] {
             let content = tombstone.content();
             assert_eq!(Tombstone::read(&content), Some(tombstone));
             assert!(Tombstone::is_like(&content));

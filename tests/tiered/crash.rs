@@ -1,6 +1,6 @@
 //! Processes that end in the middle of an eviction.
 
-use orlop::tiered::{Evict, Tombstone};
+use orlop::tiered::Evict;
 use orlop::{Key, wait};
 
 use crate::outside::Fault;
@@ -47,7 +47,7 @@ fn an_upload_that_a_crash_cut_off_is_made_by_the_next_process() {
     let path = world.tiered().path(tenant.id(), &evicted.object);
     assert_eq!(world.outside.segments(), [(path, CONTENT.to_vec())]);
     assert_eq!(world.outside.uploads(), 1);
-    assert_eq!(world.outside.tombstones(), [Tombstone::Fenced]);
+    assert_eq!(world.outside.fences(), [engine.recovery().incarnation]);
     assert_eq!(world.local.get(&tenant, &name), None);
     engine.blocking().close().unwrap();
 }
@@ -74,7 +74,7 @@ fn an_upload_that_landed_as_the_process_died_is_found_and_not_repeated() {
     let tenant = engine.blocking().tenant("a").unwrap();
     let start = tenant.start::<Evict>(Key::named("e"), eviction(&name("s"), CONTENT));
     let evicted = wait(wait(start).unwrap()).unwrap().output;
-    assert_eq!(evicted.object.attempt, 1);
+    assert_eq!(evicted.object.place, 0);
     assert_eq!(world.outside.uploads(), 1);
     assert_eq!(world.outside.segments().len(), 1);
     engine.blocking().close().unwrap();

@@ -86,7 +86,7 @@ fn an_upload_whose_reply_is_lost_is_found_and_not_repeated() {
         world.outside.fail([fault]);
         let start = tenant.start::<Evict>(Key::named("e"), eviction(&name, CONTENT));
         let evicted = wait(wait(start).unwrap()).unwrap().output;
-        assert_eq!(evicted.object.attempt, 1, "{fault:?}");
+        assert_eq!(evicted.object.place, 0, "{fault:?}");
         assert_eq!(world.outside.uploads(), 1, "{fault:?}");
         assert_eq!(world.outside.segments().len(), 1, "{fault:?}");
         assert_eq!(world.local.get(&tenant, &name), None, "{fault:?}");
@@ -106,7 +106,23 @@ fn a_spoilt_upload_that_nobody_heard_of_is_replaced_by_a_good_one() {
     let evicted = wait(wait(start).unwrap()).unwrap().output;
     let path = world.tiered().path(tenant.id(), &evicted.object);
     assert_eq!(world.outside.segments(), [(path, CONTENT.to_vec())]);
-    assert_eq!(world.outside.tombstones(), [Tombstone::Removed]);
+    assert_eq!(world.outside.fences(), [engine.recovery().incarnation]);
+    engine.blocking().close().unwrap();
+}
+
+#[test]
+fn fences_and_undos_whose_replies_are_lost_are_repeated_without_harm() {
+    let world = World::new();
+    world.outside.lose_tombstone_replies(2);
+    let failure = compensated(&world, Fault::Corrupt);
+    assert!(failure.reason().contains("step verify failed"), "{failure}");
+    world.outside.lose_tombstone_replies(2);
+    world.outside.fail([Fault::LoseRequest]);
+    let engine = world.open();
+    let tenant = engine.blocking().tenant("a").unwrap();
+    let start = tenant.start::<Evict>(Key::named("again"), eviction(&name("s"), CONTENT));
+    wait(wait(start).unwrap()).unwrap();
+    assert_eq!(world.outside.segments().len(), 1);
     engine.blocking().close().unwrap();
 }
 

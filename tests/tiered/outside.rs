@@ -14,6 +14,7 @@ use object_store::{
     ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult,
     Result,
 };
+use orlop::Incarnation;
 use orlop::tiered::Tombstone;
 use tokio::sync::Notify;
 
@@ -28,6 +29,8 @@ pub(crate) enum Fault {
     Linger,
     /// It is stored, and so it is a second time when the client repeats it.
     Repeat,
+    /// It is stored, while a second delivery lingers on the wire.
+    Duplicate,
     /// Other bytes are stored, while a second delivery with the right ones lingers on the wire.
     Corrupt,
     /// Other bytes are stored, and the reply is lost.
@@ -43,6 +46,8 @@ struct State {
     faults: VecDeque<Fault>,
     /// Tombstones get no answer and are not stored.
     tombstones_lost: bool,
+    /// Of how many tombstones the reply is lost.
+    tombstone_replies_lost: u32,
     lingering: Vec<(Path, PutPayload, PutOptions)>,
     uploads: BTreeMap<String, u32>,
 }
@@ -62,6 +67,10 @@ impl Outside {
 
     pub(crate) fn lose_tombstones(&self, lost: bool) {
         self.state.lock().unwrap().tombstones_lost = lost;
+    }
+
+    pub(crate) fn lose_tombstone_replies(&self, count: u32) {
+        self.state.lock().unwrap().tombstone_replies_lost = count;
     }
 
     pub(crate) fn open_gate(&self) {
@@ -124,6 +133,17 @@ impl Outside {
             .collect()
     }
 
+    /// By which engine each tombstone was put there, where all of them are fences.
+    pub(crate) fn fences(&self) -> Vec<Incarnation> {
+        let tombstones = self.tombstones().into_iter();
+        tombstones
+            .map(|tombstone| match tombstone {
+                Tombstone::Fenced { by } => by.incarnation,
+                Tombstone::Removed => panic!("something was taken away"),
+            })
+            .collect()
+    }
+
     async fn store(
         &self,
         path: &Path,
@@ -163,7 +183,13 @@ impl ObjectStore for Outside {
             if self.state.lock().unwrap().tombstones_lost {
                 return Err(no_answer());
             }
-            return self.inner.put_opts(path, payload, options).await;
+            let put = self.inner.put_opts(path, payload, options).await;
+            let lost = &mut self.state.lock().unwrap().tombstone_replies_lost;
+            if put.is_ok() && *lost > 0 {
+                *lost -= 1;
+                return Err(no_answer());
+            }
+            return put;
         }
         assert_eq!(options.mode, PutMode::Create, "an upload is conditional");
         let fault = self.state.lock().unwrap().faults.pop_front();
@@ -183,6 +209,10 @@ impl ObjectStore for Outside {
                 self.store(path, payload, options.clone()).await?;
                 let (path, payload, _) = request;
                 self.store(&path, payload, options).await
+            }
+            Some(Fault::Duplicate) => {
+                self.state.lock().unwrap().lingering.push(request);
+                self.store(path, payload, options).await
             }
             Some(Fault::Corrupt) => {
                 self.state.lock().unwrap().lingering.push(request);

@@ -68,6 +68,73 @@ fn a_put_under_one_key_uploads_once() {
 }
 
 #[test]
+fn a_key_whose_attempts_were_used_up_can_be_submitted_again() {
+    let world = World::new();
+    let engine = world.open();
+    let tenant = engine.blocking().tenant("a").unwrap();
+    let name = name("s");
+    world.local.put(&tenant, &name, b"rows");
+    let submit = || tenant.submit(SegmentPut, segment(&name, b"rows"));
+    world.outside.fail([Fault::Linger, Fault::LoseRequest]);
+    for _ in 0..2 {
+        // An awaited submission makes one attempt, which does not arrive.
+        let exhausted = wait(submit().key(Key::named("1"))).unwrap_err();
+        assert!(
+            matches!(exhausted, SubmitError::Exhausted(_)),
+            "{exhausted:?}"
+        );
+    }
+    world.outside.fail([Fault::LoseReply]);
+    let stored = wait(submit().key(Key::named("1"))).unwrap().output;
+    assert_eq!(stored.object.place, 2);
+    let late = world.outside.deliver();
+    assert!(
+        matches!(
+            late.as_slice(),
+            [Err(object_store::Error::AlreadyExists { .. })]
+        ),
+        "{late:?}"
+    );
+    let path = world.tiered().path(tenant.id(), &stored.object);
+    assert_eq!(world.outside.segments(), [(path, b"rows".to_vec())]);
+    engine.blocking().close().unwrap();
+}
+
+#[test]
+fn a_put_whose_version_was_deleted_is_not_made_again_by_a_late_delivery() {
+    let world = World::new();
+    let engine = world.open();
+    let tenant = engine.blocking().tenant("a").unwrap();
+    world.outside.fail([Fault::Duplicate]);
+    let stored = put(&world, &tenant, "1", b"rows");
+    let delete = tenant.submit(SegmentDelete, stored.object.clone());
+    wait(delete.key(Key::named("d"))).unwrap();
+    let late = world.outside.deliver();
+    assert!(
+        matches!(
+            late.as_slice(),
+            [Err(object_store::Error::AlreadyExists { .. })]
+        ),
+        "{late:?}"
+    );
+    assert_eq!(world.outside.segments(), []);
+    engine.blocking().close().unwrap();
+}
+
+#[test]
+fn a_delete_whose_reply_is_lost_is_found_to_be_done() {
+    let world = World::new();
+    let engine = world.open();
+    let tenant = engine.blocking().tenant("a").unwrap();
+    let stored = put(&world, &tenant, "1", b"rows");
+    world.outside.lose_tombstone_replies(1);
+    let delete = tenant.submit(SegmentDelete, stored.object.clone());
+    wait(delete.key(Key::named("d"))).unwrap();
+    assert_eq!(world.outside.segments(), []);
+    engine.blocking().close().unwrap();
+}
+
+#[test]
 fn a_segment_comes_back_as_it_went() {
     let world = World::new();
     let engine = world.open();
