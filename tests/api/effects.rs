@@ -119,7 +119,7 @@ fn a_ticket_can_be_asked_again_after_it_answered() {
     let engine = world.open();
     let tenant = engine.blocking().tenant("a").unwrap();
     let mut ticket = wait(tenant.enqueue(Double, 4_u64)).unwrap();
-    let patience = std::time::Duration::from_secs(60);
+    let patience = std::time::Duration::from_mins(1);
     let first = wait(ticket.wait_for(patience)).unwrap();
     let second = wait(ticket.wait_for(patience)).unwrap();
     assert_eq!(first, second);

@@ -237,7 +237,7 @@ fn a_sleep_goes_on_across_a_restart_until_the_wall_clock_says_so() {
     let stage = Stage::new();
     let play: Play = |saga, _| {
         Box::pin(async move {
-            let nap = saga.sleep("nap", Duration::from_secs(3600));
+            let nap = saga.sleep("nap", Duration::from_hours(1));
             let gate = saga.step("gate", Pass, 1_u64).into_future();
             futures_util::future::join(nap, gate).await.0?;
             Ok(Vec::new())
@@ -252,7 +252,7 @@ fn a_sleep_goes_on_across_a_restart_until_the_wall_clock_says_so() {
     assert_eq!(asleep, SubmitError::Expired);
     engine.blocking().close().unwrap();
     let clock = Arc::new(Later {
-        by: Duration::from_secs(7200),
+        by: Duration::from_hours(2),
         ..Later::default()
     });
     let engine = stage

@@ -34,7 +34,7 @@ impl Saga for Sleeper {
 
     async fn run(&self, saga: SagaContext, (): ()) -> Result<(), SagaError> {
         saga.step("one", Put, "one").undo(Remove, "one").await?;
-        saga.sleep("nap", Duration::from_secs(3600)).await?;
+        saga.sleep("nap", Duration::from_hours(1)).await?;
         Ok(())
     }
 }
@@ -133,7 +133,7 @@ fn a_stuck_saga_still_gives_a_ticket_and_a_cancel_unwinds_a_paused_one_without_i
     let tenant = engine.blocking().tenant("a").unwrap();
     let ticket = wait(tenant.start::<Renamed>(key, ())).unwrap();
     let mut again = wait(tenant.start::<Renamed>(key, ())).unwrap();
-    let stuck = wait(again.wait_for(Duration::from_secs(60))).unwrap_err();
+    let stuck = wait(again.wait_for(Duration::from_mins(1))).unwrap_err();
     assert!(
         matches!(&stuck, SubmitError::Stuck { reason, .. } if reason.contains("definition")),
         "{stuck:?}"

@@ -127,7 +127,7 @@ impl Ledger {
         decide: impl FnOnce(&Known) -> Deed,
     ) -> Option<Known> {
         let mut open = self.0.lock().unwrap();
-        let key: String = key.as_bytes().iter().map(|b| format!("{b:02x}")).collect();
+        let key = key.to_string();
         let fence = (attempt.fence.incarnation.get(), attempt.fence.attempt.get());
         let before = known(&open.lines).remove(&key).unwrap_or_default();
         if fence < before.newest {

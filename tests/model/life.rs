@@ -18,7 +18,7 @@ use crate::plan::{End, Fault, KeyOf, Life, Op, Slot, Task, Then, Work};
 use crate::racer::Racer;
 
 /// How long a round may take before it counts as hung.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A machine, what is outside of it, and what is known of both.
 #[derive(Default)]

@@ -37,7 +37,8 @@ impl Saga for Racer {
             let one = scope.step(&step, Worth, format!("{name} drew {drawn}"));
             let other = scope.step("beside", Worth, format!("{name} beside {lane}"));
             let (one, other) = join(one.into_future(), other.into_future()).await;
-            (one?, other?);
+            one?;
+            other?;
             order.push(lane);
         }
         Ok(order)
