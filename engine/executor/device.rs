@@ -1,0 +1,218 @@
+//! Device work: from a plan to an entry of the ring, and from its completion to an ending.
+//!
+//! Invariants
+//! - What a thread collects is published however the collecting ends, also while it unwinds.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use orlop_gpu::{Completed, Completion, Device, PublishRefused, Status, Task};
+use orlop_saga::amount::BusyNanos;
+use orlop_saga::canonical::Payload;
+use orlop_saga::outcome::Failure;
+use parking_lot::Mutex;
+
+use super::{Executor, Running, guarded};
+use crate::buffer;
+use crate::course::Ending;
+use crate::device::{DeviceCode, Plan};
+use crate::host::Attempt;
+
+impl Executor {
+    pub(super) fn launch_device(
+        self: &Arc<Self>,
+        code: Arc<dyn DeviceCode>,
+        input: &Payload,
+        attempt: Attempt,
+        timeout: Option<Duration>,
+        run: Running,
+    ) {
+        let plan = match guarded(|| code.plan(input)) {
+            Ok(plan) => plan,
+            Err(failure) => return run.end(Ending::Failed(failure), BusyNanos::default()),
+        };
+        let launch = DeviceLaunch {
+            code,
+            attempt,
+            timeout,
+            plan,
+        };
+        match buffer::bind(&self.device, launch.attempt.tenant, &launch.plan.sources) {
+            Ok(windows) => self.publish(launch, windows, run),
+            Err(buffer::BindPlanError::Absent(reference)) => {
+                let executor = Arc::clone(self);
+                // The source may block, and whoever launches may not.
+                self.runtime.spawn_blocking(move || {
+                    executor.publish_after_load(launch, reference, run);
+                });
+            }
+            Err(buffer::BindPlanError::Failed(failure)) => {
+                run.end(Ending::Failed(failure), BusyNanos::default());
+            }
+        }
+    }
+
+    /// Brings absent buffers back from the embedder's source, one after the other.
+    fn publish_after_load(&self, launch: DeviceLaunch, absent: orlop_gpu::BufferRef, run: Running) {
+        let tenant = launch.attempt.tenant;
+        let mut absent = absent;
+        let mut kept = Vec::new();
+        for _ in 0..=launch.plan.sources.len() {
+            match buffer::load(&self.device, self.source.as_deref(), tenant, &absent) {
+                // Held until the windows are bound, so that it is not gone again.
+                Ok(buffer) => kept.push(buffer),
+                Err(failure) => return run.end(Ending::Failed(failure), BusyNanos::default()),
+            }
+            match buffer::bind(&self.device, tenant, &launch.plan.sources) {
+                Ok(windows) => return self.publish(launch, windows, run),
+                Err(buffer::BindPlanError::Absent(reference)) => absent = reference,
+                Err(buffer::BindPlanError::Failed(failure)) => {
+                    return run.end(Ending::Failed(failure), BusyNanos::default());
+                }
+            }
+        }
+        let failure = Failure::retryable("the buffers do not fit onto the device together");
+        run.end(Ending::Failed(failure), BusyNanos::default());
+    }
+
+    fn publish(&self, launch: DeviceLaunch, windows: buffer::Windows, run: Running) {
+        let DeviceLaunch {
+            code,
+            attempt,
+            timeout,
+            plan,
+        } = launch;
+        let task = Task {
+            opcode: code.opcode(),
+            tenant: attempt.tenant,
+            attempt: attempt.fence.attempt.get(),
+            deadline: timeout,
+            tiles_max: 0,
+            args: plan.args,
+            windows,
+        };
+        let job = Arc::new(DeviceJob {
+            code,
+            output_max: self.output_max,
+            run: Mutex::new(Some(run)),
+        });
+        let uncorked = CORK.with_borrow_mut(|cork| match cork {
+            Some(corked) => {
+                corked.push((task, job));
+                None
+            }
+            None => Some((task, job)),
+        });
+        if let Some((task, job)) = uncorked {
+            let done: Arc<dyn Completion> = Arc::<DeviceJob>::clone(&job);
+            if let Err(refused) = self.device.publish(task, done) {
+                job.refused(&refused);
+            }
+        }
+    }
+
+    /// Collects what `work` publishes on this thread into one run of ring entries with one wake.
+    pub(crate) fn corked<T>(&self, work: impl FnOnce() -> T) -> T {
+        let cork = Cork {
+            device: &self.device,
+            outer: CORK.replace(Some(Vec::new())),
+        };
+        let value = work();
+        drop(cork);
+        value
+    }
+}
+
+/// Publishes, when dropped, what the thread has collected; also while it unwinds.
+struct Cork<'a> {
+    device: &'a Device,
+    outer: Option<Corked>,
+}
+
+type Corked = Vec<(Task, Arc<DeviceJob>)>;
+
+impl Drop for Cork<'_> {
+    fn drop(&mut self) {
+        let corked = CORK.replace(self.outer.take()).unwrap_or_default();
+        let jobs: Vec<Arc<DeviceJob>> = corked.iter().map(|(_, job)| Arc::clone(job)).collect();
+        let tasks = corked
+            .into_iter()
+            .map(|(task, job)| (task, job as Arc<dyn Completion>));
+        for (job, result) in jobs.iter().zip(self.device.publish_batch(tasks)) {
+            if let Err(refused) = result {
+                job.refused(&refused);
+            }
+        }
+    }
+}
+
+thread_local! {
+    /// What this thread has launched and not yet published, while it collects a batch.
+    static CORK: RefCell<Option<Corked>> = const { RefCell::new(None) };
+}
+
+struct DeviceLaunch {
+    code: Arc<dyn DeviceCode>,
+    attempt: Attempt,
+    timeout: Option<Duration>,
+    plan: Plan,
+}
+
+/// An attempt on the ring: what its entry's record owns.
+struct DeviceJob {
+    code: Arc<dyn DeviceCode>,
+    output_max: usize,
+    run: Mutex<Option<Running>>,
+}
+
+impl DeviceJob {
+    fn end(&self, ending: Ending, cost: BusyNanos) {
+        let run = self.run.lock().take();
+        if let Some(run) = run {
+            run.end(ending, cost);
+        }
+    }
+
+    fn refused(&self, refused: &PublishRefused) {
+        let ending = match refused {
+            PublishRefused::Closed | PublishRefused::Draining => Ending::Interrupted,
+            PublishRefused::Pad | PublishRefused::Encode(_) => {
+                Ending::Failed(Failure::permanent(refused))
+            }
+            // The device's state, not the input's: the key must not remember it.
+            PublishRefused::Full { .. } | PublishRefused::ForeignWindow { .. } => {
+                Ending::Failed(Failure::retryable(refused))
+            }
+            _ => Ending::Failed(Failure::retryable(refused)),
+        };
+        self.end(ending, BusyNanos::default());
+    }
+}
+
+impl Completion for DeviceJob {
+    fn completed(self: Arc<Self>, completed: Completed) {
+        let ending = match completed.status {
+            Status::Done => {
+                let result = completed.result.as_ref();
+                Ending::of_result(guarded(|| self.code.output(result, self.output_max)))
+            }
+            Status::Failed { code } => Ending::Failed(Failure::permanent(format!(
+                "the operation failed with code {code}"
+            ))),
+            // Nothing here cancels on the device but its close.
+            Status::Cancelled => Ending::Interrupted,
+            Status::Expired => {
+                Ending::Failed(Failure::retryable("it took longer than its time-out"))
+            }
+            Status::Refused(why) => Ending::Failed(Failure::retryable(format!(
+                "the device refused it: {why:?}"
+            ))),
+            Status::Faulted => {
+                let text = String::from_utf8_lossy(completed.result.as_ref()).into_owned();
+                Ending::Failed(Failure::retryable(format!("the operation faulted: {text}")))
+            }
+        };
+        self.end(ending, completed.cost);
+    }
+}
