@@ -186,6 +186,28 @@ fn a_local_copy_that_is_not_what_was_digested_is_neither_uploaded_nor_removed() 
 }
 
 #[test]
+fn a_local_copy_that_changes_during_the_eviction_is_not_removed() {
+    let world = World::new();
+    let engine = world.open();
+    let tenant = engine.blocking().tenant("a").unwrap();
+    let name = name("s");
+    world.local.put(&tenant, &name, CONTENT);
+    world.outside.fail([Fault::Wait]);
+    let start = tenant.start::<Evict>(Key::named("e"), eviction(&name, CONTENT));
+    let ticket = wait(start).unwrap();
+    while world.outside.lingering() == 0 {
+        std::thread::yield_now();
+    }
+    world.local.put(&tenant, &name, b"other rows");
+    world.outside.open_gate();
+    let stuck = wait(ticket).unwrap_err();
+    assert!(matches!(stuck, SubmitError::Stuck { .. }), "{stuck:?}");
+    assert_eq!(world.local.get(&tenant, &name).unwrap(), b"other rows");
+    assert_eq!(world.outside.segments().len(), 1);
+    engine.blocking().close().unwrap();
+}
+
+#[test]
 fn an_eviction_after_a_compensated_one_uploads_again() {
     let world = World::new();
     compensated(&world, Fault::Corrupt);

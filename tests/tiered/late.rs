@@ -35,6 +35,22 @@ fn a_put_that_comes_after_the_next_attempt_changes_nothing() {
 }
 
 #[test]
+fn an_attempt_that_a_later_engine_has_given_up_writes_nothing() {
+    let world = World::new();
+    let engine = world.open();
+    let tenant = engine.blocking().tenant("a").unwrap();
+    let name = name("s");
+    world.local.put(&tenant, &name, CONTENT);
+    world.outside.fail([Fault::GiveUp]);
+    let start = tenant.start::<Evict>(Key::named("e"), eviction(&name, CONTENT));
+    let failed = wait(wait(start).unwrap()).unwrap_err();
+    assert!(matches!(failed, SubmitError::Failed(_)), "{failed:?}");
+    assert_eq!(world.outside.uploads(), 0);
+    assert_eq!(world.outside.segments(), []);
+    engine.blocking().close().unwrap();
+}
+
+#[test]
 fn a_put_that_comes_after_its_undo_does_not_bring_the_segment_back() {
     let world = World::new();
     let engine = world.open();

@@ -18,6 +18,9 @@ use orlop::Incarnation;
 use orlop::tiered::Tombstone;
 use tokio::sync::Notify;
 
+/// A fence of an engine that was opened after every one of these tests.
+const GIVEN_UP: &str = "orlop tombstone 8b1f5d0c97e34a62 v1 fenced 1000 1\n";
+
 /// What becomes of the next upload of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -35,6 +38,8 @@ pub(crate) enum Fault {
     Corrupt,
     /// Other bytes are stored, and the reply is lost.
     Spoil,
+    /// A later engine has given it up already.
+    GiveUp,
     /// The store says no.
     Refuse,
     /// It is on the wire until the gate opens.
@@ -225,6 +230,11 @@ impl ObjectStore for Outside {
                 other.reverse();
                 self.store(path, other.into(), options).await?;
                 Err(no_answer())
+            }
+            Some(Fault::GiveUp) => {
+                let fence = GIVEN_UP.as_bytes().to_vec();
+                self.inner.put(path, fence.into()).await?;
+                self.store(path, payload, options).await
             }
             Some(Fault::Refuse) => Err(Error::PermissionDenied {
                 path: path.to_string(),
