@@ -11,6 +11,7 @@
 
 mod support;
 
+mod divergence;
 mod effects;
 mod gate;
 mod keys;
