@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Either, join_all, select};
-use orlop::{Engine, Key, Origin, Reply, SagaTicket, SubmitError, Tenant, TenantError, Ticket};
+use orlop::{
+    CancelError, Engine, Key, Origin, Reply, SagaTicket, SubmitError, Tenant, TenantError, Ticket,
+    Unavailable,
+};
 use tokio::sync::oneshot;
 
 use crate::chain::{Chain, Plan};
@@ -34,6 +37,8 @@ pub(crate) struct World {
 struct Notebook {
     notes: Arc<Mutex<Vec<Note>>>,
     callers: Arc<AtomicUsize>,
+    /// Whether the journal fails under what is written down here.
+    sync_fails: bool,
 }
 
 /// One caller's page.
@@ -75,6 +80,13 @@ impl Page {
         let reply = reply.map(|reply| (reply.output.into().0, reply.origin));
         // What the engine's end interrupts may have happened or not.
         if matches!(reply, Err(SubmitError::Interrupted { .. })) {
+            return;
+        }
+        let unresolved = matches!(
+            reply,
+            Err(SubmitError::Unresolved { .. } | SubmitError::Unavailable(Unavailable::Poisoned))
+        );
+        if unresolved && self.book.sync_fails {
             return;
         }
         self.write(Seen::Replied(reply));
@@ -125,7 +137,7 @@ async fn play(engine: Engine, op: Op, book: Notebook) {
         return;
     };
     match &op.task {
-        Task::Ephemeral(name) => ephemeral(&tenant, op.key, name).await,
+        Task::Ephemeral(name) => ephemeral(&tenant, op.key, name, book.sync_fails).await,
         Task::Batch(names) => batch(&tenant, op.tenant, names, &book).await,
         Task::Submit(work) => {
             let page = book.page(slot_of(&op, work), work.clone());
@@ -143,7 +155,7 @@ async fn play(engine: Engine, op: Op, book: Notebook) {
     }
 }
 
-async fn ephemeral(tenant: &Tenant, key: Option<u8>, name: &str) {
+async fn ephemeral(tenant: &Tenant, key: Option<u8>, name: &str, sync_fails: bool) {
     let key = Key::named(&format!("key {}", key.unwrap_or_default()));
     let submission = tenant.submit(Worth, name).key(key).ephemeral();
     match submission.await {
@@ -158,6 +170,7 @@ async fn ephemeral(tenant: &Tenant, key: Option<u8>, name: &str) {
         Err(SubmitError::Exhausted(_) | SubmitError::Failed(_)) => {}
         // Two callers with two names under one key, at once.
         Err(SubmitError::Conflict { .. } | SubmitError::Interrupted { .. }) => {}
+        Err(SubmitError::Unavailable(Unavailable::Poisoned)) if sync_fails => {}
         Err(error) => panic!("ephemeral {name}: {error}"),
     }
 }
@@ -244,7 +257,10 @@ async fn saga_ticket(started: Result<SagaTicket<Vec<u64>>, SubmitError>, page: &
         Then::Leave => {}
         Then::Await => page.replied(ticket.await),
         Then::Cancel => {
-            page.write(Seen::SagaCancelled(ticket.cancel().await));
+            match ticket.cancel().await {
+                Err(CancelError::NotRecorded { .. }) if page.book.sync_fails => {}
+                cancelled => page.write(Seen::SagaCancelled(cancelled)),
+            }
             page.replied(ticket.await);
         }
     }
@@ -308,17 +324,20 @@ impl World {
         }
         let engine = self.open(shape).unwrap();
         let mut off = self.disks.power_off();
-        if let End::PowerOff { groups } = life.end {
-            self.disks.log.power_off_after(groups);
+        match life.end {
+            End::PowerOff { groups } => self.disks.log.power_off_after(groups),
+            End::SyncFails { groups } => self.disks.log.fail_sync_after(groups),
+            End::Close | End::Drop => {}
         }
+        let sync_fails = matches!(life.end, End::SyncFails { .. });
         for round in &life.rounds {
-            if !self.round(&engine, round, &mut off, !life.lingers) {
+            if !self.round(&engine, round, &mut off, !life.lingers, sync_fails) {
                 break;
             }
         }
         match life.end {
             End::Close => close(&engine),
-            End::Drop | End::PowerOff { .. } => {}
+            End::Drop | End::PowerOff { .. } | End::SyncFails { .. } => {}
         }
         if !life.lingers {
             self.outside.kill(self.processes);
@@ -334,8 +353,12 @@ impl World {
         ops: &[Op],
         off: &mut oneshot::Receiver<()>,
         counts: bool,
+        sync_fails: bool,
     ) -> bool {
-        let book = Notebook::default();
+        let book = Notebook {
+            sync_fails,
+            ..Notebook::default()
+        };
         let mut callers: Vec<BoxFuture<'_, ()>> = Vec::new();
         for op in ops {
             for (name, weather) in &op.weather {

@@ -81,6 +81,8 @@ pub(crate) enum End {
     Drop,
     /// The power goes after so many more groups of the journal.
     PowerOff { groups: u64 },
+    /// The sync of a group of the journal fails, so many groups later, and it is dropped then.
+    SyncFails { groups: u64 },
 }
 
 /// What happens to an opening that is no life yet.
@@ -258,6 +260,7 @@ fn end() -> impl Strategy<Value = End> {
         2 => Just(End::Close),
         2 => Just(End::Drop),
         6 => (0..40_u64).prop_map(|groups| End::PowerOff { groups }),
+        2 => (0..20_u64).prop_map(|groups| End::SyncFails { groups }),
     ]
 }
 

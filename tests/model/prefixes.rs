@@ -99,7 +99,7 @@ impl World {
         }
         let done = workload
             .iter()
-            .all(|round| self.round(&engine, round, &mut off, true));
+            .all(|round| self.round(&engine, round, &mut off, true, false));
         if done && groups.is_none() {
             close(&engine);
         }
