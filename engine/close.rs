@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
 use orlop_admission::Queued;
 use orlop_saga::event::Event;
 use orlop_saga::id::TenantId;
@@ -39,23 +41,38 @@ pub enum CloseError {
     Forked,
 }
 
+/// A closing on its way, shared by all who asked for it.
+pub(crate) type Closing = Shared<BoxFuture<'static, Result<(), CloseError>>>;
+
 impl Core {
     /// Closes; a second call waits for the first and answers the same.
     pub(crate) async fn close(self: &Arc<Self>) -> Result<(), CloseError> {
         if self.is_forked() {
             return Err(CloseError::Forked);
         }
-        let closing = || async {
-            let (tell, told) = oneshot::channel();
-            let core = Arc::clone(self);
-            let closing = std::thread::Builder::new().name("orlop-close".to_owned());
-            let spawned = closing.spawn(move || {
-                let _ = tell.send(core.close_now());
-            });
-            spawned.map_err(|_| CloseError::Thread)?;
-            told.await.map_err(|_| CloseError::Thread)
-        };
-        self.closed.get_or_try_init(closing).await?.clone()
+        let closing = self.closing_once()?;
+        closing.await
+    }
+
+    /// The one closing; started by the first who asks, and not ended when that one loses interest.
+    fn closing_once(self: &Arc<Self>) -> Result<Closing, CloseError> {
+        let mut begun = self.closed.lock();
+        if let Some(closing) = &*begun {
+            return Ok(closing.clone());
+        }
+        let (tell, told) = oneshot::channel();
+        let core = Arc::clone(self);
+        let thread = std::thread::Builder::new().name("orlop-close".to_owned());
+        let spawned = thread.spawn(move || {
+            let _ = tell.send(core.close_now());
+        });
+        spawned.map_err(|_| CloseError::Thread)?;
+        let closing = told
+            .map(|ended| ended.unwrap_or(Err(CloseError::Thread)))
+            .boxed()
+            .shared();
+        *begun = Some(closing.clone());
+        Ok(closing)
     }
 
     fn close_now(self: &Arc<Self>) -> Result<(), CloseError> {

@@ -19,9 +19,8 @@ use orlop_store::store::{AppendRefused, Recovered, Store};
 use orlop_store::tables::TablesError;
 use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::sync::OnceCell;
 
-use crate::close::CloseError;
+use crate::close::Closing;
 use crate::course::Course;
 use crate::driver::Driver;
 use crate::error::{SubmitError, Unavailable};
@@ -55,9 +54,11 @@ pub(crate) struct Core {
     poisoned: AtomicBool,
     /// Nothing more is run: what ends from now on may be the end's own doing.
     ended: AtomicBool,
-    pub(crate) closed: OnceCell<Result<(), CloseError>>,
+    pub(crate) closed: Mutex<Option<Closing>>,
     process: u32,
     pub(crate) close_timeout: Duration,
+    /// From how many bytes on a batch of the journal is cut.
+    pub(crate) batch_bytes: usize,
 }
 
 /// What a core is made of.
@@ -116,9 +117,11 @@ impl Core {
             closing: AtomicBool::new(false),
             poisoned: AtomicBool::new(false),
             ended: AtomicBool::new(false),
-            closed: OnceCell::new(),
+            closed: Mutex::new(None),
             process: std::process::id(),
             close_timeout: options.close_timeout,
+            batch_bytes: usize::try_from(options.store.log.batch_bytes_max / 2)
+                .unwrap_or(usize::MAX),
         }))
     }
 
@@ -163,8 +166,8 @@ impl Core {
         std::process::id() != self.process
     }
 
-    /// Whether new work is taken.
-    pub(crate) fn check_open(&self) -> Result<(), Unavailable> {
+    /// Whether this process is the one that opened the engine.
+    pub(crate) fn check_process(&self) -> Result<(), Unavailable> {
         if self.is_forked() {
             let process = std::process::id();
             return Err(Unavailable::Forked {
@@ -172,6 +175,12 @@ impl Core {
                 process,
             });
         }
+        Ok(())
+    }
+
+    /// Whether new work is taken.
+    pub(crate) fn check_open(&self) -> Result<(), Unavailable> {
+        self.check_process()?;
         if self.closing.load(Ordering::Acquire) {
             return Err(Unavailable::Closed);
         }

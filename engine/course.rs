@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use orlop_saga::canonical::Payload;
-use orlop_saga::outcome::{Disposition, Failure};
+use orlop_saga::outcome::{Disposition, Failure, clip};
 use orlop_saga::time::Monotonic;
 
 use crate::host::Late;
@@ -64,8 +64,8 @@ pub(crate) enum Verdict {
     Permanent(Failure),
     /// Its attempts are used up, without effect.
     Exhausted(Failure),
-    /// Another attempt. `fresh` says whether it needs a fence of its own.
-    Again { after: Duration, fresh: bool },
+    /// Another attempt, under a fence of its own.
+    Again { after: Duration },
     /// Nobody can tell whether it happened.
     Stuck(String),
     /// Nothing: the engine ends, and the next one goes on.
@@ -173,7 +173,6 @@ impl Course {
                     self.mode = Mode::Reconcile;
                     Verdict::Again {
                         after: Duration::ZERO,
-                        fresh: true,
                     }
                 }
                 // `Pure` code and undos may be run again at will.
@@ -189,7 +188,6 @@ impl Course {
         }
         Verdict::Again {
             after: self.retry.backoff(self.attempts, draw),
-            fresh: true,
         }
     }
 
@@ -201,7 +199,6 @@ impl Course {
                 self.reconciles = self.reconciles.saturating_sub(1);
                 return Verdict::Again {
                     after: bound.saturating_sub(elapsed),
-                    fresh: true,
                 };
             }
         }
@@ -210,14 +207,14 @@ impl Course {
         if self.attempts >= self.retry.attempts_max {
             return Verdict::Exhausted(failure);
         }
-        // The reconciliation's fence keeps every earlier attempt out; the run may use it.
+        // Recorded like every run, so that one that ends the process is counted.
         Verdict::Again {
             after: self.retry.backoff(self.attempts, draw),
-            fresh: false,
         }
     }
 
     fn unknown(&mut self, reason: &str, draw: f64) -> Verdict {
+        let reason = clip(reason.to_owned());
         if self.reconciles >= self.reconciles_max {
             return Verdict::Stuck(format!(
                 "the outside could not tell in {} reconciliations: {reason}",
@@ -226,7 +223,6 @@ impl Course {
         }
         Verdict::Again {
             after: self.retry.backoff(self.reconciles, draw),
-            fresh: true,
         }
     }
 }
@@ -258,8 +254,7 @@ mod tests {
         assert_eq!(
             verdict,
             Verdict::Again {
-                after: Duration::ZERO,
-                fresh: true
+                after: Duration::ZERO
             }
         );
         assert_eq!(course.mode(), Mode::Reconcile);
@@ -268,8 +263,7 @@ mod tests {
         assert_eq!(
             verdict,
             Verdict::Again {
-                after: Duration::from_millis(5),
-                fresh: false
+                after: Duration::from_millis(5)
             }
         );
         assert_eq!(course.mode(), Mode::Run);
@@ -284,8 +278,7 @@ mod tests {
         assert_eq!(
             verdict,
             Verdict::Again {
-                after: Duration::from_millis(61),
-                fresh: true
+                after: Duration::from_millis(61)
             }
         );
         assert_eq!(course.mode(), Mode::Reconcile);
@@ -303,10 +296,7 @@ mod tests {
             assert_eq!(course.mode(), Mode::Reconcile);
             let verdict = course.judge(Ending::Unknown("down".into()), at(3), 1.0);
             if course.reconciles < 2 {
-                assert!(
-                    matches!(verdict, Verdict::Again { fresh: true, .. }),
-                    "{verdict:?}"
-                );
+                assert!(matches!(verdict, Verdict::Again { .. }), "{verdict:?}");
             } else {
                 assert!(matches!(verdict, Verdict::Stuck(_)), "{verdict:?}");
             }
@@ -325,8 +315,7 @@ mod tests {
                 0 => assert_eq!(
                     verdict,
                     Verdict::Again {
-                        after: Duration::from_millis(10),
-                        fresh: true
+                        after: Duration::from_millis(10)
                     }
                 ),
                 _ => assert!(matches!(verdict, Verdict::Stuck(_)), "{verdict:?}"),

@@ -14,7 +14,9 @@ use orlop_saga::outcome::Failure;
 pub enum SubmitError {
     /// No code is bound to the computation or saga. Nothing was kept. Bind it when the engine is
     /// built.
-    #[error("nothing is registered as {name:?}")]
+    #[error(
+        "nothing is registered as {name:?}; nothing was kept; bind it when the engine is built"
+    )]
     Unregistered {
         /// The name that was asked for.
         name: &'static str,
@@ -25,7 +27,7 @@ pub enum SubmitError {
     Encode(#[from] EncodeError),
     /// The key stands for another request, in flight or within retention. Nothing was kept. Use
     /// another key, or submit what was submitted under it.
-    #[error("key {key} already stands for another request")]
+    #[error("key {key} already stands for another request; nothing was kept; use another key")]
     Conflict {
         /// The key.
         key: Key,
@@ -133,17 +135,21 @@ pub enum Unavailable {
     #[error("the store is poisoned by a disk failure; close it and open it again")]
     Poisoned,
     /// No space is left for new work. Outcomes and undo still fit. Free space and retry.
-    #[error("no space is left on the disk for new work")]
+    #[error(
+        "no space is left on the disk for new work; nothing was kept; free space and submit again"
+    )]
     DiskFull,
     /// The disk does not keep up with the journal. Retry later.
     #[error("the disk does not keep up with the journal")]
     Backlogged,
     /// The engine is closing or closed.
-    #[error("the engine is closed")]
+    #[error("the engine is closed; nothing was kept; open it again")]
     Closed,
     /// The process is a fork of the one that opened the engine: its threads are not here. Open
     /// the store in one of the two only, after the fork.
-    #[error("the engine belongs to process {opened_by}, this is its fork {process}")]
+    #[error(
+        "the engine belongs to process {opened_by}, this is its fork {process}; nothing was done; open the store in one of the two only, after the fork"
+    )]
     Forked {
         /// Who opened it.
         opened_by: u32,
@@ -157,7 +163,7 @@ pub enum Unavailable {
 #[non_exhaustive]
 pub enum RegisterError {
     /// The name is taken, by a computation, an undo or a saga.
-    #[error("{name:?} is registered twice")]
+    #[error("{name:?} is registered twice; nothing was opened; register it once")]
     Duplicate {
         /// The name.
         name: &'static str,

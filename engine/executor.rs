@@ -25,7 +25,7 @@ use orlop_gpu::Device;
 use orlop_saga::amount::{BusyNanos, ByteCount};
 use orlop_saga::canonical::Payload;
 use orlop_saga::key::RemoteKey;
-use orlop_saga::outcome::Failure;
+use orlop_saga::outcome::{Failure, clip};
 use orlop_saga::step::Prior;
 use orlop_saga::tenant::{AuditTag, Class};
 use orlop_saga::time::{Clock, Monotonic};
@@ -451,7 +451,10 @@ pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
         .downcast_ref::<&str>()
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    format!("it panicked: {}", text.unwrap_or("with no message"))
+    clip(format!(
+        "it panicked: {}",
+        text.unwrap_or("with no message")
+    ))
 }
 
 /// A future that runs under a permit, and whose own submissions are told so.

@@ -232,10 +232,10 @@ impl Options {
             ),
             // A saga that ended is one row; its calls have names and numbers beside their bytes.
             (
-                "limits.saga_bytes_max + 1 KiB * limits.saga_calls_max",
+                "limits.saga_bytes_max + 1.5 KiB * limits.saga_calls_max",
                 limits
                     .saga_bytes_max
-                    .saturating_add(limits.saga_calls_max.saturating_mul(1024)),
+                    .saturating_add(limits.saga_calls_max.saturating_mul(1536)),
                 0,
                 row,
             ),

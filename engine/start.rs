@@ -137,6 +137,11 @@ impl<T> SagaTicket<T> {
     /// # Errors
     /// [`CancelError`]: it goes on as it was.
     pub async fn cancel(&self) -> Result<(), CancelError> {
+        if let Err(error) = self.tenant.core.check_process() {
+            return Err(CancelError::NotRecorded {
+                reason: error.to_string(),
+            });
+        }
         match self.id() {
             Some(saga) => self.tenant.core.driver.cancel(saga).await,
             None => Err(CancelError::Ended),

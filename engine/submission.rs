@@ -267,6 +267,8 @@ pub(crate) async fn wait(
     mailbox: &mut Mailbox,
     deadline: Option<Duration>,
 ) -> Answer {
+    // In a fork nobody is left who could answer.
+    core.check_process()?;
     let told = mailbox.reply();
     let answer = match deadline {
         None => told.await,

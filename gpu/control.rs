@@ -186,6 +186,7 @@ pub(crate) struct Control {
     device: Arc<dyn Doorbell>,
     state: Mutex<ControlState>,
     replied: Condvar,
+    process: u32,
 }
 
 #[derive(Debug, Default)]
@@ -211,7 +212,14 @@ impl Control {
             device,
             state: Mutex::default(),
             replied: Condvar::new(),
+            process: std::process::id(),
         }
+    }
+
+    /// Whether this is a fork of the process that opened the device: the rings are shared with
+    /// it, and only it may write them.
+    pub(crate) fn is_forked(&self) -> bool {
+        std::process::id() != self.process
     }
 
     /// Orders written so far.
@@ -223,6 +231,9 @@ impl Control {
     ///
     /// All orders but `Drain` (and an `Unmap` of a pinned window) are answered at once.
     pub(crate) fn call(&self, order: Order, until: Option<Instant>) -> Option<Reply> {
+        if self.is_forked() {
+            return None;
+        }
         let number = self.give(order, until)?;
         self.device.orders_written();
         let mut state = self.state.lock();

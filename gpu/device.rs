@@ -354,6 +354,10 @@ impl Device {
     ///
     /// To let work finish, drain first.
     pub fn close(&self) {
+        if self.hub.control.is_forked() {
+            // The workers are the parent's, and so is the memory.
+            return;
+        }
         self.hub.pump.set_gate(Gate::Closed);
         self.hub.pump.retire();
         self.hub.pump();

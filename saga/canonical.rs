@@ -49,7 +49,9 @@ impl fmt::Debug for Payload {
 #[non_exhaustive]
 pub enum EncodeError {
     /// The bytes are over the limit. Pass large data as a buffer, by digest.
-    #[error("a payload of {bytes} bytes is over the limit of {bytes_max}")]
+    #[error(
+        "a payload of {bytes} bytes is over the limit of {bytes_max}; nothing was kept; pass large data as a buffer"
+    )]
     TooLarge {
         /// Its length.
         bytes: usize,

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::amount::BusyNanos;
 use crate::canonical::Payload;
-use crate::id::{Fence, SagaId, TenantId};
+use crate::id::{Fence, Incarnation, SagaId, TenantId};
 use crate::key::{Fingerprint, Key};
 use crate::outcome::Outcome;
 use crate::tenant::{AuditTag, Class};
@@ -218,10 +218,13 @@ impl Effect {
     }
 
     /// The store was closed in good order: an attempt that this interrupted was no crash's doing.
-    pub(crate) fn closed(&mut self) {
+    pub(crate) fn closed(&mut self, incarnation: Incarnation) {
         match self {
-            Self::Launched { runs, .. } => *runs = runs.saturating_sub(1),
-            Self::Accepted { .. } | Self::Stuck { .. } => {}
+            // Only what this engine started can have been interrupted by its close.
+            Self::Launched { runs, fence, .. } if fence.incarnation == incarnation => {
+                *runs = runs.saturating_sub(1);
+            }
+            Self::Accepted { .. } | Self::Launched { .. } | Self::Stuck { .. } => {}
         }
     }
 

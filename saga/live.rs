@@ -144,8 +144,11 @@ impl Live {
             Event::Effect { id, event } => self.effect(lsn, *id, event)?,
             Event::Saga { id, event } => self.saga(lsn, *id, event)?,
             Event::Closed { .. } => {
-                self.sagas.values_mut().for_each(SagaState::closed);
-                self.effects.values_mut().for_each(Effect::closed);
+                let now = self.incarnation;
+                self.sagas.values_mut().for_each(|saga| saga.closed(now));
+                self.effects
+                    .values_mut()
+                    .for_each(|effect| effect.closed(now));
                 None
             }
         };

@@ -33,14 +33,9 @@ impl Failure {
 
     /// A failure of a known disposition.
     pub fn new(disposition: Disposition, reason: impl fmt::Display) -> Self {
-        let mut reason = reason.to_string();
-        if reason.len() > Self::REASON_BYTES_MAX {
-            let end = reason.floor_char_boundary(Self::REASON_BYTES_MAX);
-            reason.truncate(end);
-        }
         Self {
             disposition,
-            reason,
+            reason: clip(reason.to_string()),
         }
     }
 
@@ -68,6 +63,15 @@ impl Failure {
     pub fn reason(&self) -> &str {
         &self.reason
     }
+}
+
+/// Cuts a reason to [`Failure::REASON_BYTES_MAX`], at a character's boundary.
+pub fn clip(mut reason: String) -> String {
+    if reason.len() > Failure::REASON_BYTES_MAX {
+        let end = reason.floor_char_boundary(Failure::REASON_BYTES_MAX);
+        reason.truncate(end);
+    }
+    reason
 }
 
 /// The one outcome of an effect, kept for as long as its retention says.

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::amount::BusyNanos;
 use crate::canonical::Payload;
 use crate::effect::{CodeRef, EffectId, IllegalEvent, Settlement};
-use crate::id::{Fence, SagaId, StepIndex};
+use crate::id::{Fence, Incarnation, SagaId, StepIndex};
 use crate::key::Fingerprint;
 use crate::outcome::{Failure, Outcome};
 use crate::path::StepPath;
@@ -397,13 +397,15 @@ impl SagaState {
     }
 
     /// The store was closed in good order: an attempt that this interrupted was no crash's doing.
-    pub(crate) fn closed(&mut self) {
+    pub(crate) fn closed(&mut self, incarnation: Incarnation) {
         for call in &mut self.calls {
+            // Only what this engine started can have been interrupted by its close.
             if let CallKind::Step {
-                step: Step::Launched { .. } | Step::Undoing { .. },
+                step: Step::Launched { fence } | Step::Undoing { fence, .. },
                 runs,
                 ..
             } = &mut call.kind
+                && fence.incarnation == incarnation
             {
                 *runs = runs.saturating_sub(1);
             }

@@ -69,7 +69,9 @@ pub enum FolderError {
         path: PathBuf,
     },
     /// The folder has files and no `FORMAT`. Correct the path, or use an empty folder.
-    #[error("{path} is not a store: it has {entry} and no FORMAT")]
+    #[error(
+        "{path} is not a store: it has {entry} and no FORMAT; nothing was changed; give an empty folder"
+    )]
     NotAStore {
         /// The folder.
         path: PathBuf,
@@ -77,7 +79,9 @@ pub enum FolderError {
         entry: String,
     },
     /// A newer version of the library created it. Open it with that version.
-    #[error("{path} has format {format}, this version reads up to {format_max}")]
+    #[error(
+        "{path} has format {format}, this version reads up to {format_max}; nothing was changed; open it with the version that wrote it"
+    )]
     Newer {
         /// The folder.
         path: PathBuf,
@@ -95,7 +99,7 @@ pub enum FolderError {
         source: UnsealError,
     },
     /// Another process has it open. Wait for it to end, or end it.
-    #[error("{path} is open in {}", holder.map_or("another process".to_owned(), |h| h.to_string()))]
+    #[error("{path} is open in {}; nothing was opened; end it first", holder.map_or("another process".to_owned(), |h| h.to_string()))]
     Locked {
         /// The folder.
         path: PathBuf,
@@ -103,7 +107,9 @@ pub enum FolderError {
         holder: Option<Holder>,
     },
     /// This process has it open already. Share that store, or close it.
-    #[error("{path} is already open in this process")]
+    #[error(
+        "{path} is already open in this process; nothing was opened; share that engine, or close it first"
+    )]
     OpenHere {
         /// The folder.
         path: PathBuf,
@@ -117,7 +123,7 @@ pub enum FolderError {
         path: PathBuf,
     },
     /// The disk is full. Free some space.
-    #[error("no space to {operation} in {path}")]
+    #[error("no space to {operation} in {path}; free space and open again")]
     DiskFull {
         /// What was attempted.
         operation: &'static str,

@@ -345,6 +345,9 @@ impl Run {
         } else if undoing || asks {
             // Never to be taken for a step without effect.
             self.active.remove(&index);
+            if asks && self.unwinds_anyway() {
+                return;
+            }
             let what = if undoing { "undo" } else { "reconciliation" };
             let path = self.path(index);
             self.hold(Hold::Stuck(format!(
@@ -427,18 +430,27 @@ impl Run {
             }
             Verdict::Exhausted(failure) => self.failed(index, fence, failure, ended.cost),
             // The next engine finds it as it is in the journal.
-            Verdict::Leave => {}
-            Verdict::Again { after, fresh } => {
-                active.fresh = fresh;
+            // Not idle: nothing may be concluded from it here.
+            Verdict::Leave => active.place = Place::Running,
+            Verdict::Again { after } => {
+                active.fresh = true;
                 active.refusals = 0;
                 self.remind_retry(core, index, after);
             }
             Verdict::Stuck(reason) => {
                 self.active.remove(&index);
+                if self.unwinds_anyway() {
+                    return;
+                }
                 let path = self.path(index);
                 self.hold(Hold::Stuck(format!("step {path}: {reason}")));
             }
         }
+    }
+
+    /// Whether a step in doubt need not be held for: its undo finds it in doubt.
+    fn unwinds_anyway(&self) -> bool {
+        matches!(self.state.phase(), Phase::Running) && self.giving_up() && !self.state.pivoted()
     }
 
     fn failed(&mut self, index: StepIndex, fence: Fence, failure: Failure, cost: BusyNanos) {

@@ -16,7 +16,7 @@ use crate::registry::UndoEntry;
 impl Run {
     /// Ends what can be ended: completes, starts to unwind, undoes the next step.
     pub(super) fn conclude(&mut self, core: &Arc<Core>) {
-        if self.state.hold().is_some() {
+        if self.state.hold().is_some() || core.has_ended() {
             return;
         }
         if matches!(self.state.phase(), Phase::Running) {

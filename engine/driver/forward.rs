@@ -49,7 +49,7 @@ impl Run {
     /// It is polled only when it was begun, told something or woke itself, so that a replay polls
     /// it just as often.
     pub(super) fn forward(&mut self, core: &Arc<Core>) {
-        if !self.playable() {
+        if !self.playable() || core.has_ended() {
             return;
         }
         let mut news = false;
@@ -287,8 +287,18 @@ impl Run {
         let output_max = core.limits.output_bytes_max as u64;
         let open = self.state.open_steps() as u64 + 1;
         let bytes_max = core.limits.saga_bytes_max as u64;
-        if self.state.payload_bytes().saturating_add(open * output_max) > bytes_max {
-            let bytes = self.state.payload_bytes();
+        let undo = match &intent {
+            CallIntent::Step {
+                undo: Some(undo), ..
+            } => undo.argument.len() as u64,
+            CallIntent::Step { undo: None, .. }
+            | CallIntent::Sleep { .. }
+            | CallIntent::Now { .. }
+            | CallIntent::Random { .. } => 0,
+        };
+        let bytes = self.state.payload_bytes().saturating_add(undo);
+        // Every open step may bring an output, and the saga itself one more.
+        if bytes.saturating_add((open + 1) * output_max) > bytes_max {
             let why = format!("its history of {bytes} bytes leaves no room for another outcome");
             self.hold(Hold::Stuck(why));
             return None;

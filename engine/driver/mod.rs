@@ -181,6 +181,7 @@ impl Driver {
         let player = Player {
             core: Arc::downgrade(core),
             runs: HashMap::new(),
+            current: None,
             closing: None,
         };
         let thread = std::thread::Builder::new()
@@ -249,6 +250,8 @@ impl Driver {
 struct Player {
     core: Weak<Core>,
     runs: HashMap<SagaId, Run>,
+    /// The saga that is being heard.
+    current: Option<SagaId>,
     closing: Option<std::sync::mpsc::Sender<()>>,
 }
 
@@ -297,12 +300,12 @@ impl Player {
 
     /// Whatever panics, only the saga that it happened to is lost to this engine.
     fn hear_guarded(&mut self, core: &Arc<Core>, message: Message) {
-        let saga = message.saga();
+        self.current = message.saga();
         let hearing = AssertUnwindSafe(|| self.hear(core, message));
         let Err(panic) = catch_unwind(hearing) else {
             return;
         };
-        let text = panic_text(&*panic);
+        let (saga, text) = (self.current, panic_text(&*panic));
         tracing::error!(?saga, text, "the driver panicked");
         if let Some(run) = saga.and_then(|saga| self.runs.remove(&saga)) {
             run.flight.hold(&Arc::from(format!("the driver: {text}")));
@@ -314,16 +317,23 @@ impl Player {
         let saga = match (message.saga(), message) {
             (_, Message::Start { flight, start }) => {
                 let id = core.driver.next_saga();
-                let mut run = Run::start(id, flight, start);
+                // In the map before anything of it can panic.
+                self.current = Some(id);
+                let run = self
+                    .runs
+                    .entry(id)
+                    .or_insert_with(|| Run::start(id, flight, start));
                 run.advance(core);
-                self.runs.insert(id, run);
                 id
             }
             (_, Message::Recover { id, flight, state }) => {
                 core.driver.begun();
-                let mut run = Run::recover(id, flight, *state);
+                self.current = Some(id);
+                let run = self
+                    .runs
+                    .entry(id)
+                    .or_insert_with(|| Run::recover(id, flight, *state));
                 run.recovered(core);
-                self.runs.insert(id, run);
                 id
             }
             (Some(saga), message) => {

@@ -10,6 +10,7 @@ use orlop_saga::canonical::Payload;
 use orlop_saga::effect::Settlement;
 use orlop_saga::event::Event;
 use orlop_saga::id::{Lsn, SagaId, StepIndex};
+use orlop_saga::outcome::clip;
 use orlop_saga::saga::{CallIntent, Hold, PauseReason, Phase, SagaEvent, SagaStart, SagaState};
 use orlop_saga::step::StepOutcome;
 use orlop_saga::time::Monotonic;
@@ -121,6 +122,14 @@ impl Run {
                 self.resume(core);
                 self.advance(core);
             }
+            // A cancel was promised, and unwinding needs nothing of what holds it.
+            Some(_)
+                if self.state.cancel_requested()
+                    && matches!(self.state.phase(), Phase::Running) =>
+            {
+                self.resume(core);
+                self.advance(core);
+            }
             Some(hold) => self.flight.hold(&hold_text(hold)),
             None => self.advance(core),
         }
@@ -207,6 +216,7 @@ impl Run {
         if self.state.hold().is_some() || self.state.ended() {
             return;
         }
+        let hold = clipped(hold);
         let text = hold_text(&hold);
         let event = SagaEvent::Held(hold);
         if self.state.apply(&event).is_ok() {
@@ -247,7 +257,7 @@ impl Run {
         if self.sent.is_some() || (self.outbox.is_empty() && self.deeds.is_empty()) {
             return false;
         }
-        let events = self.next_events();
+        let events = self.next_events(core.batch_bytes.min(BATCH_BYTES));
         self.flushed += events.len() as u64;
         let ready = |(after, _): &mut (u64, Deed)| *after <= self.flushed;
         let deeds: Vec<Deed> = self
@@ -282,12 +292,12 @@ impl Run {
     }
 
     /// As many of the recorded events as go into one batch. Every prefix of them folds.
-    fn next_events(&mut self) -> Vec<Event> {
+    fn next_events(&mut self, bytes_max: usize) -> Vec<Event> {
         let mut bytes = 0;
         let mut events = Vec::new();
         while let Some(event) = self.outbox.front() {
             bytes += bytes_about(event);
-            if bytes > BATCH_BYTES && !events.is_empty() {
+            if bytes > bytes_max && !events.is_empty() {
                 break;
             }
             events.extend(self.outbox.pop_front());
@@ -433,6 +443,20 @@ fn bytes_about(event: &Event) -> usize {
     };
     // Names, paths, reasons and numbers.
     payload + 2048
+}
+
+/// A hold whose reason fits into a record, whoever's words it is in.
+fn clipped(hold: Hold) -> Hold {
+    match hold {
+        Hold::Paused(PauseReason::Definition(why)) => {
+            Hold::Paused(PauseReason::Definition(clip(why)))
+        }
+        Hold::Paused(PauseReason::Nondeterminism(why)) => {
+            Hold::Paused(PauseReason::Nondeterminism(clip(why)))
+        }
+        Hold::Paused(PauseReason::Panicked(why)) => Hold::Paused(PauseReason::Panicked(clip(why))),
+        Hold::Stuck(why) => Hold::Stuck(clip(why)),
+    }
 }
 
 /// Why a saga does not move, for people.

@@ -383,6 +383,13 @@ impl Flight {
             });
         }
         let seat = self.seat_locked(&mut state, fingerprint, want, true);
+        if let Some(plain) = state.plain()
+            && plain.cancelled
+        {
+            // Somebody wants it again: an earlier cancel was not theirs.
+            plain.cancelled = false;
+            self.cancel.store(false, Ordering::Relaxed);
+        }
         // The strongest durability of all joiners counts.
         let strengthened =
             state.durability < entrance.durability && state.fingerprint() == fingerprint;
@@ -424,6 +431,8 @@ impl Flight {
                 let reason = Arc::clone(reason);
                 self.stuck_letters(state, &reason)
             }
+            // It has its outcome, or loses its promise, in a moment: both answer all.
+            (Phase::Settling, _) => Vec::new(),
             (Phase::Broken(error), _) => {
                 let reply = Err(error.clone());
                 state.waiters.answer_all(&reply)
@@ -435,7 +444,6 @@ impl Flight {
                 | Phase::Running
                 | Phase::BackingOff
                 | Phase::Driven
-                | Phase::Settling
                 | Phase::Settled
                 | Phase::Gone,
                 _,

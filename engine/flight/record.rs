@@ -66,8 +66,12 @@ impl Flight {
     fn accepted(self: &Arc<Self>, core: &Arc<Core>) {
         let mut state = self.state.lock();
         state.intent = Intent::Durable;
-        let letters = acceptances(&mut state);
         let withdrawal = state.withdrawal.take();
+        // Nobody is promised what is about to be taken back.
+        let letters = match withdrawal {
+            None => acceptances(&mut state),
+            Some(_) => Vec::new(),
+        };
         if withdrawal.is_none() && matches!(state.phase, Phase::Recording(_)) {
             self.record_launch(core, &mut state);
         }
@@ -87,7 +91,9 @@ impl Flight {
             state.journaled = None;
         }
         if let Some((error, _)) = state.withdrawal.take() {
-            self.forget(core, state, error);
+            // If it may be durable after all, it may run after all.
+            let unresolved = matches!(reply, SubmitError::Unresolved { .. });
+            self.forget(core, state, if unresolved { reply } else { error });
             return;
         }
         if matches!(state.phase, Phase::Recording(_)) {

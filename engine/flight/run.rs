@@ -73,8 +73,8 @@ impl Flight {
             None => false,
         };
         if poisoned {
-            let reason = "its attempts ended with the process every time";
-            self.hold(&Arc::from(reason));
+            // In the journal too: a clean close must not make it run again by itself.
+            self.stick(core, "its attempts ended with the process every time");
         } else {
             self.admit(core);
         }
@@ -277,8 +277,8 @@ impl Flight {
                 let error = SubmitError::Exhausted(failure);
                 self.withdraw_locked(core, state, error, Withdrawal::Exhausted);
             }
-            Verdict::Again { after, fresh } => {
-                plain.fresh = fresh;
+            Verdict::Again { after } => {
+                plain.fresh = true;
                 self.again_after(core, state, after);
             }
             Verdict::Stuck(reason) => {
