@@ -42,12 +42,17 @@ const USAGE: &str = "usage: quickstart [DIR]
 Moves every file under DIR (default: this repository) in segments into a local object store,
 through a kill and a recovery, and checks the result. DIR itself is only read.";
 
+/// What to do about a full disk.
+const ROOM: &str = "set TMPDIR to a folder with space and start again";
+
 fn main() -> ExitCode {
     // The parent starts this program again with these set.
     if let Some((folder, life)) = child::role() {
         return ended("child", child::work(&folder, life).map(|()| true));
     }
-    let mut arguments = std::env::args_os().skip(1);
+    let mut arguments = std::env::args_os().skip(1).peekable();
+    // Cargo takes this one away; whoever starts the built program itself may still write it.
+    let _ = arguments.next_if(|argument| argument == "--");
     let dir = match (arguments.next(), arguments.next()) {
         (None, _) => PathBuf::from(env!("CARGO_MANIFEST_DIR")),
         (Some(help), _) if help == "-h" || help == "--help" => {
@@ -81,14 +86,29 @@ fn ended(who: &str, result: Result<bool, Problem>) -> ExitCode {
 fn run(dir: &Path) -> Result<bool, Problem> {
     let folder = tempfile::Builder::new()
         .prefix("orlop-quickstart-")
-        .tempdir()?;
+        .tempdir()
+        .map_err(|error| format!("there is no folder to work in: {error}; {ROOM}"))?;
     let places = Places::new(folder.path());
     places.create()?;
     println!("reading {}", dir.display());
     let plan = plan::Plan::cut(dir, &places)?;
     plan.print_omissions();
-    let story = parent::run(&plan, &places)?;
-    let mismatches = verify::check(&plan, &places, &story)?;
+    let worked = parent::run(&plan, &places).and_then(|story| {
+        let mismatches = verify::check(&plan, &places, &story)?;
+        Ok((story, mismatches))
+    });
+    let (story, mismatches) = match worked {
+        Ok(worked) => worked,
+        Err(problem) => {
+            let kept = folder.keep();
+            return Err(format!(
+                "{problem}\nnot verified; everything is kept in {} until you remove it\n\
+                 if the disk is full: {ROOM}",
+                kept.display()
+            )
+            .into());
+        }
+    };
     println!("{}", report::table(&plan, &story));
     if mismatches.is_empty() {
         println!("verified");

@@ -8,7 +8,7 @@ use orlop::Digest;
 use orlop::tiered::SegmentName;
 use walkdir::{DirEntry, WalkDir};
 
-use crate::{Places, Problem, local};
+use crate::{Places, Problem, ROOM, local};
 
 /// The longest segment.
 const SEGMENT_BYTES_MAX: usize = 256 << 10;
@@ -62,15 +62,16 @@ pub(crate) struct Plan {
 impl Plan {
     /// Cuts every file under `dir` into segments, as local copies.
     pub(crate) fn cut(dir: &Path, places: &Places) -> Result<Self, Problem> {
-        if let Err(error) = std::fs::metadata(dir) {
-            return Err(format!("there is nothing to read at {}: {error}", dir.display()).into());
-        }
+        let is_file = can_be_read(dir)?;
         let mut plan = Self::default();
         let own = std::fs::canonicalize(&places.root)?;
         let mut walk = WalkDir::new(dir).sort_by_file_name().into_iter();
         while let Some(entry) = walk.next() {
             let entry = match entry {
                 Ok(entry) => entry,
+                Err(error) if error.depth() == 0 => {
+                    return Err(format!("{} cannot be read: {error}", shown(dir)).into());
+                }
                 Err(error) => {
                     plan.omit(format!("{error}"));
                     continue;
@@ -81,17 +82,29 @@ impl Plan {
                 walk.skip_current_dir();
             } else if entry.file_type().is_symlink() && entry.depth() > 0 {
                 plan.omit(format!("{} is a symbolic link", shown(entry.path())));
-            } else if std::fs::metadata(entry.path()).is_ok_and(|at| at.is_file()) {
-                plan.cut_file(dir, entry.path(), places)?;
-            } else if !std::fs::metadata(entry.path()).is_ok_and(|at| at.is_dir()) {
-                plan.omit(format!("{} is no file", shown(entry.path())));
+            } else {
+                match std::fs::metadata(entry.path()) {
+                    Ok(at) if at.is_file() => plan.cut_file(dir, entry.path(), places)?,
+                    Ok(at) if at.is_dir() => {}
+                    Ok(_) => plan.omit(format!("{} is no file", shown(entry.path()))),
+                    Err(error) => {
+                        plan.omit(format!("{} cannot be read: {error}", shown(entry.path())));
+                    }
+                }
             }
             if plan.truncated {
                 break;
             }
         }
+        // Of a folder, what cannot be read is left out; of a lone file there is nothing else.
+        if is_file
+            && plan.files == 0
+            && let Some(omission) = plan.omissions.first()
+        {
+            return Err(omission.clone().into());
+        }
         plan.set_aside();
-        plan.write(&places.plan)?;
+        plan.write(&places.plan).map_err(|error| full(&error))?;
         Ok(plan)
     }
 
@@ -144,7 +157,8 @@ impl Plan {
                 digest: Digest::new(*blake3::hash(&content).as_bytes()),
                 checksum: crc32c::crc32c(&content),
             };
-            std::fs::write(local::file(&places.local, &planned.name), &content)?;
+            std::fs::write(local::file(&places.local, &planned.name), &content)
+                .map_err(|error| full(&error))?;
             self.bytes += planned.length;
             self.segments.push(planned);
             if content.len() < SEGMENT_BYTES_MAX {
@@ -223,6 +237,28 @@ impl Plan {
         let lines = BufReader::new(File::open(path)?).lines();
         lines.map(|line| read_line(&line?)).collect()
     }
+}
+
+/// Whether what the user named is a file, and not a folder; an error unless it can be read.
+fn can_be_read(dir: &Path) -> Result<bool, Problem> {
+    let unreadable = |error: io::Error| format!("{} cannot be read: {error}", shown(dir));
+    let at = std::fs::metadata(dir)
+        .map_err(|error| format!("there is nothing to read at {}: {error}", shown(dir)))?;
+    if at.is_dir() {
+        // To list a folder and to look into it are two permissions.
+        std::fs::read_dir(dir).map_err(unreadable)?;
+        std::fs::metadata(dir.join(".")).map_err(unreadable)?;
+    } else if at.is_file() {
+        File::open(dir).map_err(unreadable)?;
+    } else {
+        return Err(format!("{} is neither a folder nor a file", shown(dir)).into());
+    }
+    Ok(at.is_file())
+}
+
+/// What a full disk means to the user.
+fn full(error: &io::Error) -> Problem {
+    format!("the segments cannot be written: {error}; if the disk is full, {ROOM}").into()
 }
 
 fn read_line(line: &str) -> Result<Planned, Problem> {
