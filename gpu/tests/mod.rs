@@ -17,6 +17,7 @@ mod callers;
 mod cancels;
 mod endings;
 mod faults;
+mod forks;
 mod operations;
 mod refusals;
 mod workers;
