@@ -1,20 +1,27 @@
 //! The check: what is on the disk, against the plan, the ledger and what the children were told.
 //!
 //! It asks neither the engine nor the object store's code: files are read as files, digests are
-//! those of the `blake3` crate, checksums those of the `crc32c` crate.
+//! those of the `blake3` crate, checksums those of the `crc32c` crate, and the format of tombstones
+//! and of the names of objects is spelled out here. Of the library it uses only words: the names
+//! of segments, and of what the children were told.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use orlop::Origin;
-use orlop::tiered::Tombstone;
 use walkdir::WalkDir;
 
 use crate::acks::Ack;
 use crate::ledger::{self, Deed, Entry};
 use crate::parent::Story;
-use crate::plan::{CORRUPTED_EPOCH, Plan, Planned, hex};
+use crate::plan::{CORRUPTED_EPOCH, Plan, Planned, TENANTS, hex};
 use crate::{Places, Problem, local};
+
+#[cfg(test)]
+mod tests;
+
+/// How a tombstone begins.
+const TOMBSTONE: &[u8] = b"orlop tombstone 8b1f5d0c97e34a62 v1 ";
 
 /// Everything that is not as it should be, in words.
 pub(crate) fn check(plan: &Plan, places: &Places, story: &Story) -> Result<Vec<String>, Problem> {
@@ -26,7 +33,9 @@ pub(crate) fn check(plan: &Plan, places: &Places, story: &Story) -> Result<Vec<S
     };
     check.outputs(story);
     check.acknowledged(story);
+    check.ran_once(story);
     let objects = check.ends(story);
+    check.names(&objects);
     check.places(&places.local, &remote.segments, &objects)?;
     check.ledger(&ledger, &remote, &objects);
     Ok(check.mismatches)
@@ -48,9 +57,10 @@ impl Objects {
                 continue;
             }
             let content = std::fs::read(entry.path())?;
-            let kind = match Tombstone::read(&content) {
-                None => &mut objects.segments,
-                Some(_) => &mut objects.tombstones,
+            let kind = if is_tombstone(&content) {
+                &mut objects.tombstones
+            } else {
+                &mut objects.segments
             };
             let name = entry.path().strip_prefix(folder)?.to_string_lossy();
             kind.insert(name.into_owned(), blake3::hash(&content).to_string());
@@ -58,6 +68,26 @@ impl Objects {
         Ok(objects)
     }
 }
+
+/// `removed`, or `fenced` by an incarnation and an attempt, in decimal.
+fn is_tombstone(content: &[u8]) -> bool {
+    let text = content.strip_prefix(TOMBSTONE);
+    let text = text.and_then(|text| std::str::from_utf8(text).ok());
+    let Some(line) = text.and_then(|text| text.strip_suffix('\n')) else {
+        return false;
+    };
+    let is_number =
+        |word: &&str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit());
+    match line.split(' ').collect::<Vec<_>>().as_slice() {
+        ["removed"] => true,
+        ["fenced", by @ ..] => by.len() == 2 && by.iter().all(is_number),
+        _ => false,
+    }
+}
+
+/// What may run once: of one tenant, one computation of one content, or the eviction of one
+/// segment.
+type Work<'a> = (usize, &'a str, String);
 
 struct Check<'a> {
     plan: &'a Plan,
@@ -112,6 +142,61 @@ impl Check<'_> {
         }
     }
 
+    /// Equal work ran once over both lives, and not again once somebody was told of it.
+    fn ran_once(&mut self, story: &Story) {
+        let mut ran: BTreeMap<Work<'_>, usize> = BTreeMap::new();
+        let mut told: BTreeSet<Work<'_>> = BTreeSet::new();
+        for (life, acks) in [(1, &story.first), (2, &story.second)] {
+            for ack in acks {
+                let Some((work, origin)) = self.work(ack) else {
+                    continue;
+                };
+                if origin == Origin::Ran {
+                    if life == 2 && told.contains(&work) {
+                        self.mismatch(format!("acknowledged before the kill and run again: {ack}"));
+                    }
+                    *ran.entry(work.clone()).or_default() += 1;
+                }
+                if life == 1 {
+                    told.insert(work);
+                }
+            }
+        }
+        for ((tenant, what, content), times) in ran {
+            if times > 1 {
+                let tenant = TENANTS.get(tenant).copied().unwrap_or("nobody");
+                self.mismatch(format!(
+                    "{what} of {content} ran {times} times for {tenant}"
+                ));
+            }
+        }
+    }
+
+    /// Which work an acknowledgement is about, and how its outcome was come by.
+    fn work<'b>(&self, ack: &'b Ack) -> Option<(Work<'b>, Origin)> {
+        match ack {
+            Ack::Effect {
+                what,
+                segment,
+                origin,
+                ..
+            } => {
+                let planned = self.plan.segments.get(*segment)?;
+                let content = hex(planned.digest.as_bytes());
+                Some(((planned.tenant, what, content), *origin))
+            }
+            // Two segments of equal content are two evictions.
+            Ack::Completed {
+                segment, origin, ..
+            } => {
+                let planned = self.plan.segments.get(*segment)?;
+                let work = (planned.tenant, "eviction", planned.to_string());
+                Some((work, *origin))
+            }
+            Ack::Opened { .. } | Ack::Compensated { .. } | Ack::Closed => None,
+        }
+    }
+
     /// How every saga ended: the object of each that completed.
     fn ends(&mut self, story: &Story) -> BTreeMap<usize, String> {
         let mut objects = BTreeMap::new();
@@ -138,6 +223,33 @@ impl Check<'_> {
             }
         }
         objects
+    }
+
+    /// Every object is named after its segment's tenant and epoch:
+    /// `tenant/segment/epoch/version`.
+    fn names(&mut self, objects: &BTreeMap<usize, String>) {
+        let mut named: BTreeMap<&str, usize> = BTreeMap::new();
+        for (index, planned) in self.plan.segments.iter().enumerate() {
+            let Some(object) = objects.get(&index) else {
+                continue;
+            };
+            let [tenant, _, epoch, _] = object.split('/').collect::<Vec<_>>()[..] else {
+                self.mismatch(format!("{object} is no name for the object of {planned}"));
+                continue;
+            };
+            if epoch != format!("{:020}", planned.epoch) {
+                self.mismatch(format!("the object of {planned} has epoch {epoch}"));
+            }
+            // Which number the engine gave to a tenant is its own affair, if it gave it to one.
+            let other = *named.entry(tenant).or_insert(planned.tenant);
+            if other != planned.tenant {
+                self.mismatch(format!("the object of {planned} is of another tenant"));
+            }
+        }
+        let tenants: BTreeSet<usize> = named.values().copied().collect();
+        if tenants.len() != named.len() {
+            self.mismatch("a tenant has objects under two names".to_owned());
+        }
     }
 
     /// Every segment is in exactly one place, whole.
