@@ -11,11 +11,14 @@
 
 mod support;
 
+mod capabilities;
 mod divergence;
 mod effects;
 mod gate;
 mod keys;
+mod limits;
 mod mistakes;
+mod poison;
 mod replay;
 mod runtimes;
 mod sagas;

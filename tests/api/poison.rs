@@ -1,0 +1,89 @@
+//! A sync of the journal that fails: what is told, what is still served, and what a reopen brings.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use orlop::store::disk::{Disk, SimDisk};
+use orlop::store::log::{LogOptions, SimLogDisk};
+use orlop::store::tables::SimHome;
+use orlop::store::tables::sim::SimShelf;
+use orlop::{Engine, EngineBuilder, Key, Origin, Parts, StoreId, SubmitError, Unavailable, wait};
+
+use crate::support::{Double, Doubler};
+
+/// A machine's disks.
+struct Machine {
+    log: SimLogDisk,
+    shelf: SimShelf,
+    disk: SimDisk,
+    doubler: Doubler,
+}
+
+impl Machine {
+    fn new() -> Self {
+        Self {
+            log: SimLogDisk::new(),
+            shelf: SimShelf::new(),
+            disk: SimDisk::new(),
+            doubler: Doubler::default(),
+        }
+    }
+
+    fn open(&self) -> Engine {
+        let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
+        EngineBuilder::on_parts(Parts {
+            store: StoreId::new([7; 16]),
+            log: Box::new(self.log.open(LogOptions::default())),
+            home: Box::new(SimHome::new(self.shelf.clone())),
+            disk,
+            folder: PathBuf::from("/"),
+        })
+        .pure(Double, self.doubler.clone())
+        .open_blocking()
+        .unwrap()
+    }
+}
+
+#[test]
+fn a_failed_sync_leaves_its_waiter_unresolved_and_a_reopen_answers_the_same_key() {
+    let mut machine = Machine::new();
+    let engine = machine.open();
+    let tenant = engine.blocking().tenant("a").unwrap();
+    let known = wait(tenant.submit(Double, 1_u64)).unwrap();
+    assert_eq!((known.output, known.origin), (2, Origin::Ran));
+    machine.log.fail_sync_after(0);
+    let key = Key::named("lost");
+    let unresolved = wait(tenant.submit(Double, 2_u64).key(key)).unwrap_err();
+    assert_eq!(unresolved, SubmitError::Unresolved { key });
+    assert!(!unresolved.is_retryable());
+
+    let poisoned = SubmitError::Unavailable(Unavailable::Poisoned);
+    assert_eq!(wait(tenant.submit(Double, 3_u64)).unwrap_err(), poisoned);
+    assert_eq!(wait(tenant.enqueue(Double, 4_u64)).unwrap_err(), poisoned);
+    assert!(!poisoned.is_retryable());
+    // What was told once is told again.
+    let replayed = wait(tenant.submit(Double, 1_u64)).unwrap();
+    assert_eq!((replayed.output, replayed.origin), (2, Origin::Replayed));
+    assert_eq!(*machine.doubler.runs.lock().unwrap(), [1, 2]);
+    let _ = engine.blocking().close();
+    drop((tenant, engine));
+
+    machine.log = machine.log.crash(3);
+    machine.shelf.crash(4);
+    machine.disk = machine.disk.crash(5);
+    let engine = machine.open();
+    let tenant = engine.blocking().tenant("a").unwrap();
+    let known = wait(tenant.submit(Double, 1_u64)).unwrap();
+    assert_eq!((known.output, known.origin), (2, Origin::Replayed));
+    let answered = wait(tenant.submit(Double, 2_u64).key(key)).unwrap();
+    assert_eq!(answered.output, 4);
+    let runs = machine.doubler.runs.lock().unwrap().clone();
+    match answered.origin {
+        Origin::Replayed => assert_eq!(runs, [1, 2]),
+        Origin::Ran => assert_eq!(runs, [1, 2, 2]),
+        Origin::Joined => panic!("nobody else asked"),
+    }
+    let again = wait(tenant.submit(Double, 2_u64).key(key)).unwrap();
+    assert_eq!((again.output, again.origin), (4, Origin::Replayed));
+    engine.blocking().close().unwrap();
+}
