@@ -56,6 +56,7 @@ mod saga;
 mod start;
 mod submission;
 mod tenant;
+mod ticket;
 #[cfg(feature = "tiered")]
 pub mod tiered;
 
@@ -81,9 +82,10 @@ pub use recover::Recovery;
 pub use saga::{
     ForwardContext, Saga, SagaContext, SagaError, Sleep, StepCall, StepError, StepFuture,
 };
-pub use start::{SagaStarting, SagaTicket};
-pub use submission::{Awaited, Enqueued, Keyed, Origin, Reply, Submission, Ticket};
+pub use start::SagaStarting;
+pub use submission::{Awaited, Enqueued, Keyed, Origin, Reply, Submission};
 pub use tenant::{Tenant, TenantError, TenantManager};
+pub use ticket::{SagaTicket, Ticket};
 
 pub use orlop_admission::{BulkheadOptions, BulkheadSnapshot, Quotas, Refusal, TenantSnapshot};
 pub use orlop_gpu::{BufferRef, DeviceOptions, DeviceSnapshot, HostOp, Opcode};

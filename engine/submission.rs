@@ -1,6 +1,5 @@
 //! Submissions: one piece of work on its way in, and its ticket.
 
-use std::fmt;
 use std::future::IntoFuture;
 use std::marker::PhantomData;
 use std::pin::pin;
@@ -20,12 +19,11 @@ use serde::de::DeserializeOwned;
 use crate::computation::{Computation, Pure};
 use crate::core::Core;
 use crate::error::{SubmitError, Unavailable};
-use crate::flight::{
-    Arrival, Cancelled, Durability, Entrance, Mailbox, Reply as Answer, Seat, Want, Work,
-};
+use crate::flight::{Arrival, Durability, Entrance, Mailbox, Reply as Answer, Seat, Want, Work};
 use crate::handle::Handle;
 use crate::options::RetryPolicy;
 use crate::tenant::Tenant;
+use crate::ticket::Ticket;
 
 /// The caller waits for the outcome.
 #[derive(Clone, Copy, Debug)]
@@ -252,11 +250,7 @@ impl<C: Computation, K> Submission<C, K, Enqueued> {
             self.terms.deadline,
         )
         .await?;
-        Ok(Ticket {
-            tenant: self.tenant,
-            seat,
-            output: PhantomData,
-        })
+        Ok(Ticket::new(self.tenant, seat))
     }
 }
 
@@ -351,59 +345,3 @@ macro_rules! awaitable {
 
 awaitable!(Pure);
 awaitable!(Keyed);
-
-/// The caller's side of accepted work. Dropping it changes nothing: the work is done all the
-/// same, and whoever submits its key again gets the outcome.
-#[must_use = "await the ticket for the outcome"]
-pub struct Ticket<T> {
-    tenant: Tenant,
-    seat: Seat,
-    output: PhantomData<fn() -> T>,
-}
-
-impl<T> Ticket<T> {
-    /// The key it was accepted under.
-    pub fn key(&self) -> Key {
-        self.seat.flight.id.key
-    }
-
-    /// Takes the work back if it does not run yet, else asks it to stop.
-    pub fn cancel(&self) -> Cancelled {
-        self.seat.flight.cancel(&self.tenant.core)
-    }
-}
-
-impl<T: DeserializeOwned + Send + 'static> Ticket<T> {
-    /// Waits for the outcome, at most for `deadline`. The ticket can be asked again.
-    ///
-    /// # Errors
-    /// [`SubmitError`]: as for a submission.
-    pub async fn wait_for(&mut self, deadline: Duration) -> Result<Reply<T>, SubmitError> {
-        let arrival = wait(
-            &self.tenant.core,
-            self.key(),
-            &mut self.seat.outcome,
-            Some(deadline),
-        )
-        .await?;
-        reply(arrival, self.key(), self.seat.joined)
-    }
-}
-
-impl<T: DeserializeOwned + Send + 'static> IntoFuture for Ticket<T> {
-    type Output = Result<Reply<T>, SubmitError>;
-    type IntoFuture = BoxFuture<'static, Self::Output>;
-
-    fn into_future(mut self) -> Self::IntoFuture {
-        Box::pin(async move {
-            let arrival = wait(&self.tenant.core, self.key(), &mut self.seat.outcome, None).await?;
-            reply(arrival, self.key(), self.seat.joined)
-        })
-    }
-}
-
-impl<T> fmt::Debug for Ticket<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Ticket").field(&self.key()).finish()
-    }
-}

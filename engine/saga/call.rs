@@ -151,6 +151,32 @@ enum State {
     Waiting(StepPath),
 }
 
+impl State {
+    /// Makes the call at the first poll, and asks for its answer at each.
+    fn poll(
+        &mut self,
+        script: &Script,
+        context: &Context<'_>,
+    ) -> Poll<Result<(StepPath, Answer), StepError>> {
+        if let Self::Ready(issue) = self {
+            let Some(issue) = issue.take() else {
+                return Poll::Pending;
+            };
+            match issue.and_then(|issue| register(script, issue)) {
+                Ok(path) => *self = Self::Waiting(path),
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        let Self::Waiting(path) = self else {
+            return Poll::Pending;
+        };
+        match script.answer(path, context.waker()) {
+            Some(answer) => Poll::Ready(Ok((path.clone(), answer))),
+            None => Poll::Pending,
+        }
+    }
+}
+
 /// A step that is running. Dropping it does not stop the step: its outcome is recorded and the
 /// saga does not end before.
 #[must_use = "a step does nothing until it is awaited"]
@@ -165,32 +191,18 @@ impl<T: DeserializeOwned> Future for StepFuture<T> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        if let State::Ready(issue) = &mut this.state {
-            let Some(issue) = issue.take() else {
-                return Poll::Pending;
-            };
-            match issue.and_then(|issue| register(&this.script, issue)) {
-                Ok(path) => this.state = State::Waiting(path),
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
-        let State::Waiting(path) = &this.state else {
-            return Poll::Pending;
+        let (path, answer) = match this.state.poll(&this.script, context) {
+            Poll::Ready(Ok(answered)) => answered,
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Pending => return Poll::Pending,
         };
-        match this.script.answer(path, context.waker()) {
-            None => Poll::Pending,
-            Some(Answer::Step(Ok(output))) => Poll::Ready(canonical::decode(&output).map_err(
-                |source| StepError::Decode {
-                    path: path.clone(),
-                    source,
-                },
-            )),
-            Some(Answer::Step(Err(failure))) => Poll::Ready(Err(StepError::Failed {
-                path: path.clone(),
-                failure,
-            })),
+        match answer {
+            Answer::Step(Ok(output)) => Poll::Ready(
+                canonical::decode(&output).map_err(|source| StepError::Decode { path, source }),
+            ),
+            Answer::Step(Err(failure)) => Poll::Ready(Err(StepError::Failed { path, failure })),
             // A sleep and a step at one path: the driver has parked the saga.
-            Some(Answer::Awake) => Poll::Pending,
+            Answer::Awake => Poll::Pending,
         }
     }
 }
@@ -240,21 +252,14 @@ impl Future for Sleep {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        if let State::Ready(issue) = &mut this.state {
-            let Some(issue) = issue.take() else {
-                return Poll::Pending;
-            };
-            match issue.and_then(|issue| register(&this.script, issue)) {
-                Ok(path) => this.state = State::Waiting(path),
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
-        let State::Waiting(path) = &this.state else {
-            return Poll::Pending;
+        let (_, answer) = match this.state.poll(&this.script, context) {
+            Poll::Ready(Ok(answered)) => answered,
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Pending => return Poll::Pending,
         };
-        match this.script.answer(path, context.waker()) {
-            Some(Answer::Awake) => Poll::Ready(Ok(())),
-            None | Some(Answer::Step(_)) => Poll::Pending,
+        match answer {
+            Answer::Awake => Poll::Ready(Ok(())),
+            Answer::Step(_) => Poll::Pending,
         }
     }
 }

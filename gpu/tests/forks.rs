@@ -1,6 +1,9 @@
 //! A forked child shares the memory and has none of the threads.
 #![cfg(unix)]
-#![allow(unsafe_code, reason = "the standard library forks for nobody who does not ask so")]
+#![allow(
+    unsafe_code,
+    reason = "the standard library forks for nobody who does not ask so"
+)]
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -26,7 +29,11 @@ fn a_forked_child_that_frees_and_closes_leaves_its_parents_device_as_it_was() {
     // and returns early from the rest.
     unsafe { child.pre_exec(touch) };
     assert!(child.status().unwrap().success());
-    assert_eq!(device.hub.control.orders(), orders, "the child wrote the parent's ring");
+    assert_eq!(
+        device.hub.control.orders(),
+        orders,
+        "the child wrote the parent's ring"
+    );
     assert_eq!(&*device.buffers().read(ALICE, kept).unwrap(), b"kept");
     device.buffers().put(ALICE, b"and goes on").unwrap();
     device.close();

@@ -1,0 +1,92 @@
+//! The calls of a saga, and where it is: the parts of its state.
+
+use serde::{Deserialize, Serialize};
+
+use super::event::{Cause, UndoIntent};
+use crate::canonical::Payload;
+use crate::effect::CodeRef;
+use crate::id::StepIndex;
+use crate::key::Fingerprint;
+use crate::path::StepPath;
+use crate::step::Step;
+use crate::time::WallMillis;
+
+/// One call of a saga.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Call {
+    /// Where in the saga.
+    pub path: StepPath,
+    /// What and how far.
+    pub kind: CallKind,
+}
+
+/// What a call is and how far it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CallKind {
+    /// A computation.
+    Step {
+        /// The computation, pinned.
+        code: CodeRef,
+        /// What was asked of it.
+        fingerprint: Fingerprint,
+        /// How to undo it.
+        undo: Option<UndoIntent>,
+        /// How far it is.
+        step: Step,
+        /// How often it, or its undo once that was started, has been started since an operator
+        /// last had the saga go on; starts that a clean close interrupted do not count.
+        runs: u32,
+    },
+    /// A sleep.
+    Sleep {
+        /// Until when.
+        until: WallMillis,
+        /// Whether it is over.
+        over: bool,
+    },
+    /// The time, as it was told.
+    Now {
+        /// The answer.
+        at: WallMillis,
+    },
+    /// A random number, as it was told.
+    Random {
+        /// The answer.
+        value: u64,
+    },
+}
+
+/// What a saga's code is told, in the order in which it was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Delivery {
+    /// A step or a sleep is over.
+    Call(StepIndex),
+    /// The pivot is durable.
+    Pivot,
+}
+
+/// Where a saga is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    /// Forward.
+    Running,
+    /// Backward.
+    Unwinding {
+        /// Why.
+        cause: Cause,
+    },
+    /// It ended well.
+    Completed {
+        /// The canonical bytes of its output.
+        output: Payload,
+        /// When.
+        at: WallMillis,
+    },
+    /// Everything it did is undone.
+    Compensated {
+        /// Why.
+        cause: Cause,
+        /// When.
+        at: WallMillis,
+    },
+}

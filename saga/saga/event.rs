@@ -1,0 +1,187 @@
+//! What happens to a saga, as the journal tells it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::amount::BusyNanos;
+use crate::canonical::Payload;
+use crate::effect::{CodeRef, EffectId};
+use crate::id::{Fence, StepIndex};
+use crate::key::Fingerprint;
+use crate::outcome::Failure;
+use crate::path::StepPath;
+use crate::step::StepOutcome;
+use crate::tenant::{AuditTag, Class};
+use crate::time::WallMillis;
+use crate::trace::TraceContext;
+
+/// How a saga was started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SagaStart {
+    /// Whose it is and the key it was started under.
+    pub id: EffectId,
+    /// What the key stands for.
+    pub fingerprint: Fingerprint,
+    /// Its definition, pinned.
+    pub code: CodeRef,
+    /// Its canonical input.
+    pub input: Payload,
+    /// The urgency of its steps among the tenant's own work.
+    pub class: Class,
+    /// Who pays.
+    pub audit: AuditTag,
+    /// The caller's trace.
+    pub trace: TraceContext,
+    /// When it was started.
+    pub at: WallMillis,
+    /// How long its outcome is kept, from its end, in milliseconds.
+    pub retention_ms: u64,
+}
+
+/// How a step would be undone, recorded before the step runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UndoIntent {
+    /// The undo, pinned.
+    pub code: CodeRef,
+    /// Its canonical argument.
+    pub argument: Payload,
+}
+
+/// A call as it is first recorded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CallIntent {
+    /// A computation is about to be run.
+    Step {
+        /// The computation, pinned.
+        code: CodeRef,
+        /// What was asked of it.
+        fingerprint: Fingerprint,
+        /// Its first attempt.
+        fence: Fence,
+        /// How to undo it.
+        undo: Option<UndoIntent>,
+    },
+    /// The saga sleeps.
+    Sleep {
+        /// Until when.
+        until: WallMillis,
+    },
+    /// The saga asked for the time.
+    Now {
+        /// The answer.
+        at: WallMillis,
+    },
+    /// The saga asked for a random number.
+    Random {
+        /// The answer.
+        value: u64,
+    },
+}
+
+/// Why a saga unwinds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Cause {
+    /// Its code ended in an error.
+    Failed(Failure),
+    /// It was cancelled.
+    Cancelled,
+}
+
+/// Why a saga is paused. It continues when an operator resumes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PauseReason {
+    /// Its definition or a computation that it used is missing or has another version.
+    Definition(String),
+    /// Its code did not do what the journal says it did.
+    Nondeterminism(String),
+    /// Its code panicked.
+    Panicked(String),
+}
+
+/// Why a saga does not move.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Hold {
+    /// Paused.
+    Paused(PauseReason),
+    /// Retries are exhausted, or nobody could tell what happened.
+    Stuck(String),
+}
+
+/// What happened to a saga.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SagaEvent {
+    /// It was started.
+    Started(Box<SagaStart>),
+    /// Its code made a call; the call's index is the number of calls before it.
+    Called {
+        /// Where in the saga.
+        path: StepPath,
+        /// What.
+        intent: CallIntent,
+    },
+    /// Another attempt of a step is about to be started.
+    Relaunched {
+        /// Which step.
+        step: StepIndex,
+        /// The attempt.
+        fence: Fence,
+        /// Whether it only asks the outside what became of the last one.
+        asks: bool,
+    },
+    /// A step ended.
+    Settled {
+        /// Which step.
+        step: StepIndex,
+        /// The attempt that settled it.
+        fence: Fence,
+        /// How.
+        outcome: StepOutcome,
+        /// What it cost.
+        cost: BusyNanos,
+    },
+    /// A sleep is over.
+    Woke {
+        /// Which call.
+        step: StepIndex,
+    },
+    /// From here on only forward.
+    Pivoted,
+    /// Somebody asked for it to be cancelled.
+    CancelRequested,
+    /// Its done and in-doubt steps are being undone.
+    UnwindingStarted {
+        /// Why.
+        cause: Cause,
+    },
+    /// An attempt to undo a step is about to be started.
+    UndoLaunched {
+        /// Which step.
+        step: StepIndex,
+        /// The attempt.
+        fence: Fence,
+    },
+    /// A step's undo is done.
+    Undone {
+        /// Which step.
+        step: StepIndex,
+        /// The attempt that undid it.
+        fence: Fence,
+        /// What it cost.
+        cost: BusyNanos,
+    },
+    /// It does not move until an operator says so.
+    Held(Hold),
+    /// An operator had it continue.
+    Resumed,
+    /// It ended well.
+    Completed {
+        /// The canonical bytes of its output.
+        output: Payload,
+        /// When.
+        at: WallMillis,
+    },
+    /// Everything it did before its pivot is undone.
+    Compensated {
+        /// When.
+        at: WallMillis,
+    },
+}

@@ -1,0 +1,184 @@
+//! What the fold of a saga allows, and what it refuses.
+
+use super::*;
+use crate::amount::BusyNanos;
+use crate::canonical::Payload;
+use crate::effect::{CodeRef, EffectId};
+use crate::id::{Attempt, Incarnation, TenantId};
+use crate::key::Fingerprint;
+use crate::key::Key;
+use crate::tenant::{AuditTag, Class};
+use crate::trace::TraceContext;
+
+fn fence(attempt: u32) -> Fence {
+    Fence::new(Incarnation::new(1), Attempt::new(attempt))
+}
+
+fn started() -> SagaState {
+    let input = Payload::default();
+    SagaState::new(Box::new(SagaStart {
+        id: EffectId {
+            tenant: TenantId::new(0, 1),
+            key: Key::named("k"),
+        },
+        fingerprint: Fingerprint::of("saga", 1, &input),
+        code: CodeRef::new("saga", 1),
+        input,
+        class: Class::Standard,
+        audit: AuditTag::default(),
+        trace: TraceContext::default(),
+        at: WallMillis::new(0),
+        retention_ms: 10,
+    }))
+}
+
+fn call(path: &str, undo: bool) -> SagaEvent {
+    SagaEvent::Called {
+        path: StepPath::root(path).unwrap(),
+        intent: CallIntent::Step {
+            code: CodeRef::new("put", 1),
+            fingerprint: Fingerprint::of("put", 1, &Payload::default()),
+            fence: fence(1),
+            undo: undo.then(|| UndoIntent {
+                code: CodeRef::new("delete", 1),
+                argument: Payload::default(),
+            }),
+        },
+    }
+}
+
+fn settle(step: u32) -> SagaEvent {
+    SagaEvent::Settled {
+        step: StepIndex::new(step),
+        fence: fence(1),
+        outcome: StepOutcome::Done(Payload::default()),
+        cost: BusyNanos::new(1),
+    }
+}
+
+fn undo(step: u32) -> SagaEvent {
+    SagaEvent::UndoLaunched {
+        step: StepIndex::new(step),
+        fence: fence(2),
+    }
+}
+
+fn undone(step: u32) -> SagaEvent {
+    SagaEvent::Undone {
+        step: StepIndex::new(step),
+        fence: fence(2),
+        cost: BusyNanos::new(1),
+    }
+}
+
+fn run(events: &[SagaEvent]) -> Result<SagaState, IllegalEvent> {
+    let mut state = started();
+    for event in events {
+        state.apply(event)?;
+    }
+    Ok(state)
+}
+
+fn unwind() -> SagaEvent {
+    SagaEvent::UnwindingStarted {
+        cause: Cause::Cancelled,
+    }
+}
+
+#[test]
+fn undo_runs_newest_intent_first_whatever_order_the_steps_settled_in() {
+    let forward = [
+        call("a", true),
+        call("b", true),
+        settle(1),
+        settle(0),
+        unwind(),
+    ];
+    let mut wrong = forward.to_vec();
+    wrong.push(undo(0));
+    assert_eq!(
+        run(&wrong),
+        Err(IllegalEvent {
+            state: "unwinding",
+            event: "undo-launched"
+        })
+    );
+    let mut right = forward.to_vec();
+    right.extend([undo(1), undone(1), undo(0), undone(0)]);
+    right.push(SagaEvent::Compensated {
+        at: WallMillis::new(5),
+    });
+    assert!(run(&right).unwrap().ended());
+}
+
+#[test]
+fn a_step_in_doubt_is_undone_too() {
+    let state = run(&[call("a", true), unwind()]).unwrap();
+    assert_eq!(state.next_undo(), Some(StepIndex::new(0)));
+}
+
+#[test]
+fn nothing_is_compensated_while_an_undo_has_not_run() {
+    let events = [
+        call("a", true),
+        settle(0),
+        unwind(),
+        SagaEvent::Compensated {
+            at: WallMillis::new(1),
+        },
+    ];
+    assert_eq!(
+        run(&events),
+        Err(IllegalEvent {
+            state: "unwinding",
+            event: "compensated"
+        })
+    );
+}
+
+#[test]
+fn no_saga_completes_over_a_step_that_has_not_ended() {
+    let end = SagaEvent::Completed {
+        output: Payload::default(),
+        at: WallMillis::new(1),
+    };
+    assert_eq!(
+        run(&[call("a", false), end.clone()]),
+        Err(IllegalEvent {
+            state: "running",
+            event: "completed"
+        })
+    );
+    assert!(run(&[call("a", false), settle(0), end]).unwrap().ended());
+}
+
+#[test]
+fn after_the_pivot_neither_cancel_nor_unwinding_nor_an_undo_is_accepted() {
+    for event in [SagaEvent::CancelRequested, unwind(), call("b", true)] {
+        let result = run(&[SagaEvent::Pivoted, event]);
+        assert_eq!(result.map_err(|error| error.state), Err("running"));
+    }
+}
+
+#[test]
+fn a_path_is_called_once() {
+    assert_eq!(
+        run(&[call("a", false), call("a", false)]),
+        Err(IllegalEvent {
+            state: "running",
+            event: "called"
+        })
+    );
+}
+
+#[test]
+fn deliveries_are_in_the_order_of_settlement() {
+    let state = run(&[call("a", false), call("b", false), settle(1), settle(0)]).unwrap();
+    assert_eq!(
+        state.deliveries(),
+        [
+            Delivery::Call(StepIndex::new(1)),
+            Delivery::Call(StepIndex::new(0))
+        ]
+    );
+}
