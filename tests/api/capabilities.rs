@@ -1,9 +1,11 @@
 //! Capabilities: what a tenant may, what its manager may, and what code is told.
 
+use std::future::IntoFuture;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::poll;
 use orlop::op::{OpError, Output, Partial, TaskArgs};
 use orlop::{
     Attempt, Blake3, BufferRef, ByteCount, CancelError, Computation, DeviceFunction, Digest,
@@ -95,6 +97,33 @@ fn a_buffer_of_another_tenant_is_as_unknown_as_one_that_never_was() {
     assert_eq!(foreign, never, "whether somebody has it cannot be told");
     let own = wait(owner.submit(Blake3, guessed)).unwrap();
     assert_eq!(own.output, digest);
+    engine.blocking().close().unwrap();
+}
+
+#[test]
+fn suspending_withdraws_what_is_queued_and_not_what_runs() {
+    let (folder, gate) = (tempfile::tempdir().unwrap(), Gate::new());
+    let engine = builder(folder.path(), &gate).open_blocking().unwrap();
+    let manager = wait(engine.manage("a")).unwrap();
+    let tenant = manager.tenant();
+    let mut runs = tenant.submit(Pass, 1_u64).into_future();
+    assert!(wait(async { poll!(&mut runs) }).is_pending());
+    gate.wait_started();
+    let mut waits = tenant.submit(Pass, 2_u64).into_future();
+    assert!(wait(async { poll!(&mut waits) }).is_pending());
+    let accepted = wait(tenant.enqueue(Pass, 3_u64)).unwrap();
+    manager.suspend().unwrap();
+    let suspended = SubmitError::Refused(Refusal::Suspended {
+        tenant: tenant.id(),
+    });
+    assert_eq!(wait(waits).unwrap_err(), suspended);
+    gate.let_go(2);
+    assert_eq!(wait(runs).unwrap().output, 1);
+    assert_eq!(gate.runs(), 1);
+    // What was accepted is not forgotten: it goes on when the tenant does.
+    manager.resume().unwrap();
+    assert_eq!(wait(accepted).unwrap().output, 3);
+    assert_eq!(gate.runs(), 2);
     engine.blocking().close().unwrap();
 }
 

@@ -7,7 +7,10 @@ use orlop::store::disk::{Disk, SimDisk};
 use orlop::store::log::{LogOptions, SimLogDisk};
 use orlop::store::tables::SimHome;
 use orlop::store::tables::sim::SimShelf;
-use orlop::{Engine, EngineBuilder, Key, Origin, Parts, StoreId, SubmitError, Unavailable, wait};
+use orlop::{
+    Engine, EngineBuilder, Key, Origin, Parts, Saga, SagaContext, SagaError, StoreId, SubmitError,
+    TenantError, Unavailable, wait,
+};
 
 use crate::support::{Double, Doubler};
 
@@ -39,6 +42,7 @@ impl Machine {
             folder: PathBuf::from("/"),
         })
         .pure(Double, self.doubler.clone())
+        .saga(Twice)
         .open_blocking()
         .unwrap()
     }
@@ -86,4 +90,62 @@ fn a_failed_sync_leaves_its_waiter_unresolved_and_a_reopen_answers_the_same_key(
     let again = wait(tenant.submit(Double, 2_u64).key(key)).unwrap();
     assert_eq!((again.output, again.origin), (4, Origin::Replayed));
     engine.blocking().close().unwrap();
+}
+
+/// Doubles twice.
+struct Twice;
+
+impl Saga for Twice {
+    const NAME: &'static str = "twice";
+    type Input = u64;
+    type Output = u64;
+
+    async fn run(&self, saga: SagaContext, input: u64) -> Result<u64, SagaError> {
+        let once = saga.step("once", Double, input).await?;
+        Ok(saga.step("twice", Double, once).await?)
+    }
+}
+
+#[test]
+fn acceptances_and_tenants_that_met_a_failed_sync_are_unresolved_and_a_reopen_has_them() {
+    let keeps = |act: &dyn Fn(&Engine)| {
+        let mut machine = Machine::new();
+        let engine = machine.open();
+        engine.blocking().tenant("a").unwrap();
+        machine.log.fail_sync_after(0);
+        act(&engine);
+        let _ = engine.blocking().close();
+        drop(engine);
+        machine.log = machine.log.crash(3);
+        machine.shelf.crash(4);
+        machine.disk = machine.disk.crash(5);
+        let engine = machine.open();
+        let tenant = engine.blocking().tenant("a").unwrap();
+        engine.blocking().tenant("b").unwrap();
+        let ticket = wait(tenant.start::<Twice>(Key::named("s"), 3_u64)).unwrap();
+        assert_eq!(wait(ticket).unwrap().output, 12);
+        let ticket = wait(tenant.enqueue(Double, 5_u64).key(Key::named("e"))).unwrap();
+        assert_eq!(wait(ticket).unwrap().output, 10);
+        engine.blocking().close().unwrap();
+    };
+    keeps(&|engine| {
+        let tenant = engine.blocking().tenant("a").unwrap();
+        let key = Key::named("s");
+        let error = wait(tenant.start::<Twice>(key, 3_u64)).unwrap_err();
+        assert_eq!(error, SubmitError::Unresolved { key });
+    });
+    keeps(&|engine| {
+        let tenant = engine.blocking().tenant("a").unwrap();
+        let key = Key::named("e");
+        let error = wait(tenant.enqueue(Double, 5_u64).key(key)).unwrap_err();
+        assert_eq!(error, SubmitError::Unresolved { key });
+        // Asked again before the reopen, nobody can tell either.
+        let again = wait(tenant.enqueue(Double, 5_u64).key(key)).unwrap_err();
+        let poisoned = SubmitError::Unavailable(Unavailable::Poisoned);
+        assert!([error, poisoned].contains(&again), "{again:?}");
+    });
+    keeps(&|engine| {
+        let error = engine.blocking().tenant("b").unwrap_err();
+        assert_eq!(error, TenantError::Unresolved);
+    });
 }
