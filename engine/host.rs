@@ -98,7 +98,8 @@ pub enum Reconciled<T> {
 pub enum Late {
     /// The outside refuses an older fence.
     Fenced,
-    /// Every attempt writes under its own name, and a sweep removes what is not the winner's.
+    /// Every attempt writes under its own name, and the code's own reconciliation and sweep see to
+    /// it that only the winner's counts. The engine treats it like [`Late::Fenced`].
     AttemptScoped,
     /// An attempt has its effect within this time or never: before, `NotDone` is not believed.
     Settles(Duration),

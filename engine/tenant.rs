@@ -179,8 +179,9 @@ impl Tenant {
         Submission::new(self.clone(), computation, input.into())
     }
 
-    /// Runs many computations: one run of ring entries, one wake, one journal group; with a key
-    /// and an outcome per item.
+    /// Runs many computations, each under a key derived from its input and with an outcome of its
+    /// own. What gets a slot at once is published as one run of ring entries with one wake; the
+    /// outcomes ride in shared groups of the journal.
     pub fn submit_batch<C: Computation<Kind = crate::Pure>>(
         &self,
         computation: C,
