@@ -41,7 +41,7 @@ fn the_holder_of_the_lock_is_named() {
     assert_eq!(
         refused.to_string(),
         format!(
-            "{} is open in process 4000123 since 5 ms",
+            "{} is open in process 4000123 since 5 ms; nothing was opened; end it first",
             temp.path().canonicalize().unwrap().display()
         )
     );
