@@ -200,8 +200,8 @@ impl Tenant {
         SagaStarting::new(self.clone(), key, input.into())
     }
 
-    /// Puts bytes onto the device, under their digest. Hashing takes about 1 ms per 2 MB: for
-    /// large buffers call it where that may be waited for.
+    /// Puts bytes onto the device, under their digest. They are copied and hashed on the calling
+    /// thread: for large buffers call it where that may be waited for.
     ///
     /// # Errors
     /// [`BufferError`]: nothing was put.

@@ -182,3 +182,36 @@ fn deliveries_are_in_the_order_of_settlement() {
         ]
     );
 }
+
+fn runs(state: &SagaState) -> u32 {
+    match &state.calls()[0].kind {
+        CallKind::Step { runs, .. } => *runs,
+        CallKind::Sleep { .. } | CallKind::Now { .. } | CallKind::Random { .. } => {
+            panic!("the first call is no step")
+        }
+    }
+}
+
+#[test]
+fn a_close_forgives_only_what_its_own_engine_started() {
+    let mut state = run(&[call("a", true)]).unwrap();
+    state.closed(Incarnation::new(2));
+    assert_eq!(runs(&state), 1, "found at open and not started since");
+    state.closed(Incarnation::new(1));
+    assert_eq!(runs(&state), 0, "interrupted by the close");
+}
+
+#[test]
+fn a_question_is_no_run_and_a_resume_frees_all_runs() {
+    let again = |attempt, asks| SagaEvent::Relaunched {
+        step: StepIndex::new(0),
+        fence: fence(attempt),
+        asks,
+    };
+    let held = SagaEvent::Held(Hold::Stuck("s".to_owned()));
+    let asked = [call("a", true), again(2, true), again(3, false)];
+    assert_eq!(runs(&run(&asked).unwrap()), 2);
+    let mut resumed = asked.to_vec();
+    resumed.extend([held, SagaEvent::Resumed]);
+    assert_eq!(runs(&run(&resumed).unwrap()), 0);
+}
