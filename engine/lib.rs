@@ -92,6 +92,7 @@ pub use orlop_gpu::{BufferRef, DeviceOptions, DeviceSnapshot, HostOp, Opcode};
 pub use orlop_saga::amount::{BusyNanos, ByteCount};
 pub use orlop_saga::canonical::{DecodeError, EncodeError, Payload};
 pub use orlop_saga::digest::Digest;
+pub use orlop_saga::history::{History, HistoryError};
 pub use orlop_saga::id::{Fence, Incarnation, SagaId, StoreId, TenantId};
 pub use orlop_saga::key::{Key, RemoteKey};
 pub use orlop_saga::outcome::{Disposition, Failure};

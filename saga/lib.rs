@@ -13,6 +13,7 @@ pub mod canonical;
 pub mod digest;
 pub mod effect;
 pub mod event;
+pub mod history;
 pub mod id;
 pub mod key;
 pub mod live;

@@ -12,7 +12,9 @@
 mod call;
 mod event;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
+
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
@@ -161,6 +163,33 @@ impl SagaState {
                 *runs = runs.saturating_sub(1);
             }
         }
+    }
+
+    /// Whether what it says of its own calls is consistent, as every fold of events is; if not,
+    /// why.
+    ///
+    /// # Errors
+    /// What contradicts what.
+    pub fn check_consistent(&self) -> Result<(), &'static str> {
+        let mut paths = BTreeSet::new();
+        if !self.calls.iter().all(|call| paths.insert(&call.path)) {
+            return Err("two calls have one path");
+        }
+        let mut told = BTreeSet::new();
+        for delivery in &self.deliveries {
+            match delivery {
+                Delivery::Call(index) if self.call(*index).is_none() => {
+                    return Err("a delivery is of a call that was not made");
+                }
+                Delivery::Call(index) if !told.insert(*index) => {
+                    return Err("a call was delivered twice");
+                }
+                Delivery::Call(_) => {}
+                Delivery::Pivot if !self.pivoted => return Err("a pivot that was not passed"),
+                Delivery::Pivot => {}
+            }
+        }
+        Ok(())
     }
 
     /// The outcome under the saga's key, once it has ended.
@@ -378,6 +407,11 @@ impl SagaState {
             Some(CallKind::Sleep { .. } | CallKind::Now { .. } | CallKind::Random { .. })
             | None => Err(illegal),
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn truncate_calls(&mut self, calls: usize) {
+        self.calls.truncate(calls);
     }
 
     fn undoing(&self, index: StepIndex) -> bool {

@@ -32,7 +32,7 @@ fn started() -> SagaState {
     }))
 }
 
-fn call(path: &str, undo: bool) -> SagaEvent {
+pub(crate) fn call(path: &str, undo: bool) -> SagaEvent {
     SagaEvent::Called {
         path: StepPath::root(path).unwrap(),
         intent: CallIntent::Step {
@@ -47,7 +47,7 @@ fn call(path: &str, undo: bool) -> SagaEvent {
     }
 }
 
-fn settle(step: u32) -> SagaEvent {
+pub(crate) fn settle(step: u32) -> SagaEvent {
     SagaEvent::Settled {
         step: StepIndex::new(step),
         fence: fence(1),
@@ -71,7 +71,7 @@ fn undone(step: u32) -> SagaEvent {
     }
 }
 
-fn run(events: &[SagaEvent]) -> Result<SagaState, IllegalEvent> {
+pub(crate) fn run(events: &[SagaEvent]) -> Result<SagaState, IllegalEvent> {
     let mut state = started();
     for event in events {
         state.apply(event)?;
