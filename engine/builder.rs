@@ -37,6 +37,8 @@ pub struct EngineBuilder {
     clock: Arc<dyn Clock>,
     source: Option<Arc<dyn BufferSource>>,
     error: Option<RegisterError>,
+    #[cfg(feature = "testkit")]
+    turnstile: Option<Arc<dyn crate::executor::turnstile::Turnstile>>,
 }
 
 /// Where the journal and the tables are.
@@ -65,6 +67,8 @@ impl EngineBuilder {
             clock: Arc::new(SystemClock::default()),
             source: None,
             error: None,
+            #[cfg(feature = "testkit")]
+            turnstile: None,
         };
         builder
             .device(Blake3, Blake3)
@@ -81,6 +85,17 @@ impl EngineBuilder {
     /// Another clock than the system's.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
+        self
+    }
+
+    /// Has every attempt pass a turnstile.
+    #[cfg(feature = "testkit")]
+    #[allow(dead_code, reason = "the sweep over crashes lets attempts through")]
+    pub(crate) fn turnstile(
+        mut self,
+        turnstile: Arc<dyn crate::executor::turnstile::Turnstile>,
+    ) -> Self {
+        self.turnstile = Some(turnstile);
         self
     }
 
@@ -217,7 +232,8 @@ impl EngineBuilder {
         let options = self.options;
         options.check()?;
         let clock = self.clock;
-        let runtime = OwnRuntime::start(options.io_threads, blocking_max(&options))
+        let blocking = blocking_max(&options);
+        let runtime = OwnRuntime::start(options.io_threads, blocking, Arc::clone(&clock))
             .map_err(|source| OpenError::Thread { source })?;
         let bulkheads = bulkheads(&options, &clock)?;
         for name in self.registry.undo_bulkheads().chain([crate::host::HOST_IO]) {
@@ -242,6 +258,8 @@ impl EngineBuilder {
             source: self.source,
             output_max: options.limits.output_bytes_max,
             busy: Arc::default(),
+            #[cfg(feature = "testkit")]
+            turnstile: self.turnstile,
         });
         let projections = Arc::new(Projections::default());
         let observer: Arc<Projections> = Arc::clone(&projections);

@@ -29,6 +29,7 @@ use crate::flight::{Durability, Flight};
 use crate::options::{Limits, Options, RetryPolicy};
 use crate::registry::{Code, Registry};
 use crate::tenant::Registering;
+use crate::timers::Timers;
 
 /// See the module.
 pub(crate) struct Core {
@@ -72,7 +73,7 @@ pub(crate) struct CoreParts<'a> {
 }
 
 /// The store, as the engine uses it.
-pub(crate) struct Journal(pub(crate) Store);
+pub(crate) struct Journal(pub(crate) Store, Timers);
 
 impl Journal {
     pub(crate) fn maybe_retained(&self, id: EffectId) -> bool {
@@ -84,7 +85,12 @@ impl Journal {
         id: EffectId,
         answer: Box<dyn FnOnce(Result<Option<Settlement>, TablesError>) + Send>,
     ) {
-        self.0.lookup(id.tenant, id.key, answer);
+        let work = self.1.work();
+        let answer = move |found: Result<Option<Settlement>, TablesError>| {
+            answer(found);
+            drop(work);
+        };
+        self.0.lookup(id.tenant, id.key, Box::new(answer));
     }
 }
 
@@ -98,15 +104,16 @@ impl Core {
             registry,
             executor,
         } = parts;
+        let timers = executor.runtime.timers().clone();
         Ok(Arc::new(Self {
-            store: Journal(store),
+            driver: Driver::new(recovered.live.saga_last(), timers.clone()),
+            store: Journal(store, timers),
             store_id: recovered.store_id,
             incarnation: recovered.incarnation,
             limits: options.limits,
             clock,
             registry,
             executor,
-            driver: Driver::new(recovered.live.saga_last()),
             tenants: Tenants::new(options.limits.tenants_max)?,
             labels: DashMap::new(),
             flights: DashMap::new(),
@@ -140,6 +147,11 @@ impl Core {
     pub(crate) fn fence_left(&self, fence: Fence) {
         self.fence_floor
             .fetch_max(fence.attempt.get(), Ordering::AcqRel);
+    }
+
+    /// A random number in `0.0..1.0`.
+    pub(crate) fn draw(&self) -> f64 {
+        self.executor.runtime.timers().draw()
     }
 
     /// Keys in flight, or whose outcome the tables do not have yet.
@@ -230,6 +242,11 @@ impl Core {
         events: &[Event],
         then: impl FnOnce(&Arc<Self>, Result<LsnRange, AppendError>) + Send + 'static,
     ) {
+        let work = self.executor.runtime.timers().work();
+        let then = move |core: &Arc<Self>, result: Result<LsnRange, AppendError>| {
+            then(core, result);
+            drop(work);
+        };
         // Shared by the two ways an answer can come; the first one takes it.
         let then = Arc::new(Mutex::new(Some(then)));
         let (core, told) = (Arc::downgrade(self), Arc::clone(&then));

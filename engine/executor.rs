@@ -6,6 +6,9 @@
 //! - A panic in code of the embedder is the failure of one attempt and of nothing else.
 
 mod device;
+#[cfg(feature = "testkit")]
+#[allow(dead_code, reason = "the sweep over crashes lets attempts through")]
+pub(crate) mod turnstile;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -36,6 +39,7 @@ use crate::course::Ending;
 use crate::host::{Attempt, Reconciled};
 use crate::registry::{Binding, Code, UndoEntry};
 use crate::runtime::OwnRuntime;
+use crate::timers::Work;
 
 /// What an attempt does.
 #[derive(Clone)]
@@ -84,6 +88,9 @@ pub(crate) struct Executor {
     pub(crate) source: Option<Arc<dyn BufferSource>>,
     pub(crate) output_max: usize,
     pub(crate) busy: Arc<Busy>,
+    /// Where attempts wait for a simulation to let them through.
+    #[cfg(feature = "testkit")]
+    pub(crate) turnstile: Option<Arc<dyn turnstile::Turnstile>>,
 }
 
 /// A bulkhead and when its next waiter runs out of time.
@@ -210,11 +217,34 @@ impl Executor {
         permit: Permit,
         owner: Arc<dyn Owner>,
     ) {
+        #[cfg(feature = "testkit")]
+        if let Some(turnstile) = &self.turnstile {
+            turnstile.arrive(turnstile::Launch {
+                executor: Arc::clone(self),
+                action,
+                attempt,
+                timeout,
+                permit: Some(permit),
+                owner,
+            });
+            return;
+        }
+        self.start(action, attempt, timeout, Some(permit), owner);
+    }
+
+    fn start(
+        self: &Arc<Self>,
+        action: Action,
+        attempt: Attempt,
+        timeout: Option<Duration>,
+        permit: Option<Permit>,
+        owner: Arc<dyn Owner>,
+    ) {
         let external = action.is_external();
         let slot = Slot {
             permit,
             owner: Arc::new(Mutex::new(Some(owner))),
-            _busy: self.busy.begin(),
+            _busy: self.busy.begin(self.runtime.timers().work()),
         };
         let run = Running {
             slot: Some(slot),
@@ -269,6 +299,7 @@ impl Executor {
     ) {
         let held = self.bulkheads.get(bulkhead).map(|gate| gate.bulkhead.id());
         let clock = Arc::clone(&self.clock);
+        let timers = self.runtime.timers().clone();
         self.runtime.spawn(async move {
             let start = clock.monotonic();
             let call = AssertUnwindSafe(Held {
@@ -277,7 +308,7 @@ impl Executor {
             });
             let caught = call.catch_unwind();
             let result = match timeout {
-                Some(timeout) => tokio::time::timeout(timeout, caught).await.ok(),
+                Some(timeout) => timers.timeout(timeout, caught).await,
                 None => Some(caught.await),
             };
             let ending = match result {
@@ -334,9 +365,12 @@ pub(crate) struct Busy {
 }
 
 impl Busy {
-    fn begin(self: &Arc<Self>) -> BusyGuard {
+    fn begin(self: &Arc<Self>, work: Work) -> BusyGuard {
         *self.count.lock() += 1;
-        BusyGuard(Arc::clone(self))
+        BusyGuard {
+            busy: Arc::clone(self),
+            _work: work,
+        }
     }
 
     /// Waits until every owner has heard, at most until `deadline`.
@@ -350,14 +384,17 @@ impl Busy {
     }
 }
 
-struct BusyGuard(Arc<Busy>);
+struct BusyGuard {
+    busy: Arc<Busy>,
+    _work: Work,
+}
 
 impl Drop for BusyGuard {
     fn drop(&mut self) {
-        let mut count = self.0.count.lock();
+        let mut count = self.busy.count.lock();
         *count -= 1;
         if *count == 0 {
-            self.0.quiet.notify_all();
+            self.busy.quiet.notify_all();
         }
     }
 }
@@ -369,7 +406,8 @@ struct Running {
 }
 
 struct Slot {
-    permit: Permit,
+    /// None for what a simulation does once more than was asked for.
+    permit: Option<Permit>,
     owner: Owned,
     _busy: BusyGuard,
 }
@@ -386,7 +424,9 @@ impl Running {
         let Some(slot) = self.slot.take() else {
             return;
         };
-        slot.permit.settle(cost);
+        if let Some(permit) = slot.permit {
+            permit.settle(cost);
+        }
         tell(&slot.owner, ending, cost);
     }
 

@@ -59,6 +59,7 @@ mod tenant;
 mod ticket;
 #[cfg(feature = "tiered")]
 pub mod tiered;
+mod timers;
 
 pub use batch::Batch;
 pub use blocking::{BlockingEngine, wait};
@@ -98,7 +99,7 @@ pub use orlop_saga::key::{Key, RemoteKey};
 pub use orlop_saga::outcome::{Disposition, Failure};
 pub use orlop_saga::path::{PathError, StepPath};
 pub use orlop_saga::tenant::{AuditTag, Class};
-pub use orlop_saga::time::{Clock, Monotonic, WallMillis};
+pub use orlop_saga::time::{Clock, Monotonic, Simulated, WallMillis};
 pub use orlop_saga::trace::TraceContext;
 pub use orlop_store::projector::ProjectorError;
 pub use orlop_store::store::{OpenError as StoreOpenError, Parts, StoreHealth, StoreOptions};

@@ -4,19 +4,29 @@
 //! nothing here, and it is never dropped in a place where tokio would panic.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
+use orlop_saga::time::Clock;
 use tokio::runtime::{Builder, Handle, Runtime};
+
+use crate::timers::{Sleeping, Timers};
 
 /// See the module.
 pub(crate) struct OwnRuntime {
     handle: Handle,
+    timers: Timers,
     runtime: Option<Runtime>,
 }
 
 impl OwnRuntime {
-    /// Starts `threads` threads, and up to `blocking_max` more while something blocks.
-    pub(crate) fn start(threads: usize, blocking_max: usize) -> std::io::Result<Self> {
+    /// Starts `threads` threads, and up to `blocking_max` more while something blocks. Its timers
+    /// follow `clock`.
+    pub(crate) fn start(
+        threads: usize,
+        blocking_max: usize,
+        clock: Arc<dyn Clock>,
+    ) -> std::io::Result<Self> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(threads)
             .max_blocking_threads(blocking_max.max(1))
@@ -24,6 +34,7 @@ impl OwnRuntime {
             .enable_all()
             .build()?;
         Ok(Self {
+            timers: Timers::new(runtime.handle().clone(), clock),
             handle: runtime.handle().clone(),
             runtime: Some(runtime),
         })
@@ -37,18 +48,18 @@ impl OwnRuntime {
         self.handle.spawn_blocking(work);
     }
 
+    pub(crate) fn timers(&self) -> &Timers {
+        &self.timers
+    }
+
     /// A sleep that may be awaited on any runtime, or none.
-    pub(crate) fn sleep(&self, wait: Duration) -> tokio::time::Sleep {
-        let _timers = self.handle.enter();
-        tokio::time::sleep(wait)
+    pub(crate) fn sleep(&self, wait: Duration) -> Sleeping {
+        self.timers.sleep(wait)
     }
 
     /// Calls `work` once `wait` has passed, unless the runtime ends before.
     pub(crate) fn after(&self, wait: Duration, work: impl FnOnce() + Send + 'static) {
-        self.handle.spawn(async move {
-            tokio::time::sleep(wait).await;
-            work();
-        });
+        self.timers.after(wait, work);
     }
 }
 

@@ -4,6 +4,7 @@
 //! persisted. A deadline that must survive a restart is written as wall time and converted once,
 //! when it is read back.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -77,4 +78,25 @@ pub trait Clock: Send + Sync + std::fmt::Debug {
     fn wall(&self) -> WallMillis;
     /// Monotonic time now. Never goes back.
     fn monotonic(&self) -> Monotonic;
+    /// What replaces the system's timers, if this clock does not follow real time.
+    fn simulated(&self) -> Option<Arc<dyn Simulated>> {
+        None
+    }
+}
+
+/// What a simulated clock decides besides the time, so that a run can be repeated: when timers
+/// ring, what is drawn at random, and whether there is anything to do before time may pass.
+pub trait Simulated: Send + Sync + std::fmt::Debug {
+    /// Has `call` called once the monotonic clock reads `at`: on any thread, never from inside
+    /// this call. Returns what [`cancel`](Self::cancel) takes.
+    fn call_at(&self, at: Monotonic, call: Box<dyn FnOnce() + Send>) -> u64;
+    /// Forgets a call; one that was made already stays made.
+    fn cancel(&self, call: u64);
+    /// Something begins that ends without time passing. Time stands still until its
+    /// [`end`](Self::end).
+    fn begin(&self);
+    /// What began is over; whatever follows from it has begun.
+    fn end(&self);
+    /// The next random number.
+    fn draw(&self) -> u64;
 }

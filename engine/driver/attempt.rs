@@ -23,10 +23,9 @@ use crate::registry::UndoEntry;
 use crate::saga::script::StepSpec;
 
 /// How long an attempt waits after this many refusals in a row; it costs none.
-fn waited(refusals: u32) -> Duration {
+fn waited(refusals: u32, draw: f64) -> Duration {
     let base = Duration::from_millis(20).saturating_mul(1 << refusals.min(6).saturating_sub(1));
-    base.min(Duration::from_secs(1))
-        .mul_f64(1.0 + fastrand::f64())
+    base.min(Duration::from_secs(1)).mul_f64(1.0 + draw)
 }
 
 /// An attempt under way, or between two.
@@ -341,7 +340,7 @@ impl Run {
         let (refusals, asks) = (active.refusals, active.course.mode() == Mode::Reconcile);
         let undoing = matches!(active.task, TaskOf::Undo(_));
         if refusal.is_retryable() {
-            self.remind_retry(core, index, waited(refusals));
+            self.remind_retry(core, index, waited(refusals, core.draw()));
         } else if undoing || asks {
             // Never to be taken for a step without effect.
             self.active.remove(&index);
@@ -405,7 +404,7 @@ impl Run {
         } else {
             ended.ending
         };
-        let verdict = active.course.judge(ending, now, fastrand::f64());
+        let verdict = active.course.judge(ending, now, core.draw());
         match verdict {
             Verdict::Done(output) => {
                 self.settle(index, fence, StepOutcome::Done(output), ended.cost);

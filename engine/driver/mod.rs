@@ -36,6 +36,7 @@ use self::run::Run;
 use crate::core::Core;
 use crate::executor::{Ended, panic_text};
 use crate::flight::Flight;
+use crate::timers::{Timers, Work};
 
 /// Why a saga was not cancelled. It goes on as it was.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -151,10 +152,18 @@ impl Message {
     }
 }
 
+/// A message on its way.
+struct Told {
+    message: Message,
+    /// Until it was heard.
+    work: Work,
+}
+
 /// The way to the driver.
 pub(crate) struct Driver {
-    inbox: Sender<Message>,
-    outlet: Mutex<Option<Receiver<Message>>>,
+    inbox: Sender<Told>,
+    outlet: Mutex<Option<Receiver<Told>>>,
+    timers: Timers,
     sagas: AtomicUsize,
     saga_last: AtomicU64,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
@@ -162,11 +171,12 @@ pub(crate) struct Driver {
 
 impl Driver {
     /// A driver whose thread is started later, once the core exists.
-    pub(crate) fn new(saga_last: SagaId) -> Self {
+    pub(crate) fn new(saga_last: SagaId, timers: Timers) -> Self {
         let (inbox, outlet) = crossbeam_channel::unbounded();
         Self {
             inbox,
             outlet: Mutex::new(Some(outlet)),
+            timers,
             sagas: AtomicUsize::new(0),
             saga_last: AtomicU64::new(saga_last.get()),
             thread: Mutex::new(None),
@@ -217,7 +227,8 @@ impl Driver {
 
     pub(crate) fn tell(&self, message: Message) {
         // Without its thread the engine is closed: nobody minds.
-        let _ = self.inbox.send(message);
+        let work = self.timers.work();
+        let _ = self.inbox.send(Told { message, work });
     }
 
     /// Ends the thread and waits for it, unless it is the one that calls.
@@ -256,8 +267,9 @@ struct Player {
 }
 
 impl Player {
-    fn play(mut self, outlet: &Receiver<Message>) {
-        while let Ok(message) = outlet.recv() {
+    fn play(mut self, outlet: &Receiver<Told>) {
+        while let Ok(Told { message, work }) = outlet.recv() {
+            let _until_heard = work;
             let message = match message {
                 Message::Stop => return,
                 Message::Quiesce { tell } => {

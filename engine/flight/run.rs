@@ -34,10 +34,9 @@ pub enum Cancelled {
 }
 
 /// How long accepted work waits after this many refusals in a row; it costs no attempt.
-fn waited(refusals: u32) -> Duration {
+fn waited(refusals: u32, draw: f64) -> Duration {
     let base = Duration::from_millis(20).saturating_mul(1 << refusals.min(6));
-    base.min(Duration::from_secs(1))
-        .mul_f64(1.0 + fastrand::f64())
+    base.min(Duration::from_secs(1)).mul_f64(1.0 + draw)
 }
 
 impl Flight {
@@ -153,7 +152,7 @@ impl Flight {
         plain.refusals = plain.refusals.saturating_add(1);
         let (refusals, asks) = (plain.refusals, plain.course.mode() == Mode::Reconcile);
         if accepted && refusal.is_retryable() {
-            self.again_after(core, state, waited(refusals));
+            self.again_after(core, state, waited(refusals, core.draw()));
         } else if asks {
             // What may have happened is not forgotten because nobody may ask about it.
             drop(state);
@@ -260,7 +259,7 @@ impl Flight {
         } else {
             ended.ending
         };
-        let verdict = plain.course.judge(ending, now, fastrand::f64());
+        let verdict = plain.course.judge(ending, now, core.draw());
         let cancelled = plain.cancelled && plain.course.mode() == Mode::Run;
         match verdict {
             Verdict::Done(output) => {

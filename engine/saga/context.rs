@@ -14,6 +14,7 @@ use crate::computation::Computation;
 use crate::saga::StepError;
 use crate::saga::call::{Sleep, StepCall};
 use crate::saga::script::{Issue, Script};
+use crate::timers::random_of;
 
 /// The calls of a saga before its pivot.
 pub struct SagaContext {
@@ -74,7 +75,7 @@ impl Calls {
     }
 
     fn random(&self, name: &str) -> Result<u64, StepError> {
-        let value = fastrand::u64(..);
+        let value = random_of(self.script.clock.simulated().as_ref());
         let read = |intent: &CallIntent| match intent {
             CallIntent::Random { value } => Some(*value),
             CallIntent::Step { .. } | CallIntent::Sleep { .. } | CallIntent::Now { .. } => None,

@@ -1,0 +1,65 @@
+//! The turnstile: where a simulation has every attempt wait, and decides what becomes of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use orlop_admission::Permit;
+use orlop_saga::amount::BusyNanos;
+use orlop_saga::outcome::Failure;
+
+use super::{Action, Ended, Executor, Owner};
+use crate::course::Ending;
+use crate::host::Attempt;
+
+/// See the module.
+pub(crate) trait Turnstile: Send + Sync {
+    /// An attempt has its permit and would start now. Whoever drops it instead lets it hang.
+    fn arrive(&self, launch: Launch);
+}
+
+/// An attempt that would start now.
+pub(crate) struct Launch {
+    pub(crate) executor: Arc<Executor>,
+    pub(crate) action: Action,
+    pub(crate) attempt: Attempt,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) permit: Option<Permit>,
+    pub(crate) owner: Arc<dyn Owner>,
+}
+
+impl Launch {
+    /// Starts it; `owner` hears the end in place of the one that launched it.
+    pub(crate) fn go(self, owner: Arc<dyn Owner>) {
+        let Self {
+            executor,
+            action,
+            attempt,
+            timeout,
+            permit,
+            owner: _,
+        } = self;
+        executor.start(action, attempt, timeout, permit, owner);
+    }
+
+    /// The same attempt once more, in no slot: as if its request had been delivered twice.
+    pub(crate) fn again(&self) -> Self {
+        Self {
+            executor: Arc::clone(&self.executor),
+            action: self.action.clone(),
+            attempt: self.attempt.clone(),
+            timeout: self.timeout,
+            permit: None,
+            owner: Arc::clone(&self.owner),
+        }
+    }
+
+    /// Ends it without having started it.
+    pub(crate) fn fail(self, failure: Failure) {
+        let cost = BusyNanos::default();
+        if let Some(permit) = self.permit {
+            permit.settle(cost);
+        }
+        let ending = Ending::Failed(failure);
+        self.owner.ended(Ended { ending, cost });
+    }
+}

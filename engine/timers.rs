@@ -1,0 +1,154 @@
+//! Timers: waits that follow the engine's clock, and what holds a simulated clock still.
+//!
+//! By a real clock they are tokio's. By a simulated one they ring when the simulation says so, and
+//! it says so only while nothing is under way: whoever begins something that needs no time holds a
+//! [`Work`] until what follows from it holds one of its own.
+
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{Either, select};
+use orlop_saga::time::{Clock, Simulated};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+/// See the module.
+#[derive(Clone)]
+pub(crate) struct Timers {
+    handle: Handle,
+    clock: Arc<dyn Clock>,
+    simulated: Option<Arc<dyn Simulated>>,
+}
+
+/// Something is under way: a simulated clock stands still.
+pub(crate) struct Work(Option<Arc<dyn Simulated>>);
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        if let Some(simulated) = &self.0 {
+            simulated.end();
+        }
+    }
+}
+
+impl Timers {
+    /// Timers that follow `clock`; real ones ring on `handle`.
+    pub(crate) fn new(handle: Handle, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            simulated: clock.simulated(),
+            handle,
+            clock,
+        }
+    }
+
+    /// Something begins that needs no time to pass.
+    pub(crate) fn work(&self) -> Work {
+        if let Some(simulated) = &self.simulated {
+            simulated.begin();
+        }
+        Work(self.simulated.clone())
+    }
+
+    /// A sleep that may be awaited on any runtime, or none.
+    pub(crate) fn sleep(&self, wait: Duration) -> Sleeping {
+        match &self.simulated {
+            Some(simulated) => {
+                let (ring, rung) = oneshot::channel();
+                let at = self.clock.monotonic().after(wait);
+                let call = simulated.call_at(
+                    at,
+                    Box::new(move || {
+                        // Whoever slept may have left.
+                        let _ = ring.send(());
+                    }),
+                );
+                let simulated = Arc::clone(simulated);
+                Sleeping::Simulated(Rung {
+                    rung,
+                    call,
+                    simulated,
+                })
+            }
+            None => {
+                let _timers = self.handle.enter();
+                Sleeping::Real(Box::pin(tokio::time::sleep(wait)))
+            }
+        }
+    }
+
+    /// Calls `work` once `wait` has passed, unless the engine ends before.
+    pub(crate) fn after(&self, wait: Duration, work: impl FnOnce() + Send + 'static) {
+        if let Some(simulated) = &self.simulated {
+            let at = self.clock.monotonic().after(wait);
+            simulated.call_at(at, Box::new(work));
+            return;
+        }
+        self.handle.spawn(async move {
+            tokio::time::sleep(wait).await;
+            work();
+        });
+    }
+
+    /// What a future gives within `wait`.
+    pub(crate) async fn timeout<F: Future>(&self, wait: Duration, future: F) -> Option<F::Output> {
+        let sleep = self.sleep(wait);
+        match select(pin!(future), sleep).await {
+            Either::Left((output, _)) => Some(output),
+            Either::Right(_) => None,
+        }
+    }
+
+    /// A random number.
+    pub(crate) fn random(&self) -> u64 {
+        random_of(self.simulated.as_ref())
+    }
+
+    /// A random number in `0.0..1.0`.
+    pub(crate) fn draw(&self) -> f64 {
+        let mut once = fastrand::Rng::with_seed(self.random());
+        once.f64()
+    }
+}
+
+/// A random number: of the simulation, where there is one.
+pub(crate) fn random_of(simulated: Option<&Arc<dyn Simulated>>) -> u64 {
+    simulated.map_or_else(|| fastrand::u64(..), |simulated| simulated.draw())
+}
+
+/// A sleep. Dropped, it rings no more.
+pub(crate) enum Sleeping {
+    Real(Pin<Box<tokio::time::Sleep>>),
+    Simulated(Rung),
+}
+
+/// A simulated timer that somebody waits for.
+pub(crate) struct Rung {
+    rung: oneshot::Receiver<()>,
+    call: u64,
+    simulated: Arc<dyn Simulated>,
+}
+
+impl Drop for Rung {
+    fn drop(&mut self) {
+        self.simulated.cancel(self.call);
+    }
+}
+
+impl Future for Sleeping {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        match &mut *self {
+            Self::Real(sleep) => sleep.as_mut().poll(context),
+            Self::Simulated(timer) => match timer.rung.poll_unpin(context) {
+                Poll::Ready(Ok(())) => Poll::Ready(()),
+                // Forgotten with its clock: time passes no more.
+                Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
+            },
+        }
+    }
+}
