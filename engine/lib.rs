@@ -81,7 +81,8 @@ pub use open::OpenError;
 pub use options::{Limits, Options, RetryPolicy};
 pub use recover::Recovery;
 pub use saga::{
-    ForwardContext, Saga, SagaContext, SagaError, Sleep, StepCall, StepError, StepFuture,
+    Branches, ForwardContext, Saga, SagaContext, SagaError, Select, Selected, SignalWait, Sleep,
+    StepCall, StepError, StepFuture,
 };
 pub use start::SagaStarting;
 pub use submission::{Awaited, Enqueued, Keyed, Origin, Reply, Submission};

@@ -75,6 +75,9 @@ impl<S: Saga> SagaStarting<S> {
             trace: self.terms.trace,
             at: core.clock.wall(),
             retention_ms: u64::try_from(S::RETENTION.as_millis()).unwrap_or(u64::MAX),
+            paused: false,
+            deadline: None,
+            parent: None,
         };
         Ok(Entrance {
             id,

@@ -260,6 +260,9 @@ mod tests {
                 trace: TraceContext::default(),
                 at: WallMillis::new(0),
                 retention_ms: 10,
+                paused: false,
+                deadline: None,
+                parent: None,
             })),
         }
     }

@@ -9,8 +9,11 @@
 //!   undo has not run.
 //! - After the pivot nothing is undone and no cancel is accepted.
 
+mod apply;
 mod call;
+mod child;
 mod event;
+mod signal;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -19,13 +22,15 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 pub use self::call::{Call, CallKind, Delivery, Phase};
+pub use self::child::{Bond, Parent};
 pub use self::event::{CallIntent, Cause, Hold, PauseReason, SagaEvent, SagaStart, UndoIntent};
+pub use self::signal::{Signal, SignalId};
 use crate::amount::BusyNanos;
-use crate::effect::{IllegalEvent, Settlement};
+use crate::effect::Settlement;
 use crate::id::{Fence, Incarnation, SagaId, StepIndex};
 use crate::outcome::{Failure, Outcome};
 use crate::path::StepPath;
-use crate::step::{Step, StepEvent, StepOutcome};
+use crate::step::Step;
 use crate::time::WallMillis;
 
 /// One run of a saga, as its events left it.
@@ -40,6 +45,9 @@ pub struct SagaState {
     deliveries: Vec<Delivery>,
     cost: BusyNanos,
     payload_bytes: u64,
+    deadline_passed: Option<WallMillis>,
+    signals: Vec<Signal>,
+    released: bool,
 }
 
 impl SagaState {
@@ -47,14 +55,17 @@ impl SagaState {
     pub fn new(start: Box<SagaStart>) -> Self {
         Self {
             payload_bytes: start.input.len() as u64,
+            hold: start.paused.then_some(Hold::Paused(PauseReason::AtStart)),
             start,
             phase: Phase::Running,
-            hold: None,
             pivoted: false,
             cancel_requested: false,
             calls: Vec::new(),
             deliveries: Vec::new(),
             cost: BusyNanos::default(),
+            deadline_passed: None,
+            signals: Vec::new(),
+            released: false,
         }
     }
 
@@ -83,6 +94,27 @@ impl SagaState {
         self.cancel_requested
     }
 
+    /// When its deadline was seen to have passed, if it has.
+    pub fn deadline_passed(&self) -> Option<WallMillis> {
+        self.deadline_passed
+    }
+
+    /// Why it has to unwind, if it has to and does not yet.
+    pub fn doom(&self) -> Option<Cause> {
+        match &self.phase {
+            Phase::Running if self.pivoted => None,
+            // A cancel leaves no room for a deadline, so the deadline came first.
+            Phase::Running if self.deadline_passed.is_some() => Some(Cause::Expired),
+            Phase::Running => self.cancel_requested.then_some(Cause::Cancelled),
+            Phase::Unwinding { .. } | Phase::Completed { .. } | Phase::Compensated { .. } => None,
+        }
+    }
+
+    /// Whether a signal can still reach its code.
+    pub fn hears_signals(&self) -> bool {
+        matches!(self.phase, Phase::Running) && self.doom().is_none()
+    }
+
     /// Its calls, in the order of their intents.
     pub fn calls(&self) -> &[Call] {
         &self.calls
@@ -98,7 +130,7 @@ impl SagaState {
         self.cost
     }
 
-    /// How many bytes its input, outputs and undo arguments have together.
+    /// How many bytes its input, outputs, undo arguments and signals have together.
     pub fn payload_bytes(&self) -> u64 {
         self.payload_bytes
     }
@@ -125,8 +157,13 @@ impl SagaState {
     /// The step whose undo has to run next: the newest intent that may have had an effect.
     pub fn next_undo(&self) -> Option<StepIndex> {
         let position = self.calls.iter().rposition(|call| match &call.kind {
-            CallKind::Step { undo, step, .. } => undo.is_some() && step.wants_undo(),
-            CallKind::Sleep { .. } | CallKind::Now { .. } | CallKind::Random { .. } => false,
+            CallKind::Step {
+                undo, step, child, ..
+            } => (undo.is_some() || *child == Some(Bond::Adopted)) && step.wants_undo(),
+            CallKind::Sleep { .. }
+            | CallKind::Now { .. }
+            | CallKind::Random { .. }
+            | CallKind::Signal { .. } => false,
         })?;
         u32::try_from(position).ok().map(StepIndex::new)
     }
@@ -138,15 +175,21 @@ impl SagaState {
                 Step::Launched { .. } => true,
                 Step::Settled { .. } | Step::Undoing { .. } | Step::Undone { .. } => false,
             },
-            CallKind::Sleep { .. } | CallKind::Now { .. } | CallKind::Random { .. } => false,
+            CallKind::Sleep { .. }
+            | CallKind::Now { .. }
+            | CallKind::Random { .. }
+            | CallKind::Signal { .. } => false,
         };
         self.calls.iter().filter(open).count()
     }
 
-    /// Whether a step or a sleep has not ended.
+    /// Whether a step, a sleep or a wait has not ended.
     pub fn has_open_call(&self) -> bool {
-        let asleep = |call: &Call| matches!(call.kind, CallKind::Sleep { over: false, .. });
-        self.open_steps() > 0 || self.calls.iter().any(asleep)
+        let waits = |call: &Call| match &call.kind {
+            CallKind::Sleep { over, .. } | CallKind::Signal { over, .. } => !over,
+            CallKind::Step { .. } | CallKind::Now { .. } | CallKind::Random { .. } => false,
+        };
+        self.open_steps() > 0 || self.calls.iter().any(waits)
     }
 
     /// The store was closed in good order: an attempt that this interrupted was no crash's doing.
@@ -181,6 +224,9 @@ impl SagaState {
                 Delivery::Call(index) if self.call(*index).is_none() => {
                     return Err("a delivery is of a call that was not made");
                 }
+                Delivery::Call(index) if self.took_nothing(*index) => {
+                    return Err("a wait is over that took no signal");
+                }
                 Delivery::Call(index) if !told.insert(*index) => {
                     return Err("a call was delivered twice");
                 }
@@ -192,8 +238,8 @@ impl SagaState {
         Ok(())
     }
 
-    /// The outcome under the saga's key, once it has ended.
-    pub fn settlement(&self, saga: SagaId) -> Option<Settlement> {
+    /// How it ended, once it has; a child may still be recalled.
+    pub fn outcome(&self) -> Option<(Outcome, WallMillis)> {
         let (outcome, at) = match &self.phase {
             Phase::Running | Phase::Unwinding { .. } => return None,
             Phase::Completed { output, at } => (Outcome::Done(output.clone()), *at),
@@ -201,10 +247,18 @@ impl SagaState {
                 let failure = match cause {
                     Cause::Failed(failure) => Failure::permanent(failure),
                     Cause::Cancelled => Failure::permanent("cancelled"),
+                    Cause::Expired => Failure::permanent("its deadline passed"),
+                    Cause::Recalled => Failure::permanent("its parent unwound"),
                 };
                 (Outcome::Failed(failure), *at)
             }
         };
+        Some((outcome, at))
+    }
+
+    /// The outcome under the saga's key, once it has ended for good.
+    pub fn settlement(&self, saga: SagaId) -> Option<Settlement> {
+        let (outcome, at) = self.outcome().filter(|_| self.released())?;
         let retention = std::time::Duration::from_millis(self.start.retention_ms);
         Some(Settlement {
             fingerprint: self.start.fingerprint,
@@ -219,237 +273,8 @@ impl SagaState {
         })
     }
 
-    /// Moves to the next state.
-    ///
-    /// # Errors
-    /// [`IllegalEvent`]: the state does not allow the event; it is unchanged.
-    pub fn apply(&mut self, event: &SagaEvent) -> Result<(), IllegalEvent> {
-        let running = matches!(self.phase, Phase::Running) && self.hold.is_none();
-        let unwinding = matches!(self.phase, Phase::Unwinding { .. }) && self.hold.is_none();
-        match event {
-            SagaEvent::Started(_) => Err(self.illegal("started")),
-            SagaEvent::Called { path, intent } => self.called(running, path, intent),
-            SagaEvent::Relaunched { step, fence, asks } => {
-                self.check(matches!(self.phase, Phase::Running), "relaunched")?;
-                self.step(*step, StepEvent::Launched(*fence))?;
-                if !asks {
-                    self.count_run(*step, false);
-                }
-                Ok(())
-            }
-            SagaEvent::Settled {
-                step,
-                fence,
-                outcome,
-                cost,
-            } => {
-                // Also while paused: an attempt that was running ends all the same.
-                self.check(matches!(self.phase, Phase::Running), "settled")?;
-                self.step(*step, StepEvent::Settled(*fence, outcome.clone()))?;
-                if let StepOutcome::Done(output) = outcome {
-                    self.payload_bytes += output.len() as u64;
-                }
-                self.deliveries.push(Delivery::Call(*step));
-                self.cost = self.cost.saturating_add(*cost);
-                Ok(())
-            }
-            SagaEvent::Woke { step } => self.woke(running, *step),
-            SagaEvent::Pivoted => {
-                let allowed =
-                    running && !self.pivoted && !self.cancel_requested && self.open_steps() == 0;
-                self.check(allowed, "pivoted")?;
-                self.pivoted = true;
-                self.deliveries.push(Delivery::Pivot);
-                Ok(())
-            }
-            SagaEvent::CancelRequested => {
-                self.check(!self.ended() && !self.pivoted, "cancelled")?;
-                self.cancel_requested = true;
-                Ok(())
-            }
-            SagaEvent::UnwindingStarted { cause } => {
-                self.check(running && !self.pivoted, "unwound")?;
-                self.phase = Phase::Unwinding {
-                    cause: cause.clone(),
-                };
-                Ok(())
-            }
-            SagaEvent::UndoLaunched { step, fence } => {
-                self.check(
-                    unwinding && self.next_undo() == Some(*step),
-                    "undo-launched",
-                )?;
-                let first = !self.undoing(*step);
-                self.step(*step, StepEvent::UndoLaunched(*fence))?;
-                self.count_run(*step, first);
-                Ok(())
-            }
-            SagaEvent::Undone { step, fence, cost } => {
-                self.check(matches!(self.phase, Phase::Unwinding { .. }), "undone")?;
-                self.step(*step, StepEvent::Undone(*fence))?;
-                self.cost = self.cost.saturating_add(*cost);
-                Ok(())
-            }
-            SagaEvent::Held(hold) => {
-                self.check(!self.ended() && self.hold.is_none(), "held")?;
-                self.hold = Some(hold.clone());
-                Ok(())
-            }
-            SagaEvent::Resumed => {
-                self.check(self.hold.is_some(), "resumed")?;
-                self.hold = None;
-                for call in &mut self.calls {
-                    if let CallKind::Step { runs, .. } = &mut call.kind {
-                        *runs = 0;
-                    }
-                }
-                Ok(())
-            }
-            SagaEvent::Completed { output, at } => {
-                self.check(
-                    running && !self.cancel_requested && self.open_steps() == 0,
-                    "completed",
-                )?;
-                self.phase = Phase::Completed {
-                    output: output.clone(),
-                    at: *at,
-                };
-                Ok(())
-            }
-            SagaEvent::Compensated { at } => self.compensated(unwinding, *at),
-        }
-    }
-
-    fn called(
-        &mut self,
-        running: bool,
-        path: &StepPath,
-        intent: &CallIntent,
-    ) -> Result<(), IllegalEvent> {
-        self.check(
-            running && !self.cancel_requested && self.find(path).is_none(),
-            "called",
-        )?;
-        let kind = match intent {
-            CallIntent::Step {
-                code,
-                fingerprint,
-                fence,
-                undo,
-            } => {
-                self.check(undo.is_none() || !self.pivoted, "called with an undo")?;
-                if let Some(undo) = undo {
-                    self.payload_bytes += undo.argument.len() as u64;
-                }
-                CallKind::Step {
-                    code: code.clone(),
-                    fingerprint: *fingerprint,
-                    undo: undo.clone(),
-                    step: Step::Launched { fence: *fence },
-                    runs: 1,
-                }
-            }
-            CallIntent::Sleep { until } => CallKind::Sleep {
-                until: *until,
-                over: false,
-            },
-            CallIntent::Now { at } => CallKind::Now { at: *at },
-            CallIntent::Random { value } => CallKind::Random { value: *value },
-        };
-        self.calls.push(Call {
-            path: path.clone(),
-            kind,
-        });
-        Ok(())
-    }
-
-    fn woke(&mut self, running: bool, index: StepIndex) -> Result<(), IllegalEvent> {
-        let illegal = self.illegal("woken");
-        let call = self.calls.get_mut(index.get() as usize);
-        match call.map(|call| &mut call.kind) {
-            Some(CallKind::Sleep { over, .. }) if running && !*over => {
-                *over = true;
-                self.deliveries.push(Delivery::Call(index));
-                Ok(())
-            }
-            Some(
-                CallKind::Sleep { .. }
-                | CallKind::Step { .. }
-                | CallKind::Now { .. }
-                | CallKind::Random { .. },
-            )
-            | None => Err(illegal),
-        }
-    }
-
-    fn compensated(&mut self, unwinding: bool, at: WallMillis) -> Result<(), IllegalEvent> {
-        self.check(unwinding && self.next_undo().is_none(), "compensated")?;
-        if let Phase::Unwinding { cause } = &self.phase {
-            self.phase = Phase::Compensated {
-                cause: cause.clone(),
-                at,
-            };
-        }
-        Ok(())
-    }
-
-    fn step(&mut self, index: StepIndex, event: StepEvent) -> Result<(), IllegalEvent> {
-        let illegal = self.illegal("moved at a call that is no step");
-        match self
-            .calls
-            .get_mut(index.get() as usize)
-            .map(|call| &mut call.kind)
-        {
-            Some(CallKind::Step { step, .. }) => {
-                *step = step.apply(event)?;
-                Ok(())
-            }
-            Some(CallKind::Sleep { .. } | CallKind::Now { .. } | CallKind::Random { .. })
-            | None => Err(illegal),
-        }
-    }
-
     #[cfg(test)]
     pub(crate) fn truncate_calls(&mut self, calls: usize) {
         self.calls.truncate(calls);
-    }
-
-    fn undoing(&self, index: StepIndex) -> bool {
-        let kind = self.call(index).map(|call| &call.kind);
-        matches!(
-            kind,
-            Some(CallKind::Step {
-                step: Step::Undoing { .. },
-                ..
-            })
-        )
-    }
-
-    /// Counts a start; the first start of an undo counts anew.
-    fn count_run(&mut self, index: StepIndex, anew: bool) {
-        let call = self.calls.get_mut(index.get() as usize);
-        if let Some(CallKind::Step { runs, .. }) = call.map(|call| &mut call.kind) {
-            *runs = if anew { 1 } else { runs.saturating_add(1) };
-        }
-    }
-
-    fn check(&self, allowed: bool, event: &'static str) -> Result<(), IllegalEvent> {
-        if allowed {
-            Ok(())
-        } else {
-            Err(self.illegal(event))
-        }
-    }
-
-    fn illegal(&self, event: &'static str) -> IllegalEvent {
-        let state = match (&self.phase, &self.hold) {
-            (Phase::Running, None) => "running",
-            (Phase::Unwinding { .. }, None) => "unwinding",
-            (Phase::Completed { .. }, _) => "completed",
-            (Phase::Compensated { .. }, _) => "compensated",
-            (Phase::Running | Phase::Unwinding { .. }, Some(Hold::Paused(_))) => "paused",
-            (Phase::Running | Phase::Unwinding { .. }, Some(Hold::Stuck(_))) => "stuck",
-        };
-        IllegalEvent { state, event }
     }
 }

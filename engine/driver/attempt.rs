@@ -115,7 +115,7 @@ impl Run {
             .player
             .as_ref()
             .is_some_and(|playing| matches!(playing.result, Some(Err(_))));
-        self.state.cancel_requested() || failed
+        self.state.doom().is_some() || failed
     }
 
     /// Goes on with a step whose attempt nobody saw the end of.

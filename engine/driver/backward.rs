@@ -28,9 +28,9 @@ impl Run {
     }
 
     fn conclude_forward(&mut self, core: &Arc<Core>) {
-        if self.state.cancel_requested() {
+        if let Some(cause) = self.state.doom() {
             self.bury();
-            self.start_unwinding(Cause::Cancelled);
+            self.start_unwinding(cause);
             return;
         }
         let result = self

@@ -41,7 +41,7 @@ impl Run {
     fn playable(&self) -> bool {
         matches!(self.state.phase(), Phase::Running)
             && self.state.hold().is_none()
-            && !self.state.cancel_requested()
+            && self.state.doom().is_none()
     }
 
     /// Polls the function to idle, tells it one outcome, and so on until nothing is left to tell.
@@ -153,6 +153,7 @@ impl Run {
             match issue {
                 Issue::Step(path, spec) => self.step_issued(core, &path, spec),
                 Issue::Sleep(path, until) => self.sleep_issued(core, path, until),
+                Issue::Signal(path, name) => self.wait_issued(core, path, name),
                 Issue::Note(path, intent) => self.note_issued(core, path, intent),
                 // Asked for as long as the script says so.
                 Issue::Pivot => {}
@@ -245,7 +246,12 @@ impl Run {
                         self.then(Deed::Sleep(index));
                     }
                 }
-                Some(CallKind::Step { .. } | CallKind::Now { .. } | CallKind::Random { .. })
+                Some(
+                    CallKind::Step { .. }
+                    | CallKind::Now { .. }
+                    | CallKind::Random { .. }
+                    | CallKind::Signal { .. },
+                )
                 | None => {
                     self.diverged(format!("{path} is recorded as something else than a sleep"));
                 }
@@ -258,6 +264,26 @@ impl Run {
         }
     }
 
+    fn wait_issued(&mut self, core: &Arc<Core>, path: StepPath, name: Box<str>) {
+        let Some(index) = self.state.find(&path) else {
+            self.call(core, path, CallIntent::Signal { name });
+            return;
+        };
+        match self.state.call(index).map(|call| &call.kind) {
+            Some(CallKind::Signal { name: waits, .. }) if *waits == name => self.called(index),
+            Some(
+                CallKind::Signal { .. }
+                | CallKind::Step { .. }
+                | CallKind::Sleep { .. }
+                | CallKind::Now { .. }
+                | CallKind::Random { .. },
+            )
+            | None => self.diverged(format!(
+                "{path} is recorded as something else than a wait for {name:?}"
+            )),
+        }
+    }
+
     fn note_issued(&mut self, core: &Arc<Core>, path: StepPath, intent: CallIntent) {
         let Some(index) = self.state.find(&path) else {
             self.call(core, path, intent);
@@ -266,7 +292,8 @@ impl Run {
         let recorded = match self.state.call(index).map(|call| &call.kind) {
             Some(CallKind::Now { at }) => Some(CallIntent::Now { at: *at }),
             Some(CallKind::Random { value }) => Some(CallIntent::Random { value: *value }),
-            Some(CallKind::Step { .. } | CallKind::Sleep { .. }) | None => None,
+            Some(CallKind::Step { .. } | CallKind::Sleep { .. } | CallKind::Signal { .. })
+            | None => None,
         };
         let same = recorded == Some(intent);
         if same {
@@ -291,11 +318,16 @@ impl Run {
         let undo = match &intent {
             CallIntent::Step {
                 undo: Some(undo), ..
+            }
+            | CallIntent::Child {
+                undo: Some(undo), ..
             } => undo.argument.len() as u64,
             CallIntent::Step { undo: None, .. }
+            | CallIntent::Child { undo: None, .. }
             | CallIntent::Sleep { .. }
             | CallIntent::Now { .. }
-            | CallIntent::Random { .. } => 0,
+            | CallIntent::Random { .. }
+            | CallIntent::Signal { .. } => 0,
         };
         let bytes = self.state.payload_bytes().saturating_add(undo);
         // Every open step may bring an output, and the saga itself one more.
@@ -358,6 +390,10 @@ impl Run {
                     StepOutcome::FailedNoEffect(failure) => Err(failure.clone()),
                 }),
                 Step::Launched { .. } | Step::Undoing { .. } | Step::Undone { .. } => return false,
+            },
+            CallKind::Signal { .. } => match self.state.taken(index) {
+                Some(signal) => Answer::Signal(signal.payload.clone()),
+                None => return false,
             },
             CallKind::Sleep { .. } | CallKind::Now { .. } | CallKind::Random { .. } => {
                 Answer::Awake
@@ -436,7 +472,7 @@ fn notes(state: &SagaState) -> HashMap<StepPath, CallIntent> {
     let note = |kind: &CallKind| match kind {
         CallKind::Now { at } => Some(CallIntent::Now { at: *at }),
         CallKind::Random { value } => Some(CallIntent::Random { value: *value }),
-        CallKind::Step { .. } | CallKind::Sleep { .. } => None,
+        CallKind::Step { .. } | CallKind::Sleep { .. } | CallKind::Signal { .. } => None,
     };
     let calls = state.calls().iter();
     calls

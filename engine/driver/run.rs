@@ -122,11 +122,8 @@ impl Run {
                 self.resume(core);
                 self.advance(core);
             }
-            // A cancel was promised, and unwinding needs nothing of what holds it.
-            Some(_)
-                if self.state.cancel_requested()
-                    && matches!(self.state.phase(), Phase::Running) =>
-            {
+            // It has to unwind, and unwinding needs nothing of what holds it.
+            Some(_) if self.state.doom().is_some() => {
                 self.resume(core);
                 self.advance(core);
             }
@@ -245,7 +242,7 @@ impl Run {
         if self.state.hold().is_some() && self.record(SagaEvent::Resumed) {
             self.bury();
             self.then(Deed::Resumed);
-            if !self.state.cancel_requested() {
+            if self.state.doom().is_none() {
                 self.relaunch_idle(core);
             }
         }
@@ -418,9 +415,13 @@ fn bytes_about(event: &Event) -> usize {
                 intent:
                     CallIntent::Step {
                         undo: Some(undo), ..
+                    }
+                    | CallIntent::Child {
+                        undo: Some(undo), ..
                     },
                 ..
             } => undo.argument.len(),
+            SagaEvent::Signalled { payload, .. } => payload.len(),
             SagaEvent::Settled {
                 outcome: StepOutcome::Done(output),
                 ..
@@ -437,7 +438,9 @@ fn bytes_about(event: &Event) -> usize {
             | SagaEvent::Undone { .. }
             | SagaEvent::Held(_)
             | SagaEvent::Resumed
-            | SagaEvent::Compensated { .. } => 0,
+            | SagaEvent::Compensated { .. }
+            | SagaEvent::DeadlinePassed { .. }
+            | SagaEvent::Released => 0,
         },
         Event::Opened { .. } | Event::Tenant(_) | Event::Effect { .. } | Event::Closed { .. } => 0,
     };
@@ -455,6 +458,7 @@ fn clipped(hold: Hold) -> Hold {
             Hold::Paused(PauseReason::Nondeterminism(clip(why)))
         }
         Hold::Paused(PauseReason::Panicked(why)) => Hold::Paused(PauseReason::Panicked(clip(why))),
+        Hold::Paused(PauseReason::AtStart) => Hold::Paused(PauseReason::AtStart),
         Hold::Stuck(why) => Hold::Stuck(clip(why)),
     }
 }
@@ -465,6 +469,7 @@ fn hold_text(hold: &Hold) -> Arc<str> {
         Hold::Paused(PauseReason::Definition(why)) => format!("paused: definition: {why}"),
         Hold::Paused(PauseReason::Nondeterminism(why)) => format!("paused: nondeterminism: {why}"),
         Hold::Paused(PauseReason::Panicked(why)) => format!("paused: {why}"),
+        Hold::Paused(PauseReason::AtStart) => "paused: it was started so".to_owned(),
         Hold::Stuck(why) => why.clone(),
     })
 }

@@ -146,14 +146,19 @@ impl<C: Computation, D> IntoFuture for StepCall<C, D> {
     }
 }
 
-enum State {
+pub(super) enum State {
     Ready(Option<Result<Issue, StepError>>),
     Waiting(StepPath),
 }
 
 impl State {
+    /// A call that was not made yet.
+    pub(super) fn ready(issue: Result<Issue, StepError>) -> Self {
+        Self::Ready(Some(issue))
+    }
+
     /// Makes the call at the first poll, and asks for its answer at each.
-    fn poll(
+    pub(super) fn poll(
         &mut self,
         script: &Script,
         context: &Context<'_>,
@@ -201,8 +206,8 @@ impl<T: DeserializeOwned> Future for StepFuture<T> {
                 canonical::decode(&output).map_err(|source| StepError::Decode { path, source }),
             ),
             Answer::Step(Err(failure)) => Poll::Ready(Err(StepError::Failed { path, failure })),
-            // A sleep and a step at one path: the driver has parked the saga.
-            Answer::Awake => Poll::Pending,
+            // Two kinds of call at one path: the driver has parked the saga.
+            Answer::Awake | Answer::Signal(_) => Poll::Pending,
         }
     }
 }
@@ -211,6 +216,7 @@ fn register(script: &Script, issue: Issue) -> Result<StepPath, StepError> {
     let path = match &issue {
         Issue::Step(path, _)
         | Issue::Sleep(path, _)
+        | Issue::Signal(path, _)
         | Issue::Note(path, _)
         | Issue::Missing(path, _) => path.clone(),
         Issue::Pivot => {
@@ -259,7 +265,7 @@ impl Future for Sleep {
         };
         match answer {
             Answer::Awake => Poll::Ready(Ok(())),
-            Answer::Step(_) => Poll::Pending,
+            Answer::Step(_) | Answer::Signal(_) => Poll::Pending,
         }
     }
 }

@@ -9,11 +9,14 @@ use std::time::Duration;
 use orlop_saga::path::{PathError, StepPath};
 use orlop_saga::saga::CallIntent;
 use orlop_saga::time::WallMillis;
+use serde::de::DeserializeOwned;
 
 use crate::computation::Computation;
 use crate::saga::StepError;
 use crate::saga::call::{Sleep, StepCall};
 use crate::saga::script::{Issue, Script};
+use crate::saga::select::{Branches, Select};
+use crate::saga::signal::SignalWait;
 use crate::timers::random_of;
 
 /// The calls of a saga before its pivot.
@@ -62,11 +65,19 @@ impl Calls {
         Sleep::new(Arc::clone(&self.script), self.path(name), duration)
     }
 
+    fn signal<T: DeserializeOwned>(&self, name: &str) -> SignalWait<T> {
+        SignalWait::new(Arc::clone(&self.script), self.path(name), name)
+    }
+
     fn now(&self, name: &str) -> Result<WallMillis, StepError> {
         let at = self.script.clock.wall();
         let read = |intent: &CallIntent| match intent {
             CallIntent::Now { at } => Some(*at),
-            CallIntent::Step { .. } | CallIntent::Sleep { .. } | CallIntent::Random { .. } => None,
+            CallIntent::Step { .. }
+            | CallIntent::Sleep { .. }
+            | CallIntent::Random { .. }
+            | CallIntent::Signal { .. }
+            | CallIntent::Child { .. } => None,
         };
         let told = self
             .script
@@ -78,7 +89,11 @@ impl Calls {
         let value = random_of(self.script.clock.simulated().as_ref());
         let read = |intent: &CallIntent| match intent {
             CallIntent::Random { value } => Some(*value),
-            CallIntent::Step { .. } | CallIntent::Sleep { .. } | CallIntent::Now { .. } => None,
+            CallIntent::Step { .. }
+            | CallIntent::Sleep { .. }
+            | CallIntent::Now { .. }
+            | CallIntent::Signal { .. }
+            | CallIntent::Child { .. } => None,
         };
         let told = self
             .script
@@ -116,6 +131,34 @@ macro_rules! shared_calls {
             /// clock that is set back lengthens the sleep, one set forward shortens it.
             pub fn sleep(&self, name: &str, duration: Duration) -> Sleep {
                 self.calls.sleep(name, duration)
+            }
+
+            /// Waits for a signal called `name`, sent with [`Tenant::signal`](crate::Tenant::signal)
+            /// before or after this call.
+            ///
+            /// Signals of one name are taken in the order in which they were recorded, by the
+            /// waits of that name in the order of their calls; for several, wait in a
+            /// [`scope`](Self::scope) each. A wait that is dropped keeps its place: hold on to it,
+            /// and await it again.
+            pub fn signal<T: DeserializeOwned>(&self, name: &str) -> SignalWait<T> {
+                self.calls.signal(name)
+            }
+
+            /// Waits for the branch that ends first, on every replay the same.
+            ///
+            /// The branches are a tuple of two to four, or an array or a vector of one type. They
+            /// are polled in their order, so that of several that are ready the first one wins;
+            /// outcomes are delivered one at a time in the order of the journal, so that otherwise
+            /// the one that was delivered first does. tokio's `select!` draws the order at random
+            /// unless it is `biased`, and so does not replay.
+            ///
+            /// What lost goes on. A step or child that was passed by value is detached: it ends
+            /// before the saga does, its failure is no failure of the saga, and its undo runs when
+            /// the saga unwinds. To hear of it, pass `&mut` of the future (steps and children:
+            /// `into_future()` first) and await or select it again. A sleep that lost does not
+            /// hold up the end; a wait for a signal that lost keeps its place.
+            pub fn select<B: Branches>(&self, branches: B) -> Select<B> {
+                Select::new(branches)
             }
 
             /// Wall time, the same on every replay.

@@ -4,6 +4,8 @@
 //! | --- | --- |
 //! | `context` | what the function is given: steps, scopes, sleep, time, random, pivot |
 //! | `call` | one step on its way: its undo, its retries, its future |
+//! | `signal` | a wait for a signal |
+//! | `select` | the first of several branches |
 //! | `script` | the ledger between the function and the driver |
 //! | `error` | why a step or a saga did not go on |
 
@@ -11,6 +13,8 @@ mod call;
 mod context;
 mod error;
 pub(crate) mod script;
+mod select;
+mod signal;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -24,6 +28,8 @@ use serde::de::DeserializeOwned;
 pub use call::{Sleep, StepCall, StepFuture};
 pub use context::{ForwardContext, SagaContext};
 pub use error::{SagaError, StepError};
+pub use select::{Branches, Select, Selected};
+pub use signal::SignalWait;
 
 /// A saga: named, versioned code that chains steps, each recorded before it runs and with how to
 /// undo it.

@@ -29,6 +29,8 @@ pub(crate) enum Issue {
     Sleep(StepPath, WallMillis),
     /// Time or randomness, answered on the spot.
     Note(StepPath, CallIntent),
+    /// A wait for a signal of this name.
+    Signal(StepPath, Box<str>),
     /// Only forward from here.
     Pivot,
     /// A call of code that is not registered.
@@ -51,6 +53,8 @@ pub(crate) enum Answer {
     Step(Result<Payload, Failure>),
     /// A sleep is over.
     Awake,
+    /// A signal came.
+    Signal(Payload),
 }
 
 /// See the module.
@@ -112,9 +116,10 @@ impl Script {
                 }
                 Some(path.clone())
             }
-            Issue::Sleep(path, _) | Issue::Note(path, _) | Issue::Missing(path, _) => {
-                Some(path.clone())
-            }
+            Issue::Sleep(path, _)
+            | Issue::Signal(path, _)
+            | Issue::Note(path, _)
+            | Issue::Missing(path, _) => Some(path.clone()),
             Issue::Pivot => None,
         };
         match path {

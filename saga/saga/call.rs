@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::child::Bond;
 use super::event::{Cause, UndoIntent};
 use crate::canonical::Payload;
 use crate::effect::CodeRef;
@@ -36,6 +37,8 @@ pub enum CallKind {
         /// How often it, or its undo once that was started, has been started since an operator
         /// last had the saga go on; starts that a clean close interrupted do not count.
         runs: u32,
+        /// Set if it is a child: a saga of its own.
+        child: Option<Bond>,
     },
     /// A sleep.
     Sleep {
@@ -54,12 +57,19 @@ pub enum CallKind {
         /// The answer.
         value: u64,
     },
+    /// A wait for a signal.
+    Signal {
+        /// The signal's name.
+        name: Box<str>,
+        /// Whether it took one.
+        over: bool,
+    },
 }
 
 /// What a saga's code is told, in the order in which it was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Delivery {
-    /// A step or a sleep is over.
+    /// A step, a sleep, a child or a wait for a signal is over.
     Call(StepIndex),
     /// The pivot is durable.
     Pivot,

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::child::{Bond, Parent};
+use super::signal::SignalId;
 use crate::amount::BusyNanos;
 use crate::canonical::Payload;
 use crate::effect::{CodeRef, EffectId};
@@ -35,6 +37,12 @@ pub struct SagaStart {
     pub at: WallMillis,
     /// How long its outcome is kept, from its end, in milliseconds.
     pub retention_ms: u64,
+    /// Whether nothing of it runs before an operator resumes it.
+    pub paused: bool,
+    /// When it has to have passed its pivot or ended, if it has to.
+    pub deadline: Option<WallMillis>,
+    /// Whose child it is.
+    pub parent: Option<Parent>,
 }
 
 /// How a step would be undone, recorded before the step runs.
@@ -75,6 +83,24 @@ pub enum CallIntent {
         /// The answer.
         value: u64,
     },
+    /// The saga waits for a signal.
+    Signal {
+        /// The signal's name.
+        name: Box<str>,
+    },
+    /// Another saga is about to be started.
+    Child {
+        /// Its definition, pinned.
+        code: CodeRef,
+        /// What was asked of it.
+        fingerprint: Fingerprint,
+        /// The parent's engine.
+        fence: Fence,
+        /// The parent's own undo for it.
+        undo: Option<UndoIntent>,
+        /// How it is taken back.
+        bond: Bond,
+    },
 }
 
 /// Why a saga unwinds.
@@ -84,6 +110,10 @@ pub enum Cause {
     Failed(Failure),
     /// It was cancelled.
     Cancelled,
+    /// Its deadline passed before its pivot.
+    Expired,
+    /// It had ended well, and its parent unwinds.
+    Recalled,
 }
 
 /// Why a saga is paused. It continues when an operator resumes it.
@@ -95,6 +125,8 @@ pub enum PauseReason {
     Nondeterminism(String),
     /// Its code panicked.
     Panicked(String),
+    /// It was started so.
+    AtStart,
 }
 
 /// Why a saga does not move.
@@ -184,4 +216,20 @@ pub enum SagaEvent {
         /// When.
         at: WallMillis,
     },
+    /// Somebody sent it a signal.
+    Signalled {
+        /// The signal's name.
+        name: Box<str>,
+        /// What a repetition is recognised by.
+        id: SignalId,
+        /// Its canonical bytes.
+        payload: Payload,
+    },
+    /// Its deadline passed. Before its pivot it unwinds, after it it is late.
+    DeadlinePassed {
+        /// When that was noticed.
+        at: WallMillis,
+    },
+    /// Its parent has ended: it will not be recalled.
+    Released,
 }

@@ -1,22 +1,29 @@
 //! What the fold of a saga allows, and what it refuses.
 
+mod children;
+mod signals;
+mod starts;
+
 use super::*;
 use crate::amount::BusyNanos;
 use crate::canonical::Payload;
-use crate::effect::{CodeRef, EffectId};
-use crate::id::{Attempt, Incarnation, TenantId};
+use crate::effect::{CodeRef, EffectId, IllegalEvent};
+use crate::id::{Attempt, Fence, Incarnation, StepIndex, TenantId};
 use crate::key::Fingerprint;
 use crate::key::Key;
+use crate::path::StepPath;
+use crate::step::StepOutcome;
 use crate::tenant::{AuditTag, Class};
+use crate::time::WallMillis;
 use crate::trace::TraceContext;
 
 fn fence(attempt: u32) -> Fence {
     Fence::new(Incarnation::new(1), Attempt::new(attempt))
 }
 
-fn started() -> SagaState {
+fn start() -> SagaStart {
     let input = Payload::default();
-    SagaState::new(Box::new(SagaStart {
+    SagaStart {
         id: EffectId {
             tenant: TenantId::new(0, 1),
             key: Key::named("k"),
@@ -29,7 +36,10 @@ fn started() -> SagaState {
         trace: TraceContext::default(),
         at: WallMillis::new(0),
         retention_ms: 10,
-    }))
+        paused: false,
+        deadline: None,
+        parent: None,
+    }
 }
 
 pub(crate) fn call(path: &str, undo: bool) -> SagaEvent {
@@ -72,11 +82,38 @@ fn undone(step: u32) -> SagaEvent {
 }
 
 pub(crate) fn run(events: &[SagaEvent]) -> Result<SagaState, IllegalEvent> {
-    let mut state = started();
+    run_from(start(), events)
+}
+
+fn run_from(start: SagaStart, events: &[SagaEvent]) -> Result<SagaState, IllegalEvent> {
+    let mut state = SagaState::new(Box::new(start));
     for event in events {
         state.apply(event)?;
     }
     Ok(state)
+}
+
+fn completed() -> SagaEvent {
+    SagaEvent::Completed {
+        output: Payload::default(),
+        at: WallMillis::new(1),
+    }
+}
+
+fn compensated() -> SagaEvent {
+    SagaEvent::Compensated {
+        at: WallMillis::new(2),
+    }
+}
+
+/// What the fold says of the last event, all others being allowed.
+fn refused(start: SagaStart, events: &[SagaEvent]) -> (&'static str, &'static str) {
+    let (last, before) = events.split_last().unwrap();
+    let mut state = run_from(start, before).unwrap();
+    let unchanged = state.clone();
+    let error = state.apply(last).unwrap_err();
+    assert_eq!(state, unchanged, "a refused event changes nothing");
+    (error.state, error.event)
 }
 
 fn unwind() -> SagaEvent {
@@ -186,7 +223,10 @@ fn deliveries_are_in_the_order_of_settlement() {
 fn runs(state: &SagaState) -> u32 {
     match &state.calls()[0].kind {
         CallKind::Step { runs, .. } => *runs,
-        CallKind::Sleep { .. } | CallKind::Now { .. } | CallKind::Random { .. } => {
+        CallKind::Sleep { .. }
+        | CallKind::Now { .. }
+        | CallKind::Random { .. }
+        | CallKind::Signal { .. } => {
             panic!("the first call is no step")
         }
     }

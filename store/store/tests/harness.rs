@@ -155,6 +155,9 @@ pub(super) fn saga(n: u64) -> Vec<Event> {
         trace: TraceContext::default(),
         at: WallMillis::new(START_MS),
         retention_ms: RETENTION_MS,
+        paused: false,
+        deadline: None,
+        parent: None,
     };
     let events = [
         SagaEvent::Started(Box::new(start)),
