@@ -12,6 +12,8 @@
 )]
 
 mod chain;
+#[path = "../fuzz/decoders/mod.rs"]
+mod decoders;
 mod disks;
 mod life;
 mod oracle;
@@ -20,6 +22,7 @@ mod plan;
 mod prefixes;
 mod racer;
 mod random;
+mod seeds;
 
 use std::sync::Once;
 
