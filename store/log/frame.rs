@@ -215,6 +215,8 @@ fn parse(salt: &Salt, frame: &[u8]) -> Option<Verdict> {
         records: u32::from_le_bytes(field(frame, 12)?),
         first: Lsn::new(u64::from_le_bytes(field(frame, 16)?)),
     };
+    // Records beyond the last lsn there is: no log wrote them.
+    head.first.get().checked_add(u64::from(head.records))?;
     let mut records = Records::new(payload(frame, &head));
     let counted = records.by_ref().count();
     let whole = records.rest().is_empty() && u32::try_from(counted).ok()? == head.records;
@@ -226,4 +228,26 @@ pub(super) fn payload<'a>(frame: &'a [u8], head: &Head) -> &'a [u8] {
     frame
         .get(HEAD_BYTES..HEAD_BYTES + head.payload_bytes)
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_beyond_the_last_lsn_are_no_frame() {
+        let salt = [7; 32];
+        let mut verdicts = Vec::new();
+        for first in [u64::MAX - 2, u64::MAX - 1] {
+            let mut batch = Batch::new();
+            batch.push(b"one");
+            batch.push(b"two");
+            let mut frame = FrameBuffer::default();
+            frame.clear();
+            frame.push(&batch);
+            let bytes = frame.seal(&salt, Kind::Records, Lsn::new(first));
+            verdicts.push(matches!(verify(&salt, bytes), Verdict::Valid(_)));
+        }
+        assert_eq!(verdicts, [true, false]);
+    }
 }

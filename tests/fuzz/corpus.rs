@@ -65,3 +65,11 @@ fn the_corpus_of_files_is_read_or_refused() {
         assert!(accepted > 0, "no input of kind {which} is accepted");
     }
 }
+
+#[test]
+fn the_corpus_of_histories_is_read_or_refused_and_read_again_as_the_same() {
+    let accepted = most("histories", |input| {
+        usize::from(decoders::histories::run(input))
+    });
+    assert_eq!(accepted, 1, "none is accepted");
+}

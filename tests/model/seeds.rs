@@ -7,6 +7,7 @@ use orlop::store::log::{FileLog, LogOptions};
 use orlop::store::tables::Change;
 use orlop::store::tables::export::{ExportEnd, ExportWriter};
 use orlop::{Engine, Key, Options, StoreId, StoreOptions, WallMillis};
+use orlop_saga::history::History;
 use orlop_saga::id::Lsn;
 use orlop_saga::live::Live;
 use orlop_store::checkpoint::{self, Checkpoint};
@@ -158,6 +159,7 @@ fn seed_files(records: &[Vec<u8>]) {
         if index % 9 == 8 {
             seed_checkpoint(index, &live);
             seed_export(index, &live, &all);
+            seed_histories(index, &live);
         }
     }
     let input = [&[files::ROWS][..], &joined(slices(&rows))].concat();
@@ -176,6 +178,20 @@ fn seed_checkpoint(index: usize, live: &Live) {
     let sealed = file(&disk, &disk.list(folder).unwrap()[0]);
     let input = [&[files::CHECKPOINT][..], &sealed[20..sealed.len() - 32]].concat();
     write("files", &format!("checkpoint-{index}"), &input);
+}
+
+fn seed_histories(index: usize, live: &Live) {
+    for (saga, state) in live.sagas() {
+        let history = History {
+            store: STORE,
+            saga: *saga,
+            exported_at: WallMillis::new(2),
+            state: state.clone(),
+        };
+        let sealed = history.encode().unwrap();
+        let body = &sealed[20..sealed.len() - 32];
+        write("histories", &format!("saga-{saga}-{index}"), body);
+    }
 }
 
 fn seed_export(index: usize, live: &Live, rows: &[Change]) {

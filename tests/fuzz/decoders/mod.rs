@@ -16,6 +16,7 @@
 
 pub(crate) mod files;
 pub(crate) mod frames;
+pub(crate) mod histories;
 pub(crate) mod records;
 
 use orlop_saga::id::StoreId;
