@@ -21,55 +21,32 @@ fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
     inputs
 }
 
-/// Runs every input; the most that any of them had accepted.
-fn most(target: &str, run: impl Fn(&[u8]) -> usize) -> usize {
+/// Runs every input; a finding is a panic, under the name that was printed last.
+fn go_through<T>(target: &str, run: impl Fn(&[u8]) -> T) {
     let inputs = corpus(target);
-    let all = inputs.iter().map(|(name, input)| {
+    assert!(inputs.len() >= 3, "{} inputs of {target}", inputs.len());
+    for (name, input) in inputs {
         println!("{target}/{name}");
-        run(input)
-    });
-    all.max().unwrap_or_default()
-}
-
-#[test]
-fn the_corpus_of_frames_is_read_or_refused_and_read_again_as_the_same() {
-    let records = most("frames", |input| {
-        decoders::frames::run(input).unwrap_or_default()
-    });
-    assert!(records > 10, "{records} records at most");
-    let refused = corpus("frames")
-        .iter()
-        .filter(|(_, input)| decoders::frames::run(input).is_none())
-        .count();
-    assert!(refused > 0, "nothing is refused");
-}
-
-#[test]
-fn the_corpus_of_records_folds_or_is_refused_and_survives_a_checkpoint() {
-    let folded = most("records", decoders::records::run);
-    assert!(folded > 10, "{folded} events at most");
-}
-
-#[test]
-fn the_corpus_of_files_is_read_or_refused() {
-    for which in [
-        decoders::files::CHECKPOINT,
-        decoders::files::EXPORT,
-        decoders::files::ROWS,
-    ] {
-        let accepted = corpus("files")
-            .iter()
-            .filter(|(_, input)| input.first().is_some_and(|first| first % 3 == which))
-            .filter(|(_, input)| decoders::files::run(input))
-            .count();
-        assert!(accepted > 0, "no input of kind {which} is accepted");
+        run(&input);
     }
 }
 
 #[test]
+fn the_corpus_of_frames_is_read_or_refused_and_read_again_as_the_same() {
+    go_through("frames", decoders::frames::run);
+}
+
+#[test]
+fn the_corpus_of_records_folds_or_is_refused_and_survives_a_checkpoint() {
+    go_through("records", decoders::records::run);
+}
+
+#[test]
+fn the_corpus_of_files_is_read_or_refused() {
+    go_through("files", decoders::files::run);
+}
+
+#[test]
 fn the_corpus_of_histories_is_read_or_refused_and_read_again_as_the_same() {
-    let accepted = most("histories", |input| {
-        usize::from(decoders::histories::run(input))
-    });
-    assert_eq!(accepted, 1, "none is accepted");
+    go_through("histories", decoders::histories::run);
 }

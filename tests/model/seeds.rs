@@ -1,6 +1,7 @@
 //! Seeds: what the fuzz targets begin with, taken from stores that an engine wrote.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use orlop::store::disk::{Disk, FileDisk, SimDisk};
 use orlop::store::log::{FileLog, LogOptions};
@@ -14,7 +15,7 @@ use orlop_store::checkpoint::{self, Checkpoint};
 use orlop_store::projection;
 
 use crate::chain::{Chain, Link, Plan};
-use crate::decoders::{STORE, files, frames, joined};
+use crate::decoders::{self, STORE, files, frames, joined};
 use crate::outside::{Outside, Put, Remove, Weather, Worth};
 
 const PAGE: usize = 4096;
@@ -75,12 +76,19 @@ fn frames_of(segment: &[u8]) -> Vec<Vec<u8>> {
     frames
 }
 
-fn write(target: &str, name: &str, bytes: &[u8]) {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fuzz/corpus")
-        .join(target);
-    std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(folder.join(name), bytes).unwrap();
+/// An input of a target, and the name of its file.
+struct Seed {
+    target: &'static str,
+    name: String,
+    input: Vec<u8>,
+}
+
+fn seed(target: &'static str, name: impl Into<String>, input: &[u8]) -> Seed {
+    Seed {
+        target,
+        name: name.into(),
+        input: input.to_vec(),
+    }
 }
 
 fn read_all(folder: &Path, prefix: &str, suffix: &str) -> Vec<Vec<u8>> {
@@ -123,7 +131,7 @@ fn slices(pieces: &[Vec<u8>]) -> impl Iterator<Item = &[u8]> {
     pieces.iter().map(Vec::as_slice)
 }
 
-fn seed_frames(segments: &[Vec<Vec<u8>>]) {
+fn seed_frames(segments: &[Vec<Vec<u8>>], seeds: &mut Vec<Seed>) {
     let mut pieces: Vec<Vec<u8>> = Vec::new();
     for (index, frames) in segments.iter().enumerate() {
         if index > 0 {
@@ -134,15 +142,15 @@ fn seed_frames(segments: &[Vec<Vec<u8>>]) {
     let whole = joined(slices(&pieces));
     for flags in [0, frames::SIGNED, frames::SIGNED | frames::MEASURED] {
         let input = [&[flags][..], &whole].concat();
-        write("frames", &format!("store-{flags}"), &input);
+        seeds.push(seed("frames", format!("store-{flags}"), &input));
     }
     let short: Vec<Vec<u8>> = segments[0].iter().take(3).cloned().collect();
     let input = [&[frames::SIGNED][..], &joined(slices(&short))].concat();
-    write("frames", "begun", &input);
+    seeds.push(seed("frames", "begun", &input));
 }
 
 /// What the store had written had it been told to in the middle of its records.
-fn seed_files(records: &[Vec<u8>]) {
+fn seed_files(records: &[Vec<u8>], seeds: &mut Vec<Seed>) {
     let mut live = Live::default();
     let mut all = Vec::new();
     let mut rows = Vec::new();
@@ -157,16 +165,16 @@ fn seed_files(records: &[Vec<u8>]) {
             all.push(change);
         }
         if index % 9 == 8 {
-            seed_checkpoint(index, &live);
-            seed_export(index, &live, &all);
-            seed_histories(index, &live);
+            seeds.push(seed_checkpoint(index, &live));
+            seeds.push(seed_export(index, &live, &all));
+            seed_histories(index, &live, seeds);
         }
     }
     let input = [&[files::ROWS][..], &joined(slices(&rows))].concat();
-    write("files", "rows", &input);
+    seeds.push(seed("files", "rows", &input));
 }
 
-fn seed_checkpoint(index: usize, live: &Live) {
+fn seed_checkpoint(index: usize, live: &Live) -> Seed {
     let (disk, folder) = (SimDisk::new(), Path::new("/"));
     let checkpoint = Checkpoint {
         store: STORE,
@@ -177,10 +185,10 @@ fn seed_checkpoint(index: usize, live: &Live) {
     checkpoint::write(&disk, folder, &checkpoint).unwrap();
     let sealed = file(&disk, &disk.list(folder).unwrap()[0]);
     let input = [&[files::CHECKPOINT][..], &sealed[20..sealed.len() - 32]].concat();
-    write("files", &format!("checkpoint-{index}"), &input);
+    seed("files", format!("checkpoint-{index}"), &input)
 }
 
-fn seed_histories(index: usize, live: &Live) {
+fn seed_histories(index: usize, live: &Live, seeds: &mut Vec<Seed>) {
     for (saga, state) in live.sagas() {
         let history = History {
             store: STORE,
@@ -190,11 +198,11 @@ fn seed_histories(index: usize, live: &Live) {
         };
         let sealed = history.encode().unwrap();
         let body = &sealed[20..sealed.len() - 32];
-        write("histories", &format!("saga-{saga}-{index}"), body);
+        seeds.push(seed("histories", format!("saga-{saga}-{index}"), &body));
     }
 }
 
-fn seed_export(index: usize, live: &Live, rows: &[Change]) {
+fn seed_export(index: usize, live: &Live, rows: &[Change]) -> Seed {
     let (disk, name) = (SimDisk::new(), Path::new("/export"));
     let mut export = ExportWriter::create(&disk, PathBuf::from("/export.new"), STORE).unwrap();
     export.changes(rows).unwrap();
@@ -208,12 +216,11 @@ fn seed_export(index: usize, live: &Live, rows: &[Change]) {
     export.finish(&disk, name, STORE, &end).unwrap();
     let frames = export_frames(&file(&disk, name));
     let input = [&[files::EXPORT][..], &joined(slices(&frames))].concat();
-    write("files", &format!("export-{index}"), &input);
+    seed("files", format!("export-{index}"), &input)
 }
 
-#[test]
-#[ignore = "writes the seeds of the fuzz targets anew, after a change of format"]
-fn seeds_are_written_from_a_real_store() {
+/// What a real store holds, for every target.
+fn seeds() -> Vec<Seed> {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("store");
     live(&store);
@@ -225,7 +232,7 @@ fn seeds_are_written_from_a_real_store() {
     let id = read_all(&store, "FORMAT", "")[0][20..36]
         .try_into()
         .unwrap();
-    let disk = std::sync::Arc::new(FileDisk::default());
+    let disk = Arc::new(FileDisk::default());
     let options = LogOptions {
         reserve_bytes: 0,
         ..LogOptions::default()
@@ -237,10 +244,59 @@ fn seeds_are_written_from_a_real_store() {
         Ok(())
     };
     opened.replay(Lsn::new(1), &mut take).unwrap();
-    write("records", "store", &joined(slices(&records)));
+    let mut seeds = vec![seed("records", "store", &joined(slices(&records)))];
     for (index, few) in records.chunks(24).enumerate().take(4) {
-        write("records", &format!("some-{index}"), &joined(slices(few)));
+        let input = joined(slices(few));
+        seeds.push(seed("records", format!("some-{index}"), &input));
     }
-    seed_frames(&segments);
-    seed_files(&records);
+    seed_frames(&segments, &mut seeds);
+    seed_files(&records, &mut seeds);
+    seeds
+}
+
+#[test]
+fn every_fuzz_target_accepts_what_a_real_store_holds() {
+    let (mut records, mut events, mut others) = (0, 0, 0);
+    for Seed {
+        target,
+        name,
+        input,
+    } in seeds()
+    {
+        match target {
+            "frames" => records = records.max(frames::run(&input).unwrap_or_default()),
+            "records" => events = events.max(decoders::records::run(&input)),
+            "files" => {
+                assert!(files::run(&input), "{name}");
+                others += 1;
+            }
+            "histories" => {
+                assert!(decoders::histories::run(&input), "{name}");
+                others += 1;
+            }
+            other => panic!("no target {other}"),
+        }
+    }
+    assert!(events > 30 && records >= events, "{records}, {events}");
+    assert!(
+        others > 10,
+        "{others} checkpoints, exports, rows, histories"
+    );
+}
+
+#[test]
+#[ignore = "adds seeds of today's format to the corpus"]
+fn seeds_are_written_from_a_real_store() {
+    for Seed {
+        target,
+        name,
+        input,
+    } in seeds()
+    {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/fuzz/corpus")
+            .join(target);
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join(name), input).unwrap();
+    }
 }
