@@ -53,6 +53,7 @@ mod registry;
 mod rules;
 mod runtime;
 mod saga;
+mod signal;
 mod start;
 mod submission;
 mod tenant;
@@ -84,6 +85,7 @@ pub use saga::{
     Branches, ForwardContext, Saga, SagaContext, SagaError, Select, Selected, SignalWait, Sleep,
     StepCall, StepError, StepFuture,
 };
+pub use signal::{SagaRef, SignalError, Signalled};
 pub use start::SagaStarting;
 pub use submission::{Awaited, Enqueued, Keyed, Origin, Reply, Submission};
 pub use tenant::{Tenant, TenantError, TenantManager};
@@ -99,6 +101,7 @@ pub use orlop_saga::id::{Fence, Incarnation, SagaId, StoreId, TenantId};
 pub use orlop_saga::key::{Key, RemoteKey};
 pub use orlop_saga::outcome::{Disposition, Failure};
 pub use orlop_saga::path::{PathError, StepPath};
+pub use orlop_saga::saga::SignalId;
 pub use orlop_saga::tenant::{AuditTag, Class};
 pub use orlop_saga::time::{Clock, Monotonic, Simulated, WallMillis};
 pub use orlop_saga::trace::TraceContext;

@@ -66,8 +66,13 @@ pub struct Limits {
     pub sagas_max: usize,
     /// How many calls one saga may make.
     pub saga_calls_max: usize,
-    /// How many bytes of input, outputs and undo arguments one saga may have together.
+    /// How many bytes of input, outputs, undo arguments and signals one saga may have together.
     pub saga_bytes_max: usize,
+    /// How many signals one saga may be sent.
+    pub saga_signals_max: usize,
+    /// How many bytes the payloads of the signals of one saga may have together; they count in
+    /// `saga_bytes_max` too.
+    pub saga_signal_bytes_max: usize,
     /// How long one undo or one reconciliation may take before it counts as unanswered.
     pub settle_timeout: Duration,
     /// How many tenants may be registered.
@@ -90,6 +95,8 @@ impl Default for Limits {
             sagas_max: 1 << 20,
             saga_calls_max: 10_000,
             saga_bytes_max: 48 << 20,
+            saga_signals_max: 1024,
+            saga_signal_bytes_max: 4 << 20,
             settle_timeout: Duration::from_secs(30),
             tenants_max: 4096,
             retry: RetryPolicy::default(),
@@ -172,6 +179,18 @@ impl Options {
             ("limits.sagas_max", limits.sagas_max, 1, 1 << 24),
             ("limits.saga_calls_max", limits.saga_calls_max, 1, 1 << 20),
             (
+                "limits.saga_signals_max",
+                limits.saga_signals_max,
+                0,
+                1 << 20,
+            ),
+            (
+                "limits.saga_signal_bytes_max",
+                limits.saga_signal_bytes_max,
+                0,
+                1 << 30,
+            ),
+            (
                 "limits.tenants_max",
                 limits.tenants_max as usize,
                 1,
@@ -230,12 +249,14 @@ impl Options {
                 0,
                 (batch / 2).saturating_sub(64 << 10),
             ),
-            // A saga that ended is one row; its calls have names and numbers beside their bytes.
+            // A saga that ended is one row; its calls and signals have names and numbers beside
+            // their bytes.
             (
-                "limits.saga_bytes_max + 1.5 KiB * limits.saga_calls_max",
+                "limits.saga_bytes_max + 1.5 KiB * .saga_calls_max + 0.5 KiB * .saga_signals_max",
                 limits
                     .saga_bytes_max
-                    .saturating_add(limits.saga_calls_max.saturating_mul(1536)),
+                    .saturating_add(limits.saga_calls_max.saturating_mul(1536))
+                    .saturating_add(limits.saga_signals_max.saturating_mul(512)),
                 0,
                 row,
             ),

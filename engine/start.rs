@@ -2,6 +2,7 @@
 
 use std::future::IntoFuture;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use orlop_saga::effect::EffectId;
@@ -24,6 +25,8 @@ pub struct SagaStarting<S: Saga> {
     key: Key,
     input: S::Input,
     terms: Terms,
+    paused: bool,
+    finish_within: Option<Duration>,
 }
 
 impl<S: Saga> SagaStarting<S> {
@@ -33,6 +36,8 @@ impl<S: Saga> SagaStarting<S> {
             key,
             input,
             terms: Terms::default(),
+            paused: false,
+            finish_within: None,
         }
     }
 
@@ -54,6 +59,26 @@ impl<S: Saga> SagaStarting<S> {
         self
     }
 
+    /// Nothing of it runs before it is resumed, with [`TenantManager::retry`]. Its ticket is told
+    /// `Stuck` until then.
+    ///
+    /// [`TenantManager::retry`]: crate::TenantManager::retry
+    pub fn paused(mut self) -> Self {
+        self.paused = true;
+        self
+    }
+
+    /// Has it unwound if it has neither ended nor passed its pivot after `duration`. After its
+    /// pivot it goes on, and is recorded as late. What undoes it is not bound by this.
+    ///
+    /// The deadline is journaled as wall time: while the store is open a wall clock that is set
+    /// does not move it, while it is closed time passes by the wall clock. Of several starts under
+    /// one key the first one's counts.
+    pub fn finish_within(mut self, duration: Duration) -> Self {
+        self.finish_within = Some(duration);
+        self
+    }
+
     fn entrance(&self) -> Result<Entrance, SubmitError> {
         let core = &self.tenant.core;
         let entry = core
@@ -65,6 +90,7 @@ impl<S: Saga> SagaStarting<S> {
             tenant: self.tenant.id(),
             key: self.key,
         };
+        let at = core.clock.wall();
         let start = SagaStart {
             id,
             fingerprint: Fingerprint::of(S::NAME, S::INPUT_SCHEMA, &input),
@@ -73,10 +99,10 @@ impl<S: Saga> SagaStarting<S> {
             class: self.terms.class,
             audit: self.terms.audit,
             trace: self.terms.trace,
-            at: core.clock.wall(),
+            at,
             retention_ms: u64::try_from(S::RETENTION.as_millis()).unwrap_or(u64::MAX),
-            paused: false,
-            deadline: None,
+            paused: self.paused,
+            deadline: self.finish_within.map(|duration| at.after(duration)),
             parent: None,
         };
         Ok(Entrance {

@@ -437,6 +437,10 @@ impl Run {
             self.state.call(step).map(|call| &call.kind)
         {
             let wait = until.since(core.clock.wall());
+            if !self.asleep.insert(step) {
+                // Its timer runs already.
+                return;
+            }
             Self::remind(
                 core,
                 wait,
@@ -449,6 +453,7 @@ impl Run {
     }
 
     pub(super) fn woke(&mut self, core: &Arc<Core>, step: StepIndex) {
+        self.asleep.remove(&step);
         if let Some(CallKind::Sleep { until, over: false }) =
             self.state.call(step).map(|call| &call.kind)
             && *until > core.clock.wall()

@@ -7,6 +7,8 @@
 //! | `forward` | polling the function and recording what it asks for |
 //! | `attempt` | attempts of steps and undos on their way |
 //! | `backward` | ending: completion, unwinding, holds |
+//! | `deadline` | by when it has to have ended |
+//! | `signal` | what it is told from outside |
 //!
 //! Invariants
 //! - Every event of a saga is appended from here, one batch at a time, so that the order in the
@@ -16,8 +18,10 @@
 
 mod attempt;
 mod backward;
+mod deadline;
 mod forward;
 mod run;
+mod signal;
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -33,9 +37,11 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use self::run::Run;
+pub(crate) use self::signal::Sending;
 use crate::core::Core;
 use crate::executor::{Ended, panic_text};
 use crate::flight::Flight;
+use crate::signal::{SignalError, Signalled};
 use crate::timers::{Timers, Work};
 
 /// Why a saga was not cancelled. It goes on as it was.
@@ -109,6 +115,14 @@ pub(crate) enum Message {
     },
     /// An operator has it go on.
     Resume { saga: SagaId },
+    /// Somebody sends it a signal.
+    Signal {
+        saga: SagaId,
+        sending: Sending,
+        tell: Tell<Result<Signalled, SignalError>>,
+    },
+    /// Its deadline may have passed.
+    Deadline { saga: SagaId },
     /// The engine closes: nothing new is begun; told once all that was recorded is durable.
     Quiesce { tell: std::sync::mpsc::Sender<()> },
     /// The engine ends.
@@ -128,6 +142,8 @@ impl Message {
             | Self::Wake { saga, .. }
             | Self::Nudge { saga }
             | Self::Cancel { saga, .. }
+            | Self::Signal { saga, .. }
+            | Self::Deadline { saga }
             | Self::Resume { saga } => Some(*saga),
         }
     }
@@ -146,6 +162,8 @@ impl Message {
             | Self::Nudge { .. }
             | Self::Cancel { .. }
             | Self::Resume { .. }
+            | Self::Signal { .. }
+            | Self::Deadline { .. }
             | Self::Quiesce { .. }
             | Self::Stop => false,
         }
@@ -219,6 +237,21 @@ impl Driver {
         self.tell(Message::Resume { saga });
     }
 
+    pub(crate) async fn signal(
+        &self,
+        saga: SagaId,
+        sending: Sending,
+    ) -> Result<Signalled, SignalError> {
+        let (tell, told) = oneshot::channel();
+        self.tell(Message::Signal {
+            saga,
+            sending,
+            tell,
+        });
+        told.await
+            .unwrap_or_else(|_| Err(not_recorded("the engine ended first")))
+    }
+
     pub(crate) async fn cancel(&self, saga: SagaId) -> Result<(), CancelError> {
         let (tell, told) = oneshot::channel();
         self.tell(Message::Cancel { saga, tell });
@@ -287,7 +320,9 @@ impl Player {
                 | Message::Wake { .. }
                 | Message::Nudge { .. }
                 | Message::Cancel { .. }
-                | Message::Resume { .. }) => message,
+                | Message::Resume { .. }
+                | Message::Signal { .. }
+                | Message::Deadline { .. }) => message,
             };
             let Some(core) = self.core.upgrade() else {
                 return;
@@ -335,6 +370,8 @@ impl Player {
                     .runs
                     .entry(id)
                     .or_insert_with(|| Run::start(id, flight, start));
+                // Before whoever starts it is told, and may see the wall clock set.
+                run.watch_deadline(core);
                 run.advance(core);
                 id
             }
@@ -363,11 +400,21 @@ impl Player {
     }
 }
 
+/// Why a signal may not be durable.
+fn not_recorded(reason: &str) -> SignalError {
+    SignalError::NotRecorded {
+        reason: reason.to_owned(),
+    }
+}
+
 /// A message that comes while the engine closes.
 fn refused(message: Message) {
+    let why = "the engine closes";
     if let Message::Cancel { tell, .. } = message {
-        let reason = "the engine closes".to_owned();
+        let reason = why.to_owned();
         let _ = tell.send(Err(CancelError::NotRecorded { reason }));
+    } else if let Message::Signal { tell, .. } = message {
+        let _ = tell.send(Err(not_recorded(why)));
     }
 }
 
@@ -375,5 +422,7 @@ fn refused(message: Message) {
 fn unknown(message: Message) {
     if let Message::Cancel { tell, .. } = message {
         let _ = tell.send(Err(CancelError::Ended));
+    } else if let Message::Signal { tell, .. } = message {
+        let _ = tell.send(Err(SignalError::NotRunning));
     }
 }

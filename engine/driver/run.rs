@@ -17,11 +17,12 @@ use orlop_saga::time::Monotonic;
 use orlop_store::log::{AppendError, LsnRange, Purpose};
 
 use super::attempt::Active;
-use super::{CancelError, Message, Tell};
+use super::{CancelError, Message, Tell, not_recorded};
 use crate::core::Core;
 use crate::flight::Flight;
 use crate::saga::SagaError;
 use crate::saga::script::Script;
+use crate::signal::{SignalError, Signalled};
 
 /// How long a batch waits that found no room in the journal.
 const PATIENCE: Duration = Duration::from_millis(20);
@@ -39,6 +40,8 @@ pub(super) enum Deed {
     Sleep(StepIndex),
     /// Whoever asked for the cancel is told.
     Cancelled(Tell<Result<(), CancelError>>),
+    /// Whoever sent a signal is told.
+    Signalled(Signalled, Tell<Result<Signalled, SignalError>>),
     /// Whoever waits is told that it does not move.
     Held(Arc<str>),
     /// Whoever comes may wait again.
@@ -63,6 +66,10 @@ pub(super) struct Run {
     pub(super) active: BTreeMap<StepIndex, Active>,
     /// Before when the undo of a step in doubt must not start.
     pub(super) undo_at: HashMap<StepIndex, Monotonic>,
+    /// When its deadline passes.
+    pub(super) due_at: Option<Monotonic>,
+    /// The sleeps whose timers run.
+    pub(super) asleep: BTreeSet<StepIndex>,
     outbox: VecDeque<Event>,
     /// What is done once so many events, counted from the first, are durable.
     deeds: Vec<(u64, Deed)>,
@@ -89,6 +96,10 @@ impl Run {
         let mut run = Self::recover(id, flight, SagaState::new(start.clone()));
         run.push(SagaEvent::Started(start));
         run.then(Deed::Started);
+        if let Some(hold) = run.state.hold() {
+            let text = hold_text(hold);
+            run.then(Deed::Held(text));
+        }
         run
     }
 
@@ -100,6 +111,8 @@ impl Run {
             player: None,
             active: BTreeMap::new(),
             undo_at: HashMap::new(),
+            due_at: None,
+            asleep: BTreeSet::new(),
             outbox: VecDeque::new(),
             deeds: Vec::new(),
             recorded: 0,
@@ -116,6 +129,7 @@ impl Run {
 
     /// Goes on after a restart.
     pub(super) fn recovered(&mut self, core: &Arc<Core>) {
+        self.watch_deadline(core);
         match self.state.hold() {
             // Perhaps this engine has what was missing. If not, it is held again at once.
             Some(Hold::Paused(PauseReason::Definition(_))) => {
@@ -168,6 +182,8 @@ impl Run {
             Message::Nudge { .. } => {}
             Message::Cancel { tell, .. } => self.cancel(core, tell),
             Message::Resume { .. } => self.resume(core),
+            Message::Signal { sending, tell, .. } => self.signal(core, sending, tell),
+            Message::Deadline { .. } => self.check_deadline(core),
             Message::Start { .. }
             | Message::Recover { .. }
             | Message::Quiesce { .. }
@@ -238,7 +254,7 @@ impl Run {
         }
     }
 
-    fn resume(&mut self, core: &Arc<Core>) {
+    pub(super) fn resume(&mut self, core: &Arc<Core>) {
         if self.state.hold().is_some() && self.record(SagaEvent::Resumed) {
             self.bury();
             self.then(Deed::Resumed);
@@ -354,17 +370,28 @@ impl Run {
         } else {
             self.flight.unresolved(core, error);
         }
-        self.not_cancelled("the journal failed first");
+        self.not_durable_for_any("the journal failed first");
     }
 
-    /// Tells those whose cancel is not durable.
-    fn not_cancelled(&mut self, reason: &str) {
+    /// Tells those whose wish or signal is not durable.
+    fn not_durable_for_any(&mut self, reason: &str) {
         let sent = self.sent.take().map(|sent| sent.deeds).unwrap_or_default();
         let waiting = self.deeds.drain(..).map(|(_, deed)| deed);
         for deed in sent.into_iter().chain(waiting) {
-            if let Deed::Cancelled(tell) = deed {
-                let reason = reason.to_owned();
-                let _ = tell.send(Err(CancelError::NotRecorded { reason }));
+            match deed {
+                Deed::Cancelled(tell) => {
+                    let reason = reason.to_owned();
+                    let _ = tell.send(Err(CancelError::NotRecorded { reason }));
+                }
+                Deed::Signalled(_, tell) => {
+                    let _ = tell.send(Err(not_recorded(reason)));
+                }
+                Deed::Started
+                | Deed::Launch(_)
+                | Deed::Sleep(_)
+                | Deed::Held(_)
+                | Deed::Resumed
+                | Deed::Finish(_) => {}
             }
         }
     }
@@ -377,6 +404,9 @@ impl Run {
                 Deed::Sleep(step) => self.sleep(core, step),
                 Deed::Cancelled(tell) => {
                     let _ = tell.send(Ok(()));
+                }
+                Deed::Signalled(signalled, tell) => {
+                    let _ = tell.send(Ok(signalled));
                 }
                 Deed::Held(reason) => self.flight.hold(&reason),
                 Deed::Resumed => self.flight.saga_resumed(),
@@ -401,7 +431,7 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
-        self.not_cancelled("the engine ended first");
+        self.not_durable_for_any("the engine ended first");
         self.bury();
     }
 }

@@ -22,4 +22,7 @@ mod poison;
 mod replay;
 mod runtimes;
 mod sagas;
+mod select;
+mod signals;
+mod starts;
 mod unwinding;
