@@ -158,6 +158,10 @@ pub enum Effect {
         /// How often it has been started since an operator last had it tried again; starts that a
         /// clean close interrupted do not count.
         runs: u32,
+        /// Whether the newest attempt only asks the outside.
+        asking: bool,
+        /// How many questions were lost with the process since then.
+        lost_asks: u32,
     },
     /// In doubt, and waiting for an operator.
     Stuck {
@@ -217,11 +221,37 @@ impl Effect {
         }
     }
 
+    /// How many questions were lost with the process.
+    pub fn lost_asks(&self) -> u32 {
+        match self {
+            Self::Accepted { .. } | Self::Stuck { .. } => 0,
+            Self::Launched { lost_asks, .. } => *lost_asks,
+        }
+    }
+
+    /// The process ended without a close: a question under way was lost with it.
+    pub(crate) fn crashed(&mut self, incarnation: Incarnation) {
+        match self {
+            Self::Launched {
+                fence,
+                asking: true,
+                lost_asks,
+                ..
+            } if fence.incarnation == incarnation => *lost_asks = lost_asks.saturating_add(1),
+            Self::Accepted { .. } | Self::Launched { .. } | Self::Stuck { .. } => {}
+        }
+    }
+
     /// The store was closed in good order: an attempt that this interrupted was no crash's doing.
     pub(crate) fn closed(&mut self, incarnation: Incarnation) {
         match self {
             // Only what this engine started can have been interrupted by its close.
-            Self::Launched { runs, fence, .. } if fence.incarnation == incarnation => {
+            Self::Launched {
+                runs,
+                fence,
+                asking: false,
+                ..
+            } if fence.incarnation == incarnation => {
                 *runs = runs.saturating_sub(1);
             }
             Self::Accepted { .. } | Self::Launched { .. } | Self::Stuck { .. } => {}
@@ -249,6 +279,8 @@ impl Effect {
                     request,
                     fence,
                     runs,
+                    asking: asks,
+                    lost_asks: 0,
                 }))
             }
             (Some(Self::Stuck { request, fence, .. }), EffectEvent::Resumed) => {
@@ -256,6 +288,8 @@ impl Effect {
                     request,
                     fence,
                     runs: 0,
+                    asking: false,
+                    lost_asks: 0,
                 }))
             }
             // A relaunch needs a newer fence: a late completion must not settle the wrong run.
@@ -264,6 +298,8 @@ impl Effect {
                     request,
                     fence: old,
                     runs,
+                    lost_asks,
+                    ..
                 }),
                 EffectEvent::Launched { fence, asks },
             ) => {
@@ -272,6 +308,8 @@ impl Effect {
                     request,
                     fence,
                     runs,
+                    asking: asks,
+                    lost_asks,
                 }))
             }
             (Some(Self::Launched { fence, .. }), EffectEvent::Settled(settlement)) => {

@@ -19,6 +19,7 @@ use crate::tenant::{TenantEvent, TenantLabel};
 pub struct Live {
     lsn: Lsn,
     incarnation: Incarnation,
+    closed: bool,
     saga_last: SagaId,
     tenants: BTreeMap<TenantId, TenantLabel>,
     effects: BTreeMap<EffectId, Effect>,
@@ -128,6 +129,14 @@ impl Live {
                         what: "the incarnation",
                     });
                 }
+                if !self.closed {
+                    let before = self.incarnation;
+                    let sagas = self.sagas.values_mut();
+                    sagas.for_each(|saga| saga.crashed(before));
+                    let effects = self.effects.values_mut();
+                    effects.for_each(|effect| effect.crashed(before));
+                }
+                self.closed = false;
                 self.incarnation = *incarnation;
                 None
             }
@@ -145,6 +154,7 @@ impl Live {
             Event::Saga { id, event } => self.saga(lsn, *id, event)?,
             Event::Closed { .. } => {
                 let now = self.incarnation;
+                self.closed = true;
                 self.sagas.values_mut().for_each(|saga| saga.closed(now));
                 self.effects
                     .values_mut()

@@ -13,7 +13,10 @@ mod apply;
 mod call;
 mod child;
 mod event;
+mod fork;
+mod operator;
 mod signal;
+mod status;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -21,10 +24,12 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::call::{Call, CallKind, Delivery, Phase};
+pub use self::call::{Call, CallKind, Delivery, Phase, Trail};
 pub use self::child::{Bond, Parent};
 pub use self::event::{CallIntent, Cause, Hold, PauseReason, SagaEvent, SagaStart, UndoIntent};
+pub use self::fork::{Inheritance, NoFork, Origin};
 pub use self::signal::{Signal, SignalId};
+pub use self::status::{Remains, Residue, SagaStatus, StatusKind};
 use crate::amount::BusyNanos;
 use crate::effect::Settlement;
 use crate::id::{Fence, Incarnation, SagaId, StepIndex};
@@ -48,6 +53,7 @@ pub struct SagaState {
     deadline_passed: Option<WallMillis>,
     signals: Vec<Signal>,
     released: bool,
+    fork_of: Option<fork::ForkOf>,
 }
 
 impl SagaState {
@@ -66,6 +72,7 @@ impl SagaState {
             deadline_passed: None,
             signals: Vec::new(),
             released: false,
+            fork_of: None,
         }
     }
 
@@ -106,7 +113,10 @@ impl SagaState {
             // A cancel leaves no room for a deadline, so the deadline came first.
             Phase::Running if self.deadline_passed.is_some() => Some(Cause::Expired),
             Phase::Running => self.cancel_requested.then_some(Cause::Cancelled),
-            Phase::Unwinding { .. } | Phase::Completed { .. } | Phase::Compensated { .. } => None,
+            Phase::Unwinding { .. }
+            | Phase::Completed { .. }
+            | Phase::Compensated { .. }
+            | Phase::Abandoned { .. } => None,
         }
     }
 
@@ -150,7 +160,7 @@ impl SagaState {
     pub fn ended(&self) -> bool {
         match self.phase {
             Phase::Running | Phase::Unwinding { .. } => false,
-            Phase::Completed { .. } | Phase::Compensated { .. } => true,
+            Phase::Completed { .. } | Phase::Compensated { .. } | Phase::Abandoned { .. } => true,
         }
     }
 
@@ -199,11 +209,30 @@ impl SagaState {
             if let CallKind::Step {
                 step: Step::Launched { fence } | Step::Undoing { fence, .. },
                 runs,
+                trail,
                 ..
             } = &mut call.kind
                 && fence.incarnation == incarnation
+                // A question that was interrupted is none of the runs.
+                && !trail.asking
             {
                 *runs = runs.saturating_sub(1);
+            }
+        }
+    }
+
+    /// The process ended without a close: a question under way was lost with it.
+    pub(crate) fn crashed(&mut self, incarnation: Incarnation) {
+        for call in &mut self.calls {
+            if let CallKind::Step {
+                step: Step::Launched { fence },
+                trail,
+                ..
+            } = &mut call.kind
+                && fence.incarnation == incarnation
+                && trail.asking
+            {
+                trail.lost_asks = trail.lost_asks.saturating_add(1);
             }
         }
     }
@@ -243,6 +272,10 @@ impl SagaState {
         let (outcome, at) = match &self.phase {
             Phase::Running | Phase::Unwinding { .. } => return None,
             Phase::Completed { output, at } => (Outcome::Done(output.clone()), *at),
+            Phase::Abandoned { note, at } => {
+                let failure = Failure::permanent(format!("abandoned: {note}"));
+                (Outcome::Failed(failure), *at)
+            }
             Phase::Compensated { cause, at } => {
                 let failure = match cause {
                     Cause::Failed(failure) => Failure::permanent(failure),

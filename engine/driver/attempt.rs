@@ -7,10 +7,10 @@ use std::time::Duration;
 use orlop_admission::{Acquired, Grantee, Lane, Permit, QueueTicket, Refusal};
 use orlop_saga::amount::BusyNanos;
 use orlop_saga::canonical::Payload;
-use orlop_saga::id::{Epoch, Fence, SagaId, StepIndex};
+use orlop_saga::id::{Fence, SagaId, StepIndex};
 use orlop_saga::key::RemoteKey;
 use orlop_saga::outcome::Failure;
-use orlop_saga::saga::{CallKind, Hold, Phase, SagaEvent};
+use orlop_saga::saga::{CallKind, Hold, Origin, Phase, SagaEvent};
 use orlop_saga::step::{Step, StepOutcome};
 
 use super::Message;
@@ -250,9 +250,10 @@ impl Run {
         let tenant = start.id.tenant;
         let call = self.state.call(index)?;
         let active = self.active.get_mut(&index)?;
-        let epoch = Epoch::default();
+        // What another saga ran keeps the name that the outside knows it by.
+        let Origin { saga: by, epoch } = self.state.origin(self.id, index);
         let patience = Some(core.limits.settle_timeout);
-        let step_key = RemoteKey::of_step(&core.store_id, tenant, self.id, &call.path, epoch);
+        let step_key = RemoteKey::of_step(&core.store_id, tenant, by, &call.path, epoch);
         let (action, remote_key, lane, timeout) = match &active.task {
             TaskOf::Step(spec) => {
                 let (code, input) = (Arc::clone(&spec.code), spec.input.clone());
@@ -282,7 +283,7 @@ impl Run {
                     step_key,
                     prior,
                 };
-                let key = RemoteKey::of_undo(&core.store_id, tenant, self.id, &call.path, epoch);
+                let key = RemoteKey::of_undo(&core.store_id, tenant, by, &call.path, epoch);
                 // Compensation is never blocked by what failed.
                 (action, key, Lane::Reserved, patience)
             }

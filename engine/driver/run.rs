@@ -456,7 +456,12 @@ fn bytes_about(event: &Event) -> usize {
                 outcome: StepOutcome::Done(output),
                 ..
             }
-            | SagaEvent::Completed { output, .. } => output.len(),
+            | SagaEvent::Completed { output, .. }
+            | SagaEvent::Skipped { output, .. } => output.len(),
+            SagaEvent::Forked(inherits) => {
+                let bytes = usize::try_from(inherits.payload_bytes()).unwrap_or(usize::MAX);
+                bytes.saturating_add(inherits.calls.len().saturating_mul(1024))
+            }
             SagaEvent::Called { .. }
             | SagaEvent::Relaunched { .. }
             | SagaEvent::Settled { .. }
@@ -470,7 +475,10 @@ fn bytes_about(event: &Event) -> usize {
             | SagaEvent::Resumed
             | SagaEvent::Compensated { .. }
             | SagaEvent::DeadlinePassed { .. }
-            | SagaEvent::Released => 0,
+            | SagaEvent::Released
+            | SagaEvent::Abandoned { .. }
+            | SagaEvent::UndoSkipped { .. }
+            | SagaEvent::Reopened { .. } => 0,
         },
         Event::Opened { .. } | Event::Tenant(_) | Event::Effect { .. } | Event::Closed { .. } => 0,
     };
@@ -489,6 +497,7 @@ fn clipped(hold: Hold) -> Hold {
         }
         Hold::Paused(PauseReason::Panicked(why)) => Hold::Paused(PauseReason::Panicked(clip(why))),
         Hold::Paused(PauseReason::AtStart) => Hold::Paused(PauseReason::AtStart),
+        Hold::Paused(PauseReason::Operator(why)) => Hold::Paused(PauseReason::Operator(clip(why))),
         Hold::Stuck(why) => Hold::Stuck(clip(why)),
     }
 }
@@ -500,6 +509,7 @@ fn hold_text(hold: &Hold) -> Arc<str> {
         Hold::Paused(PauseReason::Nondeterminism(why)) => format!("paused: nondeterminism: {why}"),
         Hold::Paused(PauseReason::Panicked(why)) => format!("paused: {why}"),
         Hold::Paused(PauseReason::AtStart) => "paused: it was started so".to_owned(),
+        Hold::Paused(PauseReason::Operator(why)) => format!("paused by an operator: {why}"),
         Hold::Stuck(why) => why.clone(),
     })
 }

@@ -1,6 +1,7 @@
 //! Transitions: the one function that moves a saga's state, shared by execution and recovery.
 
-use super::{Bond, Call, CallIntent, CallKind, Delivery, Hold, Phase, SagaEvent, SagaState};
+use super::{Bond, Call, CallIntent, CallKind, Delivery, Hold, Phase, SagaEvent, SagaState, Trail};
+use crate::amount::BusyNanos;
 use crate::effect::IllegalEvent;
 use crate::id::StepIndex;
 use crate::path::StepPath;
@@ -24,6 +25,7 @@ impl SagaState {
                 if !asks {
                     self.count_run(*step, false);
                 }
+                self.asking(*step, *asks);
                 Ok(())
             }
             SagaEvent::Settled {
@@ -39,7 +41,7 @@ impl SagaState {
                     self.payload_bytes += output.len() as u64;
                 }
                 self.deliveries.push(Delivery::Call(*step));
-                self.cost = self.cost.saturating_add(*cost);
+                self.charge(*step, *cost);
                 Ok(())
             }
             SagaEvent::Woke { step } => self.woke(running, *step),
@@ -75,12 +77,13 @@ impl SagaState {
                 let first = !self.undoing(*step);
                 self.step(*step, StepEvent::UndoLaunched(*fence))?;
                 self.count_run(*step, first);
+                self.asking(*step, false);
                 Ok(())
             }
             SagaEvent::Undone { step, fence, cost } => {
                 self.check(matches!(self.phase, Phase::Unwinding { .. }), "undone")?;
                 self.step(*step, StepEvent::Undone(*fence))?;
-                self.cost = self.cost.saturating_add(*cost);
+                self.charge(*step, *cost);
                 Ok(())
             }
             SagaEvent::Held(hold) => {
@@ -92,8 +95,9 @@ impl SagaState {
                 self.check(self.hold.is_some(), "resumed")?;
                 self.hold = None;
                 for call in &mut self.calls {
-                    if let CallKind::Step { runs, .. } = &mut call.kind {
+                    if let CallKind::Step { runs, trail, .. } = &mut call.kind {
                         *runs = 0;
+                        trail.lost_asks = 0;
                     }
                 }
                 Ok(())
@@ -126,6 +130,16 @@ impl SagaState {
                 self.released = true;
                 Ok(())
             }
+            SagaEvent::Abandoned { note, at } => self.abandoned(note, *at),
+            SagaEvent::Skipped {
+                step,
+                fence,
+                output,
+                note,
+            } => self.skipped(*step, *fence, output, note),
+            SagaEvent::UndoSkipped { step, fence, note } => self.undo_skipped(*step, *fence, note),
+            SagaEvent::Reopened { step, fence } => self.reopened(*step, *fence),
+            SagaEvent::Forked(inherits) => self.forked(inherits),
         }
     }
 
@@ -157,6 +171,7 @@ impl SagaState {
                     step: Step::Launched { fence: *fence },
                     runs: 1,
                     child: None,
+                    trail: Trail::default(),
                 }
             }
             CallIntent::Child {
@@ -179,6 +194,7 @@ impl SagaState {
                     step: Step::Launched { fence: *fence },
                     runs: 1,
                     child: Some(*bond),
+                    trail: Trail::default(),
                 }
             }
             CallIntent::Sleep { until } => CallKind::Sleep {
@@ -234,7 +250,7 @@ impl SagaState {
         Ok(())
     }
 
-    fn step(&mut self, index: StepIndex, event: StepEvent) -> Result<(), IllegalEvent> {
+    pub(super) fn step(&mut self, index: StepIndex, event: StepEvent) -> Result<(), IllegalEvent> {
         let illegal = self.illegal("moved at a call that is no step");
         match self
             .calls
@@ -266,6 +282,23 @@ impl SagaState {
         )
     }
 
+    /// Whether the newest attempt of a step only asks.
+    fn asking(&mut self, index: StepIndex, asks: bool) {
+        let call = self.calls.get_mut(index.get() as usize);
+        if let Some(CallKind::Step { trail, .. }) = call.map(|call| &mut call.kind) {
+            trail.asking = asks;
+        }
+    }
+
+    /// What an attempt cost.
+    fn charge(&mut self, index: StepIndex, cost: BusyNanos) {
+        self.cost = self.cost.saturating_add(cost);
+        let call = self.calls.get_mut(index.get() as usize);
+        if let Some(CallKind::Step { trail, .. }) = call.map(|call| &mut call.kind) {
+            trail.cost = trail.cost.saturating_add(cost);
+        }
+    }
+
     /// Counts a start; the first start of an undo counts anew.
     fn count_run(&mut self, index: StepIndex, anew: bool) {
         let call = self.calls.get_mut(index.get() as usize);
@@ -288,6 +321,7 @@ impl SagaState {
             (Phase::Unwinding { .. }, None) => "unwinding",
             (Phase::Completed { .. }, _) => "completed",
             (Phase::Compensated { .. }, _) => "compensated",
+            (Phase::Abandoned { .. }, _) => "abandoned",
             (Phase::Running | Phase::Unwinding { .. }, Some(Hold::Paused(_))) => "paused",
             (Phase::Running | Phase::Unwinding { .. }, Some(Hold::Stuck(_))) => "stuck",
         };

@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::child::Bond;
 use super::event::{Cause, UndoIntent};
+use super::fork::Origin;
+use crate::amount::BusyNanos;
 use crate::canonical::Payload;
 use crate::effect::CodeRef;
 use crate::id::StepIndex;
@@ -39,6 +41,8 @@ pub enum CallKind {
         runs: u32,
         /// Set if it is a child: a saga of its own.
         child: Option<Bond>,
+        /// What else is known of its attempts.
+        trail: Trail,
     },
     /// A sleep.
     Sleep {
@@ -64,6 +68,21 @@ pub enum CallKind {
         /// Whether it took one.
         over: bool,
     },
+}
+
+/// What the attempts of a step left behind, beside how it ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trail {
+    /// What they cost, as far as they ended.
+    pub cost: BusyNanos,
+    /// Whether the newest attempt only asks the outside.
+    pub asking: bool,
+    /// How many questions were lost with the process since an operator last had the saga go on.
+    pub lost_asks: u32,
+    /// The words of the operator who gave it its output, or took its undo for done.
+    pub note: Option<String>,
+    /// What its remote key is made of, if another saga ran it.
+    pub origin: Option<Origin>,
 }
 
 /// What a saga's code is told, in the order in which it was told.
@@ -96,6 +115,13 @@ pub enum Phase {
     Compensated {
         /// Why.
         cause: Cause,
+        /// When.
+        at: WallMillis,
+    },
+    /// An operator gave it up: what it did remains.
+    Abandoned {
+        /// The operator's words.
+        note: String,
         /// When.
         at: WallMillis,
     },

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::child::{Bond, Parent};
+use super::fork::Inheritance;
 use super::signal::SignalId;
 use crate::amount::BusyNanos;
 use crate::canonical::Payload;
@@ -127,6 +128,8 @@ pub enum PauseReason {
     Panicked(String),
     /// It was started so.
     AtStart,
+    /// An operator said so, in these words.
+    Operator(String),
 }
 
 /// Why a saga does not move.
@@ -232,4 +235,40 @@ pub enum SagaEvent {
     },
     /// Its parent has ended: it will not be recalled.
     Released,
+    /// An operator gave it up: what it did remains.
+    Abandoned {
+        /// The operator's words.
+        note: String,
+        /// When.
+        at: WallMillis,
+    },
+    /// An operator gave a step that did not end its output.
+    Skipped {
+        /// Which step.
+        step: StepIndex,
+        /// Above every attempt of it.
+        fence: Fence,
+        /// The canonical bytes of the output.
+        output: Payload,
+        /// The operator's words.
+        note: String,
+    },
+    /// An operator took an undo that did not end for done.
+    UndoSkipped {
+        /// Which step's.
+        step: StepIndex,
+        /// Above every attempt of it.
+        fence: Fence,
+        /// The operator's words.
+        note: String,
+    },
+    /// An operator has a step tried again that failed after the pivot.
+    Reopened {
+        /// Which step.
+        step: StepIndex,
+        /// Above every attempt of it.
+        fence: Fence,
+    },
+    /// It begins with what another saga did. In one batch with its start.
+    Forked(Box<Inheritance>),
 }

@@ -1,6 +1,7 @@
 //! What the fold of a saga allows, and what it refuses.
 
 mod children;
+mod operators;
 mod signals;
 mod starts;
 
