@@ -13,7 +13,7 @@ use orlop_saga::id::{Attempt, Epoch, Fence, Incarnation, Lsn, StoreId, TenantId}
 use orlop_saga::key::{Key, RemoteKey};
 use orlop_saga::tenant::TenantLabel;
 use orlop_saga::time::Clock;
-use orlop_store::log::{AppendError, Lane, LsnRange, Purpose};
+use orlop_store::log::{AppendError, LsnRange, Purpose};
 use orlop_store::projector::Projected;
 use orlop_store::store::{AppendRefused, Recovered, Store};
 use orlop_store::tables::TablesError;
@@ -256,8 +256,11 @@ impl Core {
                 then(&core, result);
             }
         };
-        let lane = Lane(tenant.slot());
-        if let Err(refused) = self.store.0.append(lane, purpose, events, Box::new(ack)) {
+        if let Err(refused) = self
+            .store
+            .0
+            .append_of(tenant, purpose, events, Box::new(ack))
+        {
             let error = match refused {
                 AppendRefused::Backlogged { bytes, bytes_max } => {
                     AppendError::Backlogged { bytes, bytes_max }

@@ -94,6 +94,16 @@ pub enum SubmitError {
         /// What the tables said.
         reason: Arc<str>,
     },
+    /// It is done, and the blob that its output is in is missing or damaged. Nothing ran, and
+    /// nothing of it runs again within its retention. Restore the file that the reason names from
+    /// a backup and submit the key again.
+    #[error("the output of key {key} cannot be read: {reason}")]
+    Damaged {
+        /// Its key.
+        key: Key,
+        /// Which file, and what is wrong with it.
+        reason: Arc<str>,
+    },
     /// The recorded output is no value of the computation's output type: the type changed under
     /// the same name.
     #[error(transparent)]
@@ -121,6 +131,7 @@ impl SubmitError {
             | Self::Stuck { .. }
             | Self::Unresolved { .. }
             | Self::Lookup { .. }
+            | Self::Damaged { .. }
             | Self::Interrupted { .. }
             | Self::Decode(_) => false,
         }

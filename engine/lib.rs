@@ -115,7 +115,7 @@ pub mod op {
 
 /// The journal and the tables, for embedders that bring their own and for tests.
 pub mod store {
-    pub use orlop_store::{disk, folder, log, projector, store, tables};
+    pub use orlop_store::{blob, disk, folder, log, projector, store, tables};
 }
 
 /// The page that a reader sees first, compiled and run with the other documentation tests.

@@ -318,6 +318,11 @@ fn read<T: DeserializeOwned>(
             })
         }
         Outcome::Failed(failure) => Err(SubmitError::Failed(failure.clone())),
+        // The store gives the bytes wherever it is asked.
+        Outcome::Blob(blob) => Err(SubmitError::Damaged {
+            key,
+            reason: format!("blob {blob} was not read").into(),
+        }),
     }
 }
 

@@ -9,6 +9,7 @@
 //! - Every encoding that reaches a disk or a digest is described beside the code that writes it.
 
 pub mod amount;
+pub mod blob;
 pub mod canonical;
 pub mod digest;
 pub mod effect;

@@ -6,6 +6,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::blob::BlobRef;
 use crate::canonical::Payload;
 
 /// What is known of the effect of an attempt that failed.
@@ -81,4 +82,7 @@ pub enum Outcome {
     Done(Payload),
     /// It failed for good.
     Failed(Failure),
+    /// It is done; its output is in a blob of the tenant. Only records and rows say so: whoever
+    /// looks an outcome up is given the bytes.
+    Blob(BlobRef),
 }

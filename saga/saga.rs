@@ -15,6 +15,7 @@ mod child;
 mod event;
 mod fork;
 mod operator;
+mod output;
 mod signal;
 mod status;
 #[cfg(test)]
@@ -115,6 +116,7 @@ impl SagaState {
             Phase::Running => self.cancel_requested.then_some(Cause::Cancelled),
             Phase::Unwinding { .. }
             | Phase::Completed { .. }
+            | Phase::CompletedInBlob { .. }
             | Phase::Compensated { .. }
             | Phase::Abandoned { .. } => None,
         }
@@ -160,7 +162,10 @@ impl SagaState {
     pub fn ended(&self) -> bool {
         match self.phase {
             Phase::Running | Phase::Unwinding { .. } => false,
-            Phase::Completed { .. } | Phase::Compensated { .. } | Phase::Abandoned { .. } => true,
+            Phase::Completed { .. }
+            | Phase::CompletedInBlob { .. }
+            | Phase::Compensated { .. }
+            | Phase::Abandoned { .. } => true,
         }
     }
 
@@ -276,6 +281,7 @@ impl SagaState {
                 let failure = Failure::permanent(format!("abandoned: {note}"));
                 (Outcome::Failed(failure), *at)
             }
+            Phase::CompletedInBlob { output, at } => (Outcome::Blob(*output), *at),
             Phase::Compensated { cause, at } => {
                 let failure = match cause {
                     Cause::Failed(failure) => Failure::permanent(failure),

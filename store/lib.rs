@@ -2,6 +2,7 @@
 //!
 //! Imports `saga` only.
 
+pub mod blob;
 pub mod checkpoint;
 pub mod disk;
 pub mod folder;

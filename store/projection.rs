@@ -8,6 +8,8 @@
 //! | `s` | saga (8) | the whole history of a saga that ended |
 //! | `t` | tenant (8) | the tenant's label |
 //! | `x` | expiry (8), tenant (8), key (16) | the saga that expires with it, if any |
+//! | `b` | expiry (8), tenant (8), key (16), digest (32) | bytes of the blob that the outcome is in |
+//! | `d` | tenant (8), digest (32) | bytes of a blob that no outcome names any more, and since when |
 //!
 //! Numbers are big-endian, so that the order of keys is the order of numbers. A value is one
 //! byte format (1) and the `postcard` encoding.
@@ -17,11 +19,14 @@
 //!   again after retention has removed some, is harmless.
 //! - An outcome and its place in the retention index are written together.
 
+use orlop_saga::blob::BlobRef;
+use orlop_saga::digest::Digest;
 use orlop_saga::effect::{EffectId, Settlement};
 use orlop_saga::event::Event;
-use orlop_saga::id::{SagaId, TenantId};
+use orlop_saga::id::{Lsn, SagaId, TenantId};
 use orlop_saga::key::Key;
 use orlop_saga::live::Finished;
+use orlop_saga::outcome::Outcome;
 use orlop_saga::saga::SagaState;
 use orlop_saga::tenant::{TenantEvent, TenantLabel};
 use orlop_saga::time::WallMillis;
@@ -38,6 +43,11 @@ pub const SAGAS: u8 = b's';
 pub const TENANTS: u8 = b't';
 /// The prefix of the retention index.
 pub const EXPIRIES: u8 = b'x';
+
+/// The prefix of blobs that outcomes name.
+pub const BLOBS: u8 = b'b';
+/// The prefix of blobs that wait to be unlinked.
+pub const DEAD_BLOBS: u8 = b'd';
 
 const FORMAT: u8 = 1;
 
@@ -101,7 +111,21 @@ pub fn project(
         key: expiry_key(settlement.expires_at, finished.id),
         value: expiry,
     });
+    if let Some(blob) = blob_of(settlement) {
+        changes.push(Change::Put {
+            key: blob_key(settlement.expires_at, finished.id, blob.digest),
+            value: encode(&blob.bytes)?,
+        });
+    }
     Ok(())
+}
+
+/// The blob that an outcome is in, if it is in one.
+pub(crate) fn blob_of(settlement: &Settlement) -> Option<BlobRef> {
+    match &settlement.outcome {
+        Outcome::Blob(blob) => Some(*blob),
+        Outcome::Done(_) | Outcome::Failed(_) => None,
+    }
 }
 
 /// The key of a retained outcome.
@@ -144,6 +168,72 @@ pub fn expiry_id(key: &[u8]) -> Option<(WallMillis, EffectId)> {
     Some((WallMillis::new(u64::from_be_bytes(*at)), read_id(rest)?))
 }
 
+/// The key of a blob that the outcome of `id` with this expiry names. Beside the outcome, so that
+/// removing a later run's outcome of the key leaves it.
+pub fn blob_key(expires_at: WallMillis, id: EffectId, digest: Digest) -> Vec<u8> {
+    let mut key = blobs_of(expires_at, id);
+    key.extend_from_slice(digest.as_bytes());
+    key
+}
+
+/// What the keys of all blobs of one outcome begin with.
+pub fn blobs_of(expires_at: WallMillis, id: EffectId) -> Vec<u8> {
+    let mut key = vec![BLOBS];
+    key.extend_from_slice(&expires_at.get().to_be_bytes());
+    push_id(&mut key, id);
+    key
+}
+
+/// Whose blob a row of [`BLOBS`] keeps.
+///
+/// # Errors
+/// [`RowError::Decode`]: other code wrote it.
+pub fn decode_blob(key: &[u8], value: &[u8]) -> Result<(TenantId, BlobRef), RowError> {
+    let parts = key
+        .strip_prefix(&[BLOBS])
+        .and_then(|rest| rest.split_last_chunk::<32>())
+        .and_then(|(rest, digest)| Some((read_id(rest.get(8..)?)?, digest)));
+    let (id, digest) = parts.ok_or_else(|| not_a_key(key))?;
+    let blob = BlobRef {
+        digest: Digest::new(*digest),
+        bytes: decode(value)?,
+    };
+    Ok((id.tenant, blob))
+}
+
+/// The key of a blob that waits to be unlinked.
+pub fn dead_blob_key(tenant: TenantId, digest: Digest) -> Vec<u8> {
+    let mut key = vec![DEAD_BLOBS];
+    key.extend_from_slice(&tenant.to_u64().to_be_bytes());
+    key.extend_from_slice(digest.as_bytes());
+    key
+}
+
+/// Whose blob waits to be unlinked, and since when.
+///
+/// # Errors
+/// [`RowError::Decode`]: other code wrote it.
+pub fn decode_dead_blob(key: &[u8], value: &[u8]) -> Result<(TenantId, BlobRef, Lsn), RowError> {
+    let parts = key
+        .strip_prefix(&[DEAD_BLOBS])
+        .and_then(|rest| rest.split_last_chunk::<32>())
+        .and_then(|(tenant, digest)| Some((read_tenant(tenant)?, digest)));
+    let (tenant, digest) = parts.ok_or_else(|| not_a_key(key))?;
+    let (bytes, since): (u64, Lsn) = decode(value)?;
+    let blob = BlobRef {
+        digest: Digest::new(*digest),
+        bytes,
+    };
+    Ok((tenant, blob, since))
+}
+
+fn not_a_key(key: &[u8]) -> RowError {
+    RowError::Decode {
+        bytes: key.len(),
+        reason: "its key has another length".into(),
+    }
+}
+
 /// The value of a row of [`OUTCOMES`].
 ///
 /// # Errors
@@ -182,12 +272,20 @@ fn push_id(key: &mut Vec<u8>, id: EffectId) {
 }
 
 fn read_id(bytes: &[u8]) -> Option<EffectId> {
-    let (generation, rest) = bytes.split_first_chunk::<4>()?;
-    let (slot, key) = rest.split_first_chunk::<4>()?;
+    let (tenant, key) = bytes.split_first_chunk::<8>()?;
     Some(EffectId {
-        tenant: TenantId::new(u32::from_be_bytes(*slot), u32::from_be_bytes(*generation)),
+        tenant: read_tenant(tenant)?,
         key: Key::new(key.try_into().ok()?),
     })
+}
+
+fn read_tenant(bytes: &[u8]) -> Option<TenantId> {
+    let (generation, slot) = bytes.split_first_chunk::<4>()?;
+    let slot = slot.try_into().ok()?;
+    Some(TenantId::new(
+        u32::from_be_bytes(slot),
+        u32::from_be_bytes(*generation),
+    ))
 }
 
 /// A format byte and the encoding of `value`.

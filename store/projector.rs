@@ -14,6 +14,7 @@
 //! - After the first failure nothing is applied or checkpointed any more; the journal has it all.
 //! - With nothing to do the thread sleeps until it is woken or the next outcome expires.
 
+mod blobs;
 mod fold;
 mod inbox;
 mod job;
@@ -33,6 +34,7 @@ use orlop_saga::saga::SagaState;
 use orlop_saga::time::Clock;
 use parking_lot::Mutex;
 
+use crate::blob::{BlobOptions, Keeper};
 use crate::checkpoint::CheckpointError;
 use crate::disk::Disk;
 use crate::folder::Folder;
@@ -42,6 +44,7 @@ use crate::retained::RetainedKeys;
 use crate::tables::export::ExportError;
 use crate::tables::{Tables, TablesError, TablesHome};
 
+pub(crate) use self::blobs::DeadBlobs;
 pub(crate) use self::fold::Applier;
 use self::inbox::{Inbox, Request};
 pub(crate) use self::job::{list as exports, restore};
@@ -133,6 +136,8 @@ pub struct ProjectorOptions {
     pub expired_rows_max: u32,
     /// The shortest time between two passes of retention, in milliseconds.
     pub retention_pause_ms: u64,
+    /// Bounds of the blobs that long outcomes are kept in.
+    pub blobs: BlobOptions,
 }
 
 impl Default for ProjectorOptions {
@@ -145,6 +150,7 @@ impl Default for ProjectorOptions {
             exports_kept: 1,
             expired_rows_max: 256,
             retention_pause_ms: 1_000,
+            blobs: BlobOptions::default(),
         }
     }
 }
@@ -162,6 +168,8 @@ pub(crate) struct Start {
     pub(crate) unexported_bytes: u64,
     pub(crate) export_bytes: u64,
     pub(crate) retained: Arc<RetainedKeys>,
+    pub(crate) keeper: Arc<Keeper>,
+    pub(crate) dead: DeadBlobs,
     pub(crate) projected: Arc<dyn Projected>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) retention: RetentionClock,

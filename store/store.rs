@@ -24,6 +24,7 @@ use orlop_saga::time::Clock;
 use parking_lot::{Condvar, Mutex};
 
 use self::opening::Opening;
+use crate::blob::{BlobError, BlobHold, Carried, Keeper};
 use crate::disk::{Disk, FileDisk};
 use crate::folder::{Folder, FolderError, Forked, check_process};
 use crate::log::{
@@ -89,7 +90,14 @@ fn check_projector(options: &ProjectorOptions) -> Result<(), OpenError> {
     within("export_bytes_min", p.export_bytes_min, 1, 1 << 40)?;
     within("exports_kept", p.exports_kept.into(), 1, 16)?;
     within("expired_rows_max", p.expired_rows_max.into(), 1, 4096)?;
-    within("retention_pause_ms", p.retention_pause_ms, 1, 86_400_000)
+    within("retention_pause_ms", p.retention_pause_ms, 1, 86_400_000)?;
+    within("blobs.bytes_min", p.blobs.bytes_min, 4096, 1 << 30)?;
+    within(
+        "blobs.tenant_bytes_max",
+        p.blobs.tenant_bytes_max,
+        1,
+        1 << 50,
+    )
 }
 
 fn within(option: &'static str, value: u64, least: u64, most: u64) -> Result<(), OpenError> {
@@ -136,6 +144,9 @@ pub enum OpenError {
     /// The tables cannot be scanned.
     #[error(transparent)]
     Tables(#[from] TablesError),
+    /// The folders of blobs cannot be searched for what nothing names. Correct the cause.
+    #[error(transparent)]
+    Blobs(#[from] BlobError),
     /// The new incarnation is not durable, so nothing may be launched under it. Open again.
     #[error("the incarnation was not raised: {0}")]
     Incarnation(#[source] AppendError),
@@ -276,6 +287,7 @@ struct Inner {
     pid: u32,
     log: Arc<dyn Log>,
     projector: Projector,
+    keeper: Arc<Keeper>,
     retained: Arc<RetainedKeys>,
     backlog_bytes_max: u64,
     closing: AtomicBool,
@@ -362,12 +374,53 @@ impl Store {
         events: &[Event],
         ack: Box<dyn Acknowledge>,
     ) -> Result<(), AppendRefused> {
+        self.check_room(purpose)?;
+        let mut batch = Batch::new();
+        for event in events {
+            batch.push(&record::encode(event)?);
+        }
+        self.inner.log.append(lane, purpose, batch, ack);
+        Ok(())
+    }
+
+    /// The same for a tenant, on its lane: outputs of [`BlobOptions::bytes_min`](crate::blob::BlobOptions) and more are
+    /// durable in blobs before their record is appended. An event with such an output is the last
+    /// of its effect or saga; what is appended after it may come to be before it.
+    ///
+    /// # Errors
+    /// [`AppendRefused`]: nothing was appended and `ack` is not called.
+    pub fn append_of(
+        &self,
+        tenant: TenantId,
+        purpose: Purpose,
+        events: &[Event],
+        ack: Box<dyn Acknowledge>,
+    ) -> Result<(), AppendRefused> {
+        let lane = Lane(tenant.slot());
+        if !self.inner.keeper.wants(events) {
+            return self.append(lane, purpose, events, ack);
+        }
+        self.check_room(purpose)?;
+        let carried = Carried {
+            tenant,
+            lane,
+            purpose,
+            events: events.to_vec(),
+            ack,
+        };
+        let refused = self.inner.keeper.carry(carried);
+        refused.map_err(|_| AppendRefused::Closed)
+    }
+
+    /// Whether the tables and the blobs are near enough behind the journal.
+    fn check_room(&self, purpose: Purpose) -> Result<(), AppendRefused> {
         let inner = &*self.inner;
         check_process(inner.pid)?;
         if inner.closing.load(Ordering::Acquire) {
             return Err(AppendRefused::Closed);
         }
-        let bytes = inner.projector.backlog_bytes();
+        let waiting = inner.keeper.waiting_bytes();
+        let bytes = inner.projector.backlog_bytes().saturating_add(waiting);
         let bytes_max = match purpose {
             Purpose::New => inner.backlog_bytes_max,
             Purpose::Settle => inner.backlog_bytes_max.saturating_mul(2),
@@ -375,12 +428,22 @@ impl Store {
         if bytes > bytes_max {
             return Err(AppendRefused::Backlogged { bytes, bytes_max });
         }
-        let mut batch = Batch::new();
-        for event in events {
-            batch.push(&record::encode(event)?);
-        }
-        inner.log.append(lane, purpose, batch, ack);
         Ok(())
+    }
+
+    /// Bytes of one tenant's blobs, those that only wait to be unlinked included, and how many it
+    /// may have before its new work is to be refused.
+    pub fn blob_bytes(&self, tenant: TenantId) -> (u64, u64) {
+        let keeper = &self.inner.keeper;
+        (
+            keeper.ledger.bytes_of(tenant),
+            keeper.options().tenant_bytes_max,
+        )
+    }
+
+    /// Keeps every blob where it is while somebody copies the store.
+    pub fn hold_blobs(&self) -> BlobHold {
+        BlobHold::new(&self.inner.keeper.ledger)
     }
 
     /// Whether a key may have an outcome in the tables; "no" is certain once its outcome was
@@ -474,8 +537,11 @@ impl Store {
 
 impl Inner {
     fn close_all(&self) {
+        // Outcomes on their way to a blob are still to be recorded.
+        self.keeper.drain();
         let drained = self.log.close().map_err(CloseError::from);
         let projected = self.projector.close().map_err(CloseError::from);
+        self.keeper.stop();
         drop(self.hold.lock().take());
         *self.closed.lock() = Some(drained.and(projected));
         self.all_closed.notify_all();
@@ -490,6 +556,7 @@ impl Drop for Inner {
             return;
         }
         self.projector.abandon();
+        self.keeper.stop();
     }
 }
 

@@ -468,6 +468,7 @@ fn bytes_about(event: &Event) -> usize {
             | SagaEvent::Woke { .. }
             | SagaEvent::Pivoted
             | SagaEvent::CancelRequested
+            | SagaEvent::CompletedInBlob { .. }
             | SagaEvent::UnwindingStarted { .. }
             | SagaEvent::UndoLaunched { .. }
             | SagaEvent::Undone { .. }

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use dashmap::mapref::entry::Entry;
 use orlop_admission::{Refusal, TenantAccount};
 use orlop_saga::effect::{Effect, EffectId, Request, Settlement, Withdrawal};
-use orlop_saga::id::{Lsn, SagaId};
+use orlop_saga::id::{Lsn, SagaId, TenantId};
 use orlop_saga::key::Fingerprint;
 use orlop_saga::saga::SagaStart;
+use orlop_store::tables::TablesError;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -110,6 +111,9 @@ impl Core {
                     self.check_room(&entrance.work)?;
                     let known = entrance.durability != Durability::Ephemeral
                         && self.store.maybe_retained(entrance.id);
+                    if !known && entrance.durability != Durability::Ephemeral {
+                        self.check_blobs(entrance.id.tenant)?;
+                    }
                     let flight = Arc::new(Flight::new(self, &entrance, known));
                     if let Some(plain) = flight.state.lock().plain() {
                         plain.nested = nested;
@@ -175,6 +179,22 @@ impl Core {
             });
         }
         Ok(())
+    }
+}
+
+impl Core {
+    /// Whether the tenant may have more outcomes that are kept in blobs.
+    fn check_blobs(&self, tenant: TenantId) -> Result<(), SubmitError> {
+        let (bytes, bytes_max) = self.store.0.blob_bytes(tenant);
+        if bytes < bytes_max {
+            return Ok(());
+        }
+        let number = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        Err(SubmitError::Overloaded {
+            what: "bytes of a tenant's blobs",
+            count: number(bytes),
+            count_max: number(bytes_max),
+        })
     }
 }
 
@@ -471,7 +491,7 @@ impl Flight {
     /// The tables answered whether the key has an outcome.
     fn looked_up(
         self: Arc<Self>,
-        row: Result<Option<Settlement>, orlop_store::tables::TablesError>,
+        row: Result<Option<Settlement>, TablesError>,
         start: Option<Box<SagaStart>>,
     ) {
         let Some(core) = self.core.upgrade() else {
@@ -485,11 +505,16 @@ impl Flight {
             Err(error) => {
                 let key = self.id.key;
                 let reason = Arc::from(error.to_string());
-                self.withdraw(
-                    &core,
-                    SubmitError::Lookup { key, reason },
-                    Withdrawal::Refused,
-                );
+                let error = match error {
+                    TablesError::Blob { .. } => SubmitError::Damaged { key, reason },
+                    TablesError::Io { .. }
+                    | TablesError::Damaged { .. }
+                    | TablesError::Poisoned
+                    | TablesError::TooLarge { .. }
+                    | TablesError::Closed
+                    | _ => SubmitError::Lookup { key, reason },
+                };
+                self.withdraw(&core, error, Withdrawal::Refused);
             }
         }
     }
@@ -536,6 +561,8 @@ impl Flight {
         wait::send(letters);
         if deserted {
             self.remove(core);
+        } else if let Err(error) = core.check_blobs(self.id.tenant) {
+            self.withdraw(core, error, Withdrawal::Refused);
         } else {
             self.begin(core, start);
         }

@@ -103,12 +103,19 @@ impl SagaState {
                 Ok(())
             }
             SagaEvent::Completed { output, at } => {
-                self.check(
-                    running && self.doom().is_none() && self.open_steps() == 0,
-                    "completed",
-                )?;
+                self.check_completed(running)?;
                 self.phase = Phase::Completed {
                     output: output.clone(),
+                    at: *at,
+                };
+                Ok(())
+            }
+            SagaEvent::CompletedInBlob { output, at } => {
+                // A child's output is read again after a restart, from the fold.
+                self.check(self.start.parent.is_none(), "completed in a blob")?;
+                self.check_completed(running)?;
+                self.phase = Phase::CompletedInBlob {
+                    output: *output,
                     at: *at,
                 };
                 Ok(())
@@ -141,6 +148,13 @@ impl SagaState {
             SagaEvent::Reopened { step, fence } => self.reopened(*step, *fence),
             SagaEvent::Forked(inherits) => self.forked(inherits),
         }
+    }
+
+    fn check_completed(&self, running: bool) -> Result<(), IllegalEvent> {
+        self.check(
+            running && self.doom().is_none() && self.open_steps() == 0,
+            "completed",
+        )
     }
 
     fn called(
@@ -319,7 +333,7 @@ impl SagaState {
         let state = match (&self.phase, &self.hold) {
             (Phase::Running, None) => "running",
             (Phase::Unwinding { .. }, None) => "unwinding",
-            (Phase::Completed { .. }, _) => "completed",
+            (Phase::Completed { .. } | Phase::CompletedInBlob { .. }, _) => "completed",
             (Phase::Compensated { .. }, _) => "compensated",
             (Phase::Abandoned { .. }, _) => "abandoned",
             (Phase::Running | Phase::Unwinding { .. }, Some(Hold::Paused(_))) => "paused",

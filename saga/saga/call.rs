@@ -6,6 +6,7 @@ use super::child::Bond;
 use super::event::{Cause, UndoIntent};
 use super::fork::Origin;
 use crate::amount::BusyNanos;
+use crate::blob::BlobRef;
 use crate::canonical::Payload;
 use crate::effect::CodeRef;
 use crate::id::StepIndex;
@@ -122,6 +123,13 @@ pub enum Phase {
     Abandoned {
         /// The operator's words.
         note: String,
+        /// When.
+        at: WallMillis,
+    },
+    /// It ended well, and its output is in a blob of the tenant.
+    CompletedInBlob {
+        /// What names the canonical bytes of its output.
+        output: BlobRef,
         /// When.
         at: WallMillis,
     },

@@ -94,7 +94,10 @@ impl SagaState {
         match &self.phase {
             Phase::Running => !recalled && self.hold.is_none() && !self.pivoted,
             Phase::Completed { .. } => recalled && adopted && !self.pivoted && !self.released,
-            Phase::Unwinding { .. } | Phase::Compensated { .. } | Phase::Abandoned { .. } => false,
+            Phase::Unwinding { .. }
+            | Phase::Compensated { .. }
+            | Phase::CompletedInBlob { .. }
+            | Phase::Abandoned { .. } => false,
         }
     }
 }

@@ -6,6 +6,7 @@ use super::child::{Bond, Parent};
 use super::fork::Inheritance;
 use super::signal::SignalId;
 use crate::amount::BusyNanos;
+use crate::blob::BlobRef;
 use crate::canonical::Payload;
 use crate::effect::{CodeRef, EffectId};
 use crate::id::{Fence, StepIndex};
@@ -271,4 +272,11 @@ pub enum SagaEvent {
     },
     /// It begins with what another saga did. In one batch with its start.
     Forked(Box<Inheritance>),
+    /// It ended well, and its output is in a blob of the tenant.
+    CompletedInBlob {
+        /// What names the canonical bytes of its output.
+        output: BlobRef,
+        /// When.
+        at: WallMillis,
+    },
 }

@@ -97,7 +97,7 @@ impl SagaState {
     /// Which status it has, without the reason.
     pub fn status_kind(&self) -> StatusKind {
         match (&self.phase, &self.hold) {
-            (Phase::Completed { .. }, _) => StatusKind::Completed,
+            (Phase::Completed { .. } | Phase::CompletedInBlob { .. }, _) => StatusKind::Completed,
             (Phase::Compensated { .. }, _) => StatusKind::Compensated,
             (Phase::Abandoned { .. }, _) => StatusKind::Abandoned,
             (Phase::Running | Phase::Unwinding { .. }, Some(Hold::Paused(_))) => StatusKind::Paused,
@@ -110,7 +110,7 @@ impl SagaState {
     /// Where it is.
     pub fn status(&self) -> SagaStatus {
         match (&self.phase, &self.hold) {
-            (Phase::Completed { .. }, _) => SagaStatus::Completed,
+            (Phase::Completed { .. } | Phase::CompletedInBlob { .. }, _) => SagaStatus::Completed,
             (Phase::Compensated { .. }, _) => SagaStatus::Compensated,
             (Phase::Abandoned { .. }, _) => SagaStatus::Abandoned,
             (Phase::Running | Phase::Unwinding { .. }, Some(Hold::Paused(reason))) => {

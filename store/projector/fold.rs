@@ -1,5 +1,6 @@
 //! From records to changes: used by the projector while the engine runs and by recovery alike.
 
+use orlop_saga::blob::BlobRef;
 use orlop_saga::effect::EffectId;
 use orlop_saga::id::Lsn;
 use orlop_saga::live::Live;
@@ -11,7 +12,15 @@ use crate::projector::ProjectorError;
 use crate::tables::{Change, Tables, TablesError};
 
 /// What one record finished.
-pub(crate) type FoldedRecord = Option<(EffectId, WallMillis)>;
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Folded {
+    /// The key that has its outcome now.
+    pub(crate) id: EffectId,
+    /// Until when it is kept.
+    pub(crate) expires_at: WallMillis,
+    /// The blob that it is in, if it is in one.
+    pub(crate) blob: Option<BlobRef>,
+}
 
 /// Folds records and gathers the changes that they leave.
 pub(crate) struct Applier {
@@ -37,7 +46,7 @@ impl Applier {
         lsn: Lsn,
         bytes: &[u8],
         applied: Lsn,
-    ) -> Result<FoldedRecord, ProjectorError> {
+    ) -> Result<Option<Folded>, ProjectorError> {
         let event =
             record::decode(bytes).map_err(|source| ProjectorError::Record { lsn, source })?;
         let finished = self.live.apply(lsn, &event)?;
@@ -47,7 +56,11 @@ impl Applier {
             let added = self.changes.iter().skip(before).map(Change::byte_len);
             self.bytes = added.fold(self.bytes, usize::saturating_add);
         }
-        Ok(finished.map(|finished| (finished.id, finished.settlement.expires_at)))
+        Ok(finished.map(|finished| Folded {
+            id: finished.id,
+            expires_at: finished.settlement.expires_at,
+            blob: projection::blob_of(&finished.settlement),
+        }))
     }
 
     /// Bytes of the changes gathered.

@@ -50,6 +50,7 @@ impl Request {
                 TablesError::Io { .. }
                 | TablesError::Damaged { .. }
                 | TablesError::Poisoned
+                | TablesError::Blob { .. }
                 | TablesError::TooLarge { .. } => ProjectorError::Tables(error),
             })),
         }

@@ -7,7 +7,9 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use orlop_saga::blob::BlobRef;
 use orlop_saga::effect::EffectId;
+use orlop_saga::id::TenantId;
 use orlop_saga::time::{Clock, Monotonic, WallMillis};
 
 use crate::projection;
@@ -46,6 +48,8 @@ pub(crate) struct Expired {
     pub(crate) changes: Vec<Change>,
     /// The keys that are unknown once they are removed.
     pub(crate) keys: Vec<EffectId>,
+    /// The blobs that one outcome less names then, each as often as it is named less.
+    pub(crate) blobs: Vec<(TenantId, BlobRef)>,
     /// The earliest expiry that is left.
     pub(crate) next: Option<WallMillis>,
 }
@@ -87,8 +91,33 @@ pub(crate) fn expired(
                 expired.changes.push(Change::Remove { key: row });
                 expired.keys.push(id);
             }
+            blobs(tables, at, id, &mut expired)?;
         }
         expired.changes.push(Change::Remove { key });
     }
     Ok(expired)
+}
+
+/// The blobs that the outcome with this expiry names.
+fn blobs(
+    tables: &mut dyn Tables,
+    at: WallMillis,
+    id: EffectId,
+    expired: &mut Expired,
+) -> Result<(), ProjectorError> {
+    let mut wrong = None;
+    tables.scan(&projection::blobs_of(at, id), None, &mut |key, value| {
+        match projection::decode_blob(key, value) {
+            Ok(blob) => {
+                expired.blobs.push(blob);
+                expired.changes.push(Change::Remove { key: key.to_vec() });
+            }
+            Err(error) => wrong = Some(error),
+        }
+        ControlFlow::Continue(())
+    })?;
+    match wrong {
+        None => Ok(()),
+        Some(error) => Err(error.into()),
+    }
 }

@@ -5,15 +5,18 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
+use orlop_saga::blob::BlobRef;
 use orlop_saga::effect::EffectId;
-use orlop_saga::id::{Lsn, SagaId, StoreId};
+use orlop_saga::id::{Lsn, SagaId, StoreId, TenantId};
 use orlop_saga::saga::SagaState;
 use orlop_saga::time::{Monotonic, WallMillis};
 
+use crate::blob::Keeper;
 use crate::checkpoint::{self, Checkpoint};
 use crate::disk::Disk;
 use crate::log::{Batch, Log};
 use crate::projection::{self, Retained};
+use crate::projector::blobs::{BlobReader, DeadBlobs};
 use crate::projector::fold::Applier;
 use crate::projector::inbox::{Inbox, Request, Stop};
 use crate::projector::job::{self, Job};
@@ -33,6 +36,9 @@ pub(crate) struct Worker<'a> {
     tables: Option<Box<dyn Tables>>,
     applier: Applier,
     retained: Arc<RetainedKeys>,
+    keeper: Arc<Keeper>,
+    dead: DeadBlobs,
+    blobs: BlobReader,
     projected: Arc<dyn Projected>,
     retention: RetentionClock,
     clock: Arc<dyn orlop_saga::time::Clock>,
@@ -67,6 +73,12 @@ impl<'a> Worker<'a> {
             inbox,
             log,
             store: start.store,
+            blobs: BlobReader {
+                disk: Arc::clone(&start.disk),
+                store: start.folder.clone(),
+            },
+            keeper: start.keeper,
+            dead: start.dead,
             disk: start.disk,
             folder: start.folder,
             home: start.home,
@@ -138,6 +150,10 @@ impl<'a> Worker<'a> {
         self.step_job()?;
         if self.pause_of_retention_is_over() {
             self.sweep()?;
+            // Nothing else may come that an export would be written for.
+            if self.dead.bytes() >= self.options.export_bytes_min {
+                self.schedule()?;
+            }
         }
         Ok(())
     }
@@ -145,15 +161,17 @@ impl<'a> Worker<'a> {
     /// Folds batches, applies what they leave, and announces the keys.
     fn project(&mut self, batches: &[(Lsn, Batch)]) -> Result<(), ProjectorError> {
         let mut keys: Vec<EffectId> = Vec::new();
+        let mut blobs: Vec<(TenantId, BlobRef)> = Vec::new();
         let mut bytes: u64 = 0;
         for (first, batch) in batches {
             let mut lsn = *first;
             for record in batch.iter() {
                 let applied = self.tables()?.applied();
-                if let Some((id, expires_at)) = self.applier.record(lsn, record, applied)? {
-                    keys.push(id);
-                    let earliest = self.expiry_next.map_or(expires_at, |at| at.min(expires_at));
-                    self.expiry_next = Some(earliest);
+                if let Some(folded) = self.applier.record(lsn, record, applied)? {
+                    keys.push(folded.id);
+                    blobs.extend(folded.blob.map(|blob| (folded.id.tenant, blob)));
+                    let at = folded.expires_at;
+                    self.expiry_next = Some(self.expiry_next.map_or(at, |next| next.min(at)));
                 }
                 if self.applier.byte_len() as u64 >= self.options.group_bytes_max {
                     self.flush()?;
@@ -163,8 +181,14 @@ impl<'a> Worker<'a> {
             bytes = bytes.saturating_add(batch.byte_len());
         }
         self.flush()?;
-        self.bytes_since_checkpoint = self.bytes_since_checkpoint.saturating_add(bytes);
-        self.bytes_since_export = self.bytes_since_export.saturating_add(bytes);
+        for (tenant, blob) in &blobs {
+            self.keeper.ledger.landed(*tenant, *blob);
+        }
+        // What is in blobs counts as if it were in the journal: it is given back with that.
+        let outside = blobs.iter().map(|(_, blob)| blob.bytes).sum();
+        let grown = bytes.saturating_add(outside);
+        self.bytes_since_checkpoint = self.bytes_since_checkpoint.saturating_add(grown);
+        self.bytes_since_export = self.bytes_since_export.saturating_add(grown);
         for id in &keys {
             self.retained.insert(*id);
         }
@@ -221,13 +245,19 @@ impl<'a> Worker<'a> {
             self.checkpointed = Some(lsn);
         }
         self.bytes_since_checkpoint = 0;
-        self.free()?;
+        let export = job::prune(&*self.disk, &self.folder, self.options.exports_kept)?;
+        self.free(export)?;
+        let changes = self.dead.unlink(&self.keeper, export);
+        if !changes.is_empty() {
+            let applied = self.tables()?.applied();
+            self.tables()?.apply(&changes, applied)?;
+            self.follow(&changes)?;
+        }
         Ok(lsn)
     }
 
     /// Lets the log free what neither a kept checkpoint nor a kept export needs.
-    fn free(&self) -> Result<(), ProjectorError> {
-        let export = job::prune(&*self.disk, &self.folder, self.options.exports_kept)?;
+    fn free(&self, export: Option<Lsn>) -> Result<(), ProjectorError> {
         let checkpoint = checkpoint::oldest(&*self.disk, &self.folder)?;
         let (Some(export), Some(checkpoint)) = (export, checkpoint) else {
             return Ok(());
@@ -249,7 +279,7 @@ impl<'a> Worker<'a> {
         let export_due = self.options.export_bytes_min.max(self.export_bytes_last);
         let job = if self.home.is_bloated(size) {
             Job::move_rows(&mut *self.home)
-        } else if self.bytes_since_export >= export_due {
+        } else if self.bytes_since_export.max(self.dead.bytes()) >= export_due {
             Job::export(&*self.disk, &self.folder, self.store)
         } else {
             return Ok(());
@@ -312,8 +342,12 @@ impl<'a> Worker<'a> {
         self.expiry_next = found.next;
         if !found.changes.is_empty() {
             let applied = self.tables()?.applied();
-            self.tables()?.apply(&found.changes, applied)?;
-            self.follow(&found.changes)?;
+            let mut changes = found.changes;
+            let ledger = &self.keeper.ledger;
+            self.dead
+                .removed(ledger, &found.blobs, applied, &mut changes)?;
+            self.tables()?.apply(&changes, applied)?;
+            self.follow(&changes)?;
             for id in &found.keys {
                 self.retained.remove(*id);
             }
@@ -329,15 +363,15 @@ impl<'a> Worker<'a> {
         match request {
             Request::Outcome { id, answer } => {
                 let found = self.outcome(id);
-                let failed = found.as_ref().err().cloned();
+                let failed = failure_of(&found);
                 answer(found);
-                self.settle(failed.map_or(Ok(()), |e| Err(e.into())));
+                self.settle(failed);
             }
             Request::Saga { id, answer } => {
                 let found = self.saga(id);
-                let failed = found.as_ref().err().cloned();
+                let failed = failure_of(&found);
                 answer(found);
-                self.settle(failed.map_or(Ok(()), |e| Err(e.into())));
+                self.settle(failed);
             }
             Request::Checkpoint { export, answer } => {
                 let done = self.checkpoint_now(export);
@@ -370,14 +404,19 @@ impl<'a> Worker<'a> {
             return Ok(None);
         };
         let retained = projection::decode_outcome(&value).map_err(|e| not_a_row(&e))?;
-        Ok((retained.expires_at > now).then_some(retained))
+        if retained.expires_at <= now {
+            return Ok(None);
+        }
+        self.blobs.outcome(id.tenant, retained).map(Some)
     }
 
     fn saga(&mut self, id: SagaId) -> Result<Option<SagaState>, TablesError> {
         let value = self.tables()?.get(&projection::saga_key(id))?;
-        value
-            .map(|value| projection::decode_saga(&value).map_err(|e| not_a_row(&e)))
-            .transpose()
+        let Some(value) = value else {
+            return Ok(None);
+        };
+        let state = projection::decode_saga(&value).map_err(|e| not_a_row(&e))?;
+        self.blobs.saga(state).map(Some)
     }
 
     fn tables(&mut self) -> Result<&mut (dyn Tables + 'static), TablesError> {
@@ -421,6 +460,20 @@ impl<'a> Worker<'a> {
         for answer in stop.answers {
             answer(result.clone());
         }
+    }
+}
+
+/// What an answer says of the tables themselves.
+fn failure_of<T>(found: &Result<T, TablesError>) -> Result<(), ProjectorError> {
+    match found {
+        Ok(_) | Err(TablesError::Blob { .. }) => Ok(()),
+        Err(
+            error @ (TablesError::Io { .. }
+            | TablesError::Damaged { .. }
+            | TablesError::Poisoned
+            | TablesError::TooLarge { .. }
+            | TablesError::Closed),
+        ) => Err(error.clone().into()),
     }
 }
 

@@ -10,9 +10,10 @@ use orlop_saga::record;
 use orlop_saga::time::Clock;
 use parking_lot::{Condvar, Mutex};
 
+use crate::blob::{Keeper, Ledger, sweep_leftovers};
 use crate::folder::Folder;
 use crate::log::{AppendError, Batch, Lane, LsnRange, Purpose};
-use crate::projector::{Projected, Projector, ProjectorOptions, RetentionClock, Start};
+use crate::projector::{DeadBlobs, Projected, Projector, ProjectorOptions, RetentionClock, Start};
 use crate::recovery::{Recovery, Sources, fill};
 use crate::retained::RetainedKeys;
 use crate::store::{Inner, OpenError, Parts, Recovered, Store};
@@ -36,10 +37,16 @@ impl Opening {
         let mut recovery = self.recover()?;
         let retained = Arc::new(RetainedKeys::new(secret()?));
         fill(&retained, &mut *recovery.tables)?;
+        let ledger = Arc::new(Ledger::default());
+        let dead = DeadBlobs::load(&mut *recovery.tables, &ledger)?;
+        let swept = sweep_leftovers(&*self.parts.disk, &self.parts.folder, &ledger)?;
+        if swept > 0 {
+            tracing::info!(swept, "blobs that no record names were removed");
+        }
         let rebuilt = recovery.rebuilt.take().filter(|_| !is_new);
         let replayed_records = recovery.replayed_records;
         let mut live = recovery.live.clone();
-        let store = self.start(recovery, retained)?;
+        let store = self.start(recovery, retained, ledger, dead)?;
         raise(&store, &mut live, &*clock)?;
         let recovered = Recovered {
             store_id,
@@ -65,9 +72,22 @@ impl Opening {
     }
 
     /// Starts the projector, then the log that feeds it.
-    fn start(self, recovery: Recovery, retained: Arc<RetainedKeys>) -> Result<Store, OpenError> {
+    fn start(
+        self,
+        recovery: Recovery,
+        retained: Arc<RetainedKeys>,
+        ledger: Arc<Ledger>,
+        dead: DeadBlobs,
+    ) -> Result<Store, OpenError> {
         let parts = self.parts;
         let hold = self.hold.clone();
+        let (disk, folder) = (Arc::clone(&parts.disk), parts.folder.clone());
+        let keeper = Keeper::start(disk, folder, ledger, self.options.blobs);
+        let keeper = Arc::new(keeper.map_err(|source| OpenError::System {
+            operation: "starting the keeper of blobs",
+            source,
+        })?);
+        let own = Arc::clone(&keeper);
         let projector = Projector::start(Start {
             store: parts.store,
             disk: parts.disk,
@@ -80,6 +100,8 @@ impl Opening {
             unexported_bytes: recovery.unexported_bytes,
             export_bytes: recovery.export_bytes,
             retained: retained.clone(),
+            keeper: own,
+            dead,
             projected: self.projected,
             retention: RetentionClock::new(self.clock.clone()),
             clock: self.clock,
@@ -98,12 +120,14 @@ impl Opening {
             }
         };
         projector.attach(&log);
+        keeper.attach(&log);
         Ok(Store {
             inner: Arc::new(Inner {
                 id: parts.store,
                 pid: std::process::id(),
                 log,
                 projector,
+                keeper,
                 retained,
                 backlog_bytes_max: self.options.backlog_bytes_max,
                 closing: AtomicBool::new(false),

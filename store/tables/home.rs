@@ -47,6 +47,7 @@ impl From<TablesError> for OpenTablesError {
             TablesError::Io { .. }
             | TablesError::Poisoned
             | TablesError::TooLarge { .. }
+            | TablesError::Blob { .. }
             | TablesError::Closed => Self::Failed(error),
         }
     }

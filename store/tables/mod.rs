@@ -109,6 +109,13 @@ pub enum TablesError {
         /// The most that is accepted.
         bytes_max: u64,
     },
+    /// The outcome is in a blob that is missing, damaged or cannot be read. The row that names it
+    /// is sound and the tables go on. Restore the file that the reason names from a backup.
+    #[error("{reason}")]
+    Blob {
+        /// Which blob, where, and what is wrong with it.
+        reason: String,
+    },
     /// The tables, or the thread that owns them, have been closed. Nothing was read or changed.
     #[error("the tables are closed")]
     Closed,

@@ -11,6 +11,7 @@
 
 mod support;
 
+mod blobs;
 mod capabilities;
 mod divergence;
 mod effects;
