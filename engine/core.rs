@@ -13,7 +13,7 @@ use orlop_saga::id::{Attempt, Epoch, Fence, Incarnation, Lsn, StoreId, TenantId}
 use orlop_saga::key::{Key, RemoteKey};
 use orlop_saga::tenant::TenantLabel;
 use orlop_saga::time::Clock;
-use orlop_store::log::{AppendError, LsnRange, Purpose};
+use orlop_store::log::{Acknowledge, AppendError, Lane, LsnRange, Purpose};
 use orlop_store::projector::Projected;
 use orlop_store::store::{AppendRefused, Recovered, Store};
 use orlop_store::tables::TablesError;
@@ -242,6 +242,30 @@ impl Core {
         events: &[Event],
         then: impl FnOnce(&Arc<Self>, Result<LsnRange, AppendError>) + Send + 'static,
     ) {
+        self.append_by(then, |store, ack| {
+            store.append_of(tenant, purpose, events, ack)
+        });
+    }
+
+    /// The same for events whose outputs are to be in their records, however long: what is read
+    /// again from the fold.
+    pub(crate) fn append_whole(
+        self: &Arc<Self>,
+        tenant: TenantId,
+        purpose: Purpose,
+        events: &[Event],
+        then: impl FnOnce(&Arc<Self>, Result<LsnRange, AppendError>) + Send + 'static,
+    ) {
+        self.append_by(then, |store, ack| {
+            store.append(Lane(tenant.slot()), purpose, events, ack)
+        });
+    }
+
+    fn append_by(
+        self: &Arc<Self>,
+        then: impl FnOnce(&Arc<Self>, Result<LsnRange, AppendError>) + Send + 'static,
+        append: impl FnOnce(&Store, Box<dyn Acknowledge>) -> Result<(), AppendRefused>,
+    ) {
         let work = self.executor.runtime.timers().work();
         let then = move |core: &Arc<Self>, result: Result<LsnRange, AppendError>| {
             then(core, result);
@@ -256,11 +280,7 @@ impl Core {
                 then(&core, result);
             }
         };
-        if let Err(refused) = self
-            .store
-            .0
-            .append_of(tenant, purpose, events, Box::new(ack))
-        {
+        if let Err(refused) = append(&self.store.0, Box::new(ack)) {
             let error = match refused {
                 AppendRefused::Backlogged { bytes, bytes_max } => {
                     AppendError::Backlogged { bytes, bytes_max }

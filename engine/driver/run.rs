@@ -323,14 +323,16 @@ impl Run {
             return;
         };
         let saga = self.id;
-        core.append(
-            self.flight.id.tenant,
-            sent.purpose,
-            &sent.events,
-            move |core, result| {
-                core.driver.tell(Message::Durable { saga, result });
-            },
-        );
+        let told = move |core: &Arc<Core>, result| {
+            core.driver.tell(Message::Durable { saga, result });
+        };
+        let tenant = self.flight.id.tenant;
+        if self.state.start().parent.is_some() {
+            // Its parent is told its output after a restart too, and finds it in the fold.
+            core.append_whole(tenant, sent.purpose, &sent.events, told);
+        } else {
+            core.append(tenant, sent.purpose, &sent.events, told);
+        }
     }
 
     fn durable(&mut self, core: &Arc<Core>, result: Result<LsnRange, AppendError>) {
