@@ -17,15 +17,17 @@ use orlop_saga::time::{Clock, Monotonic};
 
 use crate::acquire::Acquire;
 use crate::drain::{Drain, Gate, Gated, Queued};
+use crate::estimate::{Estimates, Kind};
 use crate::expiry::{Expiries, Place};
 use crate::held::{BulkheadId, HeldScope};
 use crate::options::{BulkheadOptions, OptionsError};
 use crate::outbox::{Delivery, Outbox};
 use crate::permit::Permit;
-use crate::pool::{Expiry, Pool, Waiter, deadline_of};
-use crate::queue::{LaneKey, OwnerKey};
+use crate::pool::{Expiry, Next, Pool, Waiter, deadline_of};
+use crate::queue::{Booking, EntryKey, OwnerKey};
 use crate::refusal::{Refusal, Scope};
 use crate::request::{CostVector, Grantee, Lane, Request};
+use crate::share::Share;
 use crate::snapshot::BulkheadSnapshot;
 use crate::sync::Mutex;
 use crate::tenant::{Ledger, Settlement, TenantAccount};
@@ -52,6 +54,7 @@ pub(crate) struct State {
     ordinary: Pool,
     reserved: Pool,
     expiries: Expiries,
+    estimates: Estimates,
     serial: u64,
 }
 
@@ -108,6 +111,7 @@ impl State {
             .or_else(|| pool.check_fits(request))
             .or_else(|| ledger.check_fits(request))
             .or_else(|| expired.then_some(Refusal::Expired))
+            .or_else(|| ledger.check_rate(request.lane, now))
             .or_else(|| ledger.check_quotas(request))
             .or_else(|| pool.check_staging(request));
         refusal.map_or(Ok(()), Err)
@@ -134,13 +138,15 @@ impl State {
     /// Starts whoever is next, while what they need is free.
     fn dispatch(&mut self, core: &Arc<Core>, lane: Lane, outbox: &mut Outbox) {
         let mut now = None;
-        while let Some((entry, slots)) = self.pool(lane).queue.front() {
-            let expiry = self
-                .pool(lane)
-                .queue
-                .get(entry)
-                .and_then(|waiter| waiter.expiry);
-            if let Some(expiry) = expiry {
+        loop {
+            let (entry, starts, overtaken) = match self.pool(lane).next() {
+                Next::Nobody => break,
+                Next::Front(entry) => (entry, true, None),
+                Next::Backfill { entry, front } => (entry, true, Some(front)),
+                Next::Gathering(entry) => (entry, false, None),
+            };
+            let waiter = self.pool(lane).queue.get(entry);
+            if let Some(expiry) = waiter.and_then(|waiter| waiter.expiry) {
                 let now = *now.get_or_insert_with(|| core.clock.monotonic());
                 if expiry.at <= now {
                     let Some(waiter) = self.pool_mut(lane).queue.remove(entry) else {
@@ -150,27 +156,45 @@ impl State {
                     continue;
                 }
             }
-            // Whoever is in front keeps the turn: slots that come free gather for it.
-            if !self.pool(lane).has_free(slots) {
+            if !starts || !self.start_waiting(core, lane, entry, outbox) {
                 break;
             }
-            let pool = self.pool_mut(lane);
-            let Some((lane_key, waiter)) = pool.queue.take(entry) else {
-                break;
-            };
-            pool.occupy(waiter.cost);
-            waiter.account.ledger.lock_nested().dispatch(lane);
-            let permit = Permit::new(
-                Arc::clone(core),
-                waiter.account,
-                lane,
-                lane_key,
-                waiter.computation,
-                waiter.audit,
-                waiter.cost,
-            );
-            outbox.push(Delivery::Grant(waiter.grantee, permit));
+            if let Some(front) = overtaken {
+                self.pool_mut(lane).queue.overtake(front);
+            }
         }
+    }
+
+    /// Grants what waits under `entry`.
+    fn start_waiting(
+        &mut self,
+        core: &Arc<Core>,
+        lane: Lane,
+        entry: EntryKey,
+        outbox: &mut Outbox,
+    ) -> bool {
+        let Some(kind) = self.pool(lane).queue.get(entry).map(|waiter| waiter.kind) else {
+            return false;
+        };
+        let estimate = self.estimates.of(kind);
+        let pool = self.pool_mut(lane);
+        let Some((booking, waiter)) = pool.queue.take(entry, estimate) else {
+            return false;
+        };
+        pool.occupy(waiter.cost);
+        waiter.account.ledger.lock_nested().dispatch(lane);
+        let permit = Permit::new(
+            Arc::clone(core),
+            waiter.account,
+            lane,
+            booking,
+            kind,
+            waiter.computation,
+            waiter.audit,
+            waiter.cost,
+        );
+        outbox.push(Delivery::Grant(waiter.grantee, permit));
+        true
     }
 }
 
@@ -229,16 +253,20 @@ impl Core {
         let (lane, cost, account) = (request.lane, request.cost, request.tenant);
         let deadline = deadline_of(request);
         let timeout = state.pool(lane).queue_timeout;
-        let timed = deadline.is_some() || timeout.is_some();
-        let now = timed.then(|| self.clock.monotonic());
         let owner = owner_key(account);
 
         let mut ledger = account.ledger.lock_nested();
+        let timed = deadline.is_some() || timeout.is_some() || ledger.rate(lane).is_some();
+        let now = timed.then(|| self.clock.monotonic());
         state.check(self, &ledger, request, nested, now)?;
+        let share = ledger.quotas.share;
+        let kind = Kind::new(request.computation, lane, request.size);
+        let estimate = state.estimates.of(kind);
         let pool = state.pool_mut(lane);
         if pool.queue.may_start(owner, cost.slots.get()) && pool.has_free(cost.slots.get()) {
             ledger.reserve(lane, cost, false);
-            let lane_key = pool.queue.start(owner, cost.slots.get());
+            ledger.pass(lane, now);
+            let booking = pool.queue.start(owner, share, cost.slots.get(), estimate);
             pool.reserve_staging(cost);
             pool.occupy(cost);
             state.gate.enter();
@@ -246,7 +274,8 @@ impl Core {
                 Arc::clone(self),
                 Arc::clone(account),
                 lane,
-                lane_key,
+                booking,
+                kind,
                 request.computation,
                 request.audit,
                 cost,
@@ -260,6 +289,7 @@ impl Core {
             return Err(Refusal::Cancelled);
         };
         ledger.reserve(lane, cost, true);
+        ledger.pass(lane, now);
         ledger.waits_in(self);
         drop(ledger);
         let expiry = now.and_then(|now| Expiry::earlier(now, deadline, timeout));
@@ -269,11 +299,12 @@ impl Core {
             computation: request.computation,
             audit: request.audit,
             cost,
+            kind,
             expiry,
             grantee: grantee(),
         };
         Ok(Acquired::Queued(
-            self.enqueue(state, request, waiter, outbox),
+            self.enqueue(state, request, share, waiter, outbox),
         ))
     }
 
@@ -281,6 +312,7 @@ impl Core {
         self: &Arc<Self>,
         state: &mut State,
         request: &Request<'_>,
+        share: Share,
         waiter: Waiter,
         outbox: &mut Outbox,
     ) -> QueueTicket {
@@ -293,7 +325,7 @@ impl Core {
         };
         let pool = state.pool_mut(lane);
         pool.reserve_staging(waiter.cost);
-        let entry = pool.queue.push(owner, class, slots, waiter);
+        let entry = pool.queue.push(owner, share, class, slots, waiter);
         state.gate.enter();
         state.serial = state.serial.wrapping_add(1);
         let place = Place {
@@ -326,7 +358,8 @@ impl Core {
         self: &Arc<Self>,
         account: &Arc<TenantAccount>,
         lane: Lane,
-        lane_key: LaneKey,
+        booking: Booking,
+        kind: Kind,
         cost: CostVector,
         settlement: Settlement,
     ) {
@@ -335,7 +368,11 @@ impl Core {
             let mut state = self.state.lock();
             let pool = state.pool_mut(lane);
             pool.vacate(cost, settlement);
-            pool.queue.end(lane_key, cost.slots.get());
+            let measured = settlement.measured();
+            pool.queue.end(booking, measured);
+            if let Some(actual) = measured {
+                state.estimates.learn(kind, actual);
+            }
             account
                 .ledger
                 .lock_nested()
@@ -414,10 +451,8 @@ impl fmt::Debug for Core {
     }
 }
 
-/// The address of the account tells tenants apart: a lane exists only while a waiter or a permit
-/// of the tenant does, and each of them keeps the account alive.
-fn owner_key(account: &Arc<TenantAccount>) -> OwnerKey {
-    OwnerKey(Arc::as_ptr(account).addr())
+const fn owner_key(account: &TenantAccount) -> OwnerKey {
+    OwnerKey(account.id())
 }
 
 fn sweep_locked(
@@ -491,6 +526,7 @@ impl Bulkhead {
                     ordinary: Pool::ordinary(options),
                     reserved: Pool::reserved(options),
                     expiries: Expiries::default(),
+                    estimates: Estimates::new(options.cost_guess),
                     serial: 0,
                 }),
             }),
@@ -515,7 +551,7 @@ impl Bulkhead {
     /// # Errors
     /// [`Refusal`]: nothing was reserved, the grantee is not called. The first check that fails
     /// tells: tenant gone or not active, nested, bulkhead draining, can never fit, deadline
-    /// passed, quotas, queues.
+    /// passed, rate, quotas, queues.
     pub fn acquire(
         &self,
         request: &Request<'_>,

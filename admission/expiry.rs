@@ -110,13 +110,21 @@ impl Expiries {
 mod tests {
     use super::*;
     use crate::queue::{FairQueue, OwnerKey};
+    use crate::share::Share;
+    use orlop_saga::id::TenantId;
     use orlop_saga::tenant::Class;
 
     fn place(serial: u64) -> Place {
         let mut queue = FairQueue::new(1);
         Place {
             lane: Lane::Ordinary,
-            entry: queue.push(OwnerKey(1), Class::Standard, 1, ()),
+            entry: queue.push(
+                OwnerKey(TenantId::new(1, 1)),
+                Share::ORDINARY,
+                Class::Standard,
+                1,
+                (),
+            ),
             serial,
         }
     }

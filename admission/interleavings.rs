@@ -79,6 +79,7 @@ impl House {
         let quotas = Quotas {
             slots_max: 8,
             staging_bytes_max: orlop_saga::amount::ByteCount::new(0),
+            ..Quotas::UNLIMITED
         };
         let label = TenantLabel::new("ada").unwrap();
         Self {

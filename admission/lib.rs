@@ -17,6 +17,7 @@
 mod acquire;
 mod bulkhead;
 mod drain;
+mod estimate;
 mod expiry;
 mod held;
 mod links;
@@ -25,13 +26,16 @@ mod outbox;
 mod permit;
 mod pool;
 mod queue;
+mod rate;
 mod refusal;
 mod request;
+mod share;
 mod snapshot;
 mod sync;
 mod tenant;
 mod tenants;
 mod ticket;
+mod turns;
 
 #[cfg(test)]
 mod interleavings;
@@ -42,9 +46,12 @@ pub use drain::{Drain, DrainError, Queued};
 pub use held::{BulkheadId, HeldScope};
 pub use options::{BulkheadOptions, OptionsError};
 pub use permit::Permit;
+pub use rate::Rate;
 pub use refusal::{Dimension, Refusal, RefusalCounts, Scope};
 pub use request::{ComputationId, CostVector, Grantee, Lane, Request};
+pub use share::{GroupId, Share};
 pub use snapshot::{BulkheadSnapshot, LaneSnapshot};
 pub use tenant::{Holding, Quotas, TenantAccount, TenantSnapshot, TenantState};
 pub use tenants::{CapacityError, RegisterError, TenantError, Tenants};
 pub use ticket::QueueTicket;
+pub use turns::Weight;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use orlop_saga::amount::ByteCount;
+use orlop_saga::amount::{BusyNanos, ByteCount};
 
 /// The bounds of one bulkhead.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +25,11 @@ pub struct BulkheadOptions {
     pub queue_timeout: Option<Duration>,
     /// Staging bytes that ordinary requests may reserve together. 0 means none.
     pub staging_bytes_max: ByteCount,
+    /// How many requests that need fewer slots may go ahead of one that is next and has to wait
+    /// for more slots to come free. 0: all of them wait with it.
+    pub backfill_max: u32,
+    /// What the first request of a kind is taken to cost, in the unit of the bulkhead.
+    pub cost_guess: BusyNanos,
     /// Slots of the reserved lane, beside those of ordinary work. 0 means that there is none.
     pub reserved_slots: u32,
     /// Requests that may wait in the reserved lane.
@@ -52,6 +57,8 @@ impl BulkheadOptions {
             in_flight_per_tenant_max: Self::COUNT_MAX,
             queue_timeout: None,
             staging_bytes_max: ByteCount::new(256 << 20),
+            backfill_max: 4,
+            cost_guess: BusyNanos::new(100_000),
             reserved_slots: 1,
             reserved_queue_max: 1024,
             reserved_queue_per_tenant_max: 256,
@@ -83,6 +90,7 @@ impl BulkheadOptions {
             ("queue_max", self.queue_max),
             ("queue_per_tenant_max", self.queue_per_tenant_max),
             ("in_flight_per_tenant_max", self.in_flight_per_tenant_max),
+            ("backfill_max", self.backfill_max),
             ("reserved_slots", self.reserved_slots),
             ("reserved_queue_max", self.reserved_queue_max),
             (

@@ -7,8 +7,9 @@ use orlop_saga::amount::BusyNanos;
 use orlop_saga::tenant::AuditTag;
 
 use crate::bulkhead::Core;
+use crate::estimate::Kind;
 use crate::held::BulkheadId;
-use crate::queue::LaneKey;
+use crate::queue::Booking;
 use crate::request::{ComputationId, CostVector, Lane};
 use crate::tenant::{Settlement, TenantAccount};
 
@@ -22,7 +23,8 @@ pub struct Permit {
     core: Arc<Core>,
     account: Arc<TenantAccount>,
     lane: Lane,
-    lane_key: LaneKey,
+    booking: Booking,
+    kind: Kind,
     computation: ComputationId,
     audit: AuditTag,
     cost: CostVector,
@@ -34,7 +36,8 @@ impl Permit {
         core: Arc<Core>,
         account: Arc<TenantAccount>,
         lane: Lane,
-        lane_key: LaneKey,
+        booking: Booking,
+        kind: Kind,
         computation: ComputationId,
         audit: AuditTag,
         cost: CostVector,
@@ -43,7 +46,8 @@ impl Permit {
             core,
             account,
             lane,
-            lane_key,
+            booking,
+            kind,
             computation,
             audit,
             cost,
@@ -78,6 +82,11 @@ impl Permit {
         self.cost
     }
 
+    /// What it was expected to cost when it was granted, in the unit of the bulkhead.
+    pub const fn estimate(&self) -> BusyNanos {
+        self.booking.charged()
+    }
+
     /// Which pool its slots belong to.
     pub const fn lane(&self) -> Lane {
         self.lane
@@ -99,7 +108,8 @@ impl Drop for Permit {
         self.core.give_back(
             &self.account,
             self.lane,
-            self.lane_key,
+            self.booking,
+            self.kind,
             self.cost,
             self.settlement,
         );

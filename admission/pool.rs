@@ -9,12 +9,30 @@ use orlop_saga::amount::{BusyNanos, ByteCount};
 use orlop_saga::tenant::AuditTag;
 use orlop_saga::time::Monotonic;
 
+use crate::estimate::Kind;
 use crate::options::BulkheadOptions;
-use crate::queue::{FairQueue, OwnerKey};
+use crate::queue::{EntryKey, FairQueue, OwnerKey};
 use crate::refusal::{Dimension, Refusal, RefusalCounts, Scope};
 use crate::request::{ComputationId, CostVector, Grantee, Lane, Request};
 use crate::snapshot::LaneSnapshot;
 use crate::tenant::{Bound, Settlement, TenantAccount};
+
+/// How many tenants are looked at for one that needs little, while the one in front waits for
+/// more slots to come free.
+const BACKFILL_LANES: usize = 16;
+
+/// Who may start.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Next {
+    /// Nobody waits who could.
+    Nobody,
+    /// Whoever is in front.
+    Front(EntryKey),
+    /// One that goes ahead of whoever is in front.
+    Backfill { entry: EntryKey, front: EntryKey },
+    /// Nobody yet: slots that come free gather for whoever is in front.
+    Gathering(EntryKey),
+}
 
 /// When a waiting request is refused, and as what.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +81,7 @@ pub(crate) struct Waiter {
     pub(crate) computation: ComputationId,
     pub(crate) audit: AuditTag,
     pub(crate) cost: CostVector,
+    pub(crate) kind: Kind,
     pub(crate) expiry: Option<Expiry>,
     pub(crate) grantee: Arc<dyn Grantee>,
 }
@@ -73,6 +92,7 @@ pub(crate) struct Pool {
     queue_max: u32,
     queue_per_tenant_max: u32,
     staging_max: u64,
+    backfill_max: u32,
     pub(crate) queue_timeout: Option<Duration>,
     slots: u64,
     permits: u64,
@@ -94,6 +114,7 @@ impl Pool {
             queue_max: options.queue_max,
             queue_per_tenant_max: options.queue_per_tenant_max,
             queue_timeout: options.queue_timeout,
+            backfill_max: options.backfill_max,
             ..Self::new(slots_max, slots_per_tenant_max, options.staging_bytes_max)
         }
     }
@@ -114,6 +135,7 @@ impl Pool {
             queue_max: 0,
             queue_per_tenant_max: 0,
             staging_max: staging_max.get(),
+            backfill_max: 0,
             queue_timeout: None,
             slots: 0,
             permits: 0,
@@ -181,6 +203,27 @@ impl Pool {
     /// Whether `slots` are free.
     pub(crate) const fn has_free(&self, slots: u32) -> bool {
         self.slots.saturating_add(slots as u64) <= self.slots_max
+    }
+
+    /// Who may start now: whoever is in front, or, while that one needs more than is free, a
+    /// smaller one behind it, a bounded number of times.
+    pub(crate) fn next(&self) -> Next {
+        let Some((entry, slots)) = self.queue.front() else {
+            return Next::Nobody;
+        };
+        if self.has_free(slots) {
+            return Next::Front(entry);
+        }
+        let free = u32::try_from(self.slots_max.saturating_sub(self.slots)).unwrap_or(u32::MAX);
+        let small = if free > 0 && self.queue.overtaken(entry) < self.backfill_max {
+            self.queue.next_within(free, BACKFILL_LANES)
+        } else {
+            None
+        };
+        small.map_or(Next::Gathering(entry), |small| Next::Backfill {
+            entry: small,
+            front: entry,
+        })
     }
 
     pub(crate) const fn reserve_staging(&mut self, cost: CostVector) {

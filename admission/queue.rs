@@ -1,35 +1,53 @@
 //! The fair queue: who is next.
 //!
 //! FIFO within (tenant, class); within a tenant by urgency, with a bound on how often a class is
-//! passed over; round-robin over the tenants that have something they may start. A tenant at its
-//! own bound is out of the round until its bound lifts, so it costs the others nothing.
+//! passed over; between tenants, and between groups of tenants, start-time fair by weight and
+//! cost. A tenant at its own bound is out of turn until its bound lifts, so it costs the others
+//! nothing.
 //!
-//! The queue knows neither clocks nor grantees. It is told what starts and what ends, because who
-//! may be next depends on what each tenant has in flight.
+//! The queue knows neither clocks nor grantees. It is told what starts, at what estimated cost,
+//! and what ends, at what measured one.
 //!
 //! Invariants
-//! - The round holds exactly the lanes whose head fits their tenant's bound.
+//! - Those lanes wait for a turn whose head fits their tenant's bound, and those groups that have
+//!   such a lane.
 //! - `front` changes nothing: the answer stays the same until something is pushed, removed,
-//!   taken or ended, so whoever is in front and needs more than is free keeps the turn.
-//! - A lane exists while it has something queued or in flight.
+//!   taken or ended.
+//! - A lane is forgotten only when it has nothing queued or in flight and is not ahead of the
+//!   others, or when nobody has anything.
 
 use std::collections::HashMap;
 
+use orlop_saga::amount::BusyNanos;
+use orlop_saga::id::TenantId;
 use orlop_saga::tenant::Class;
 use slab::Slab;
 
 use crate::links::{Linked, Links, List};
+use crate::share::{GroupId, Share};
+use crate::turns::{Tag, Turns, Weight};
 
 /// How often a class with something queued is passed over before it is next in its lane.
 pub(crate) const PASSED_OVER_MAX: u32 = 8;
 
-/// Names a tenant for as long as it has a lane.
+/// One life of a tenant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct OwnerKey(pub(crate) usize);
+pub(crate) struct OwnerKey(pub(crate) TenantId);
 
-/// Names a lane: one tenant's share of this queue.
+/// What was booked when work started: its lane, and what the lane was charged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct LaneKey(usize);
+pub(crate) struct Booking {
+    lane: usize,
+    slots: u32,
+    charged: u64,
+}
+
+impl Booking {
+    /// What it was estimated to cost.
+    pub(crate) const fn charged(self) -> BusyNanos {
+        BusyNanos::new(self.charged)
+    }
+}
 
 /// Names a place in the queue. Reused after the place is left: pair it with a serial number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,6 +85,8 @@ struct Entry<W> {
     lane: usize,
     class: Class,
     slots: u32,
+    /// How many went ahead of it while it was in front.
+    overtaken: u32,
     links: Links,
 }
 
@@ -76,15 +96,29 @@ impl<W> Linked for Entry<W> {
     }
 }
 
+/// One tenant's part of the queue.
 #[derive(Debug)]
 struct Lane {
     owner: OwnerKey,
+    group: usize,
+    weight: Weight,
+    /// Its place among the lanes of its group.
+    tag: Tag,
     in_flight: u64,
     queued: u32,
     waiting: PerClass<List>,
     passed_over: PerClass<u32>,
-    in_round: bool,
-    links: Links,
+    /// Whether it has nothing queued or in flight.
+    idle: bool,
+}
+
+/// Tenants that share what their group gets.
+#[derive(Debug)]
+struct Group {
+    weight: Weight,
+    /// Its place among the groups.
+    tag: Tag,
+    turns: Turns,
 }
 
 impl Lane {
@@ -122,19 +156,17 @@ impl Lane {
     }
 }
 
-impl Linked for Lane {
-    fn links(&mut self) -> &mut Links {
-        &mut self.links
-    }
-}
-
 /// What waits for one pool of slots, in the order in which it is to start.
 #[derive(Debug)]
 pub(crate) struct FairQueue<W> {
     entries: Slab<Entry<W>>,
     lanes: Slab<Lane>,
     lane_of: HashMap<OwnerKey, usize>,
-    round: List,
+    groups: Slab<Group>,
+    group_of: HashMap<GroupId, usize>,
+    turns: Turns,
+    /// Lanes that are not idle.
+    busy: usize,
     slots_per_owner_max: u64,
 }
 
@@ -145,7 +177,10 @@ impl<W> FairQueue<W> {
             entries: Slab::new(),
             lanes: Slab::new(),
             lane_of: HashMap::new(),
-            round: List::default(),
+            groups: Slab::new(),
+            group_of: HashMap::new(),
+            turns: Turns::default(),
+            busy: 0,
             slots_per_owner_max: u64::from(slots_per_owner_max),
         }
     }
@@ -166,27 +201,39 @@ impl<W> FairQueue<W> {
         let (queued, in_flight) = self
             .lane(owner)
             .map_or((0, 0), |lane| (lane.queued, lane.in_flight));
-        self.round.is_empty() && queued == 0 && self.fits(in_flight, slots)
+        self.turns.is_empty() && queued == 0 && self.fits(in_flight, slots)
     }
 
     /// Books work that starts without having waited.
-    pub(crate) fn start(&mut self, owner: OwnerKey, slots: u32) -> LaneKey {
-        let key = self.lane_or_new(owner);
-        if let Some(lane) = self.lanes.get_mut(key) {
-            lane.in_flight = lane.in_flight.saturating_add(u64::from(slots));
-        }
+    pub(crate) fn start(
+        &mut self,
+        owner: OwnerKey,
+        share: Share,
+        slots: u32,
+        cost: BusyNanos,
+    ) -> Booking {
+        let key = self.lane_or_new(owner, share);
+        let booking = self.book(key, slots, cost);
         self.refresh(key);
-        LaneKey(key)
+        booking
     }
 
     /// Queues `item` behind what `owner` already has waiting in `class`.
-    pub(crate) fn push(&mut self, owner: OwnerKey, class: Class, slots: u32, item: W) -> EntryKey {
-        let lane_key = self.lane_or_new(owner);
+    pub(crate) fn push(
+        &mut self,
+        owner: OwnerKey,
+        share: Share,
+        class: Class,
+        slots: u32,
+        item: W,
+    ) -> EntryKey {
+        let lane_key = self.lane_or_new(owner, share);
         let key = self.entries.insert(Entry {
             item,
             lane: lane_key,
             class,
             slots,
+            overtaken: 0,
             links: Links::default(),
         });
         if let Some(lane) = self.lanes.get_mut(lane_key) {
@@ -201,8 +248,33 @@ impl<W> FairQueue<W> {
 
     /// Who is next, and how many slots it needs.
     pub(crate) fn front(&self) -> Option<(EntryKey, u32)> {
-        let (key, slots) = self.head_of(self.round.front()?)?;
+        let group = self.groups.get(self.turns.first()?)?;
+        let (key, slots) = self.head_of(group.turns.first()?)?;
         Some((EntryKey(key), slots))
+    }
+
+    /// Who would be next if those in front of it did not wait, among the first `lanes` of them,
+    /// and needs no more than `slots`.
+    pub(crate) fn next_within(&self, slots: u32, lanes: usize) -> Option<EntryKey> {
+        let groups = self.turns.iter().filter_map(|key| self.groups.get(key));
+        let heads = groups
+            .flat_map(|group| group.turns.iter())
+            .take(lanes)
+            .filter_map(|lane| self.head_of(lane));
+        let mut small = heads.filter(|(_, needs)| *needs <= slots);
+        small.next().map(|(key, _)| EntryKey(key))
+    }
+
+    /// How many went ahead of what waits under `key`.
+    pub(crate) fn overtaken(&self, key: EntryKey) -> u32 {
+        self.entries.get(key.0).map_or(0, |entry| entry.overtaken)
+    }
+
+    /// Books that one goes ahead of what waits under `key`.
+    pub(crate) fn overtake(&mut self, key: EntryKey) {
+        if let Some(entry) = self.entries.get_mut(key.0) {
+            entry.overtaken = entry.overtaken.saturating_add(1);
+        }
     }
 
     /// Looks at what waits under `key`.
@@ -210,17 +282,16 @@ impl<W> FairQueue<W> {
         self.entries.get(key.0).map(|entry| &entry.item)
     }
 
-    /// Starts what waits under `key`, which is in front: it leaves the queue, its slots count as
-    /// in flight, and its tenant goes to the end of the round.
-    pub(crate) fn take(&mut self, key: EntryKey) -> Option<(LaneKey, W)> {
+    /// Starts what waits under `key`, the head of its lane: it leaves the queue, its slots count
+    /// as in flight, and its tenant and group are charged `cost`.
+    pub(crate) fn take(&mut self, key: EntryKey, cost: BusyNanos) -> Option<(Booking, W)> {
         let entry = self.unlink(key)?;
         if let Some(lane) = self.lanes.get_mut(entry.lane) {
-            lane.in_flight = lane.in_flight.saturating_add(u64::from(entry.slots));
             lane.book_turn(entry.class);
         }
-        self.leave_round(entry.lane);
+        let booking = self.book(entry.lane, entry.slots, cost);
         self.refresh(entry.lane);
-        Some((LaneKey(entry.lane), entry.item))
+        Some((booking, entry.item))
     }
 
     /// Withdraws what waits under `key`.
@@ -230,16 +301,30 @@ impl<W> FairQueue<W> {
         Some(entry.item)
     }
 
-    /// Books that work which had started has ended.
-    pub(crate) fn end(&mut self, lane: LaneKey, slots: u32) {
-        if let Some(lane) = self.lanes.get_mut(lane.0) {
+    /// Books that work which had started has ended, and corrects what it was charged to what it
+    /// cost, if that was measured.
+    pub(crate) fn end(&mut self, booking: Booking, actual: Option<BusyNanos>) {
+        let Booking {
+            lane: key,
+            slots,
+            charged,
+        } = booking;
+        if let Some(lane) = self.lanes.get_mut(key) {
             debug_assert!(
                 lane.in_flight >= u64::from(slots),
                 "more ended than started"
             );
             lane.in_flight = lane.in_flight.saturating_sub(u64::from(slots));
+            if let (Some(actual), Some(group)) = (actual, self.groups.get_mut(lane.group)) {
+                let actual = actual.get();
+                let turns = &mut group.turns;
+                turns.correct(key, &mut lane.tag, lane.weight, charged, actual);
+                let (key, weight) = (lane.group, group.weight);
+                self.turns
+                    .correct(key, &mut group.tag, weight, charged, actual);
+            }
         }
-        self.refresh(lane.0);
+        self.refresh(key);
     }
 
     /// Anything that waits, of `owner` or of anyone.
@@ -257,19 +342,105 @@ impl<W> FairQueue<W> {
             .and_then(|&key| self.lanes.get(key))
     }
 
-    fn lane_or_new(&mut self, owner: OwnerKey) -> usize {
-        let lanes = &mut self.lanes;
-        *self.lane_of.entry(owner).or_insert_with(|| {
-            lanes.insert(Lane {
+    /// The lane of `owner`, which is about to have something. Its weight is the one of `share`
+    /// from now on; its group is, if it has nothing queued or in flight.
+    fn lane_or_new(&mut self, owner: OwnerKey, share: Share) -> usize {
+        let group_key = self.group_or_new(share);
+        let known = self.lane_of.get(&owner).copied();
+        let key = known.unwrap_or_else(|| {
+            let key = self.lanes.insert(Lane {
                 owner,
+                group: group_key,
+                weight: share.weight,
+                tag: Tag::default(),
                 in_flight: 0,
                 queued: 0,
                 waiting: PerClass::default(),
                 passed_over: PerClass::default(),
-                in_round: false,
-                links: Links::default(),
+                idle: true,
+            });
+            self.lane_of.insert(owner, key);
+            key
+        });
+        if let Some(lane) = self.lanes.get_mut(key) {
+            lane.weight = share.weight;
+            if lane.idle {
+                lane.idle = false;
+                self.busy += 1;
+                if let Some(group) = self.groups.get_mut(lane.group) {
+                    group.turns.wake(key, &lane.tag);
+                }
+                if lane.group != group_key {
+                    // Another group, another virtual time.
+                    lane.group = group_key;
+                    lane.tag = Tag::default();
+                }
+            }
+        }
+        key
+    }
+
+    fn group_or_new(&mut self, share: Share) -> usize {
+        let groups = &mut self.groups;
+        let key = *self.group_of.entry(share.group).or_insert_with(|| {
+            groups.insert(Group {
+                weight: share.group_weight,
+                tag: Tag::default(),
+                turns: Turns::default(),
             })
-        })
+        });
+        if let Some(group) = self.groups.get_mut(key) {
+            group.weight = share.group_weight;
+        }
+        key
+    }
+
+    /// Counts `slots` of a lane as in flight and charges lane and group for their turn.
+    fn book(&mut self, key: usize, slots: u32, cost: BusyNanos) -> Booking {
+        let charged = cost.get();
+        let booking = Booking {
+            lane: key,
+            slots,
+            charged,
+        };
+        let Some(lane) = self.lanes.get_mut(key) else {
+            return booking;
+        };
+        lane.in_flight = lane.in_flight.saturating_add(u64::from(slots));
+        let Some(group) = self.groups.get_mut(lane.group) else {
+            return booking;
+        };
+        let start = lane.tag.start();
+        group.turns.leave(key, &mut lane.tag);
+        group
+            .turns
+            .charge(&mut lane.tag, start, charged, lane.weight);
+        let start = group.tag.start();
+        self.turns.leave(lane.group, &mut group.tag);
+        self.turns
+            .charge(&mut group.tag, start, charged, group.weight);
+        let group_key = lane.group;
+        if !group.turns.is_empty() {
+            self.turns.enter(group_key, &mut group.tag);
+        }
+        self.forget_rested(group_key);
+        booking
+    }
+
+    fn forget_rested(&mut self, group: usize) {
+        while let Some(key) = self
+            .groups
+            .get_mut(group)
+            .and_then(|group| group.turns.rested())
+        {
+            self.forget(key);
+        }
+    }
+
+    fn forget(&mut self, key: usize) {
+        if let Some(lane) = self.lanes.try_remove(key) {
+            self.lane_of.remove(&lane.owner);
+        }
     }
 
     fn head_of(&self, lane: usize) -> Option<(usize, u32)> {
@@ -297,35 +468,59 @@ impl<W> FairQueue<W> {
         self.entries.try_remove(key.0)
     }
 
-    fn leave_round(&mut self, key: usize) {
-        if self.lanes.get(key).is_some_and(|lane| lane.in_round) {
-            self.round.unlink(&mut self.lanes, key);
-            if let Some(lane) = self.lanes.get_mut(key) {
-                lane.in_round = false;
+    /// Has the lane wait for a turn or not, by whether its head may start, and its group by
+    /// whether one of its lanes waits; puts a lane to rest that has nothing left.
+    fn refresh(&mut self, key: usize) {
+        let Some((_, slots)) = self.head_of(key) else {
+            self.out_of_turn(key);
+            self.rest(key);
+            return;
+        };
+        let in_flight = self.lanes.get(key).map_or(0, |lane| lane.in_flight);
+        if !self.fits(in_flight, slots) {
+            self.out_of_turn(key);
+            return;
+        }
+        if let Some(lane) = self.lanes.get_mut(key)
+            && let Some(group) = self.groups.get_mut(lane.group)
+        {
+            group.turns.enter(key, &mut lane.tag);
+            self.turns.enter(lane.group, &mut group.tag);
+        }
+    }
+
+    fn out_of_turn(&mut self, key: usize) {
+        if let Some(lane) = self.lanes.get_mut(key)
+            && let Some(group) = self.groups.get_mut(lane.group)
+        {
+            group.turns.leave(key, &mut lane.tag);
+            if group.turns.is_empty() {
+                self.turns.leave(lane.group, &mut group.tag);
             }
         }
     }
 
-    /// Puts the lane into the round or takes it out, by whether its head may start; forgets a
-    /// lane that has nothing left.
-    fn refresh(&mut self, key: usize) {
-        let Some(lane) = self.lanes.get(key) else {
+    fn rest(&mut self, key: usize) {
+        let Some(lane) = self.lanes.get_mut(key) else {
             return;
         };
-        let head = self.head_of(key);
-        let may_start = head.is_some_and(|(_, slots)| self.fits(lane.in_flight, slots));
-        if may_start && !lane.in_round {
-            self.round.push_back(&mut self.lanes, key);
-            if let Some(lane) = self.lanes.get_mut(key) {
-                lane.in_round = true;
-            }
-        } else if !may_start {
-            let gone = (lane.queued == 0 && lane.in_flight == 0).then_some(lane.owner);
-            self.leave_round(key);
-            if let Some(owner) = gone {
-                self.lane_of.remove(&owner);
-                self.lanes.try_remove(key);
-            }
+        if lane.in_flight > 0 || lane.idle {
+            return;
+        }
+        lane.idle = true;
+        self.busy -= 1;
+        if self.busy == 0 {
+            // Whoever is ahead is ahead of nobody: virtual time begins anew.
+            self.lanes.clear();
+            self.lane_of.clear();
+            self.groups.clear();
+            self.group_of.clear();
+            self.turns = Turns::default();
+            return;
+        }
+        let group = self.groups.get_mut(lane.group);
+        if group.is_none_or(|group| group.turns.rest(key, &lane.tag)) {
+            self.forget(key);
         }
     }
 }

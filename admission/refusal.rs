@@ -104,6 +104,12 @@ pub enum Refusal {
     /// The deadline has passed; the work never started. A retry needs a later deadline.
     #[error("the deadline passed before the work could start")]
     Expired,
+    /// It asks more often than its rate allows. Nothing was reserved. Retry after that time.
+    #[error("over the rate of the tenant, {} us too early", retry_after.as_micros())]
+    RateLimited {
+        /// When the next request passes, if no other one of the tenant does before.
+        retry_after: Duration,
+    },
     /// Together with what is reserved now it would exceed a bound. Nothing was reserved. Retry
     /// once some of it is given back.
     #[error("{asked} {dimension} asked for, {used} of {cap} are in use")]
@@ -144,6 +150,7 @@ impl Refusal {
         match self {
             Self::Suspended { .. }
             | Self::Draining { .. }
+            | Self::RateLimited { .. }
             | Self::QuotaExceeded { .. }
             | Self::QueueFull { .. }
             | Self::QueueTimeout { .. } => true,
@@ -187,6 +194,8 @@ pub struct RefusalCounts {
     pub never_fits: u64,
     /// [`Refusal::Expired`].
     pub expired: u64,
+    /// [`Refusal::RateLimited`].
+    pub rate_limited: u64,
     /// [`Refusal::QuotaExceeded`].
     pub quota_exceeded: u64,
     /// [`Refusal::QueueFull`].
@@ -207,6 +216,7 @@ impl RefusalCounts {
             + self.nested
             + self.never_fits
             + self.expired
+            + self.rate_limited
             + self.quota_exceeded
             + self.queue_full
             + self.queue_timeout
@@ -222,6 +232,7 @@ impl RefusalCounts {
             Refusal::Nested { .. } => &mut self.nested,
             Refusal::NeverFits { .. } => &mut self.never_fits,
             Refusal::Expired => &mut self.expired,
+            Refusal::RateLimited { .. } => &mut self.rate_limited,
             Refusal::QuotaExceeded { .. } => &mut self.quota_exceeded,
             Refusal::QueueFull { .. } => &mut self.queue_full,
             Refusal::QueueTimeout { .. } => &mut self.queue_timeout,

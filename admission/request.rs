@@ -97,6 +97,9 @@ pub struct Request<'a> {
     pub class: Class,
     /// Which pool it goes to.
     pub lane: Lane,
+    /// How large it is, for its estimate: work of one computation and about the same size is
+    /// expected to cost the same.
+    pub size: ByteCount,
     /// When it must have been granted. Does not bind the reserved lane.
     pub deadline: Option<Monotonic>,
 }
@@ -112,6 +115,7 @@ impl<'a> Request<'a> {
             cost: CostVector::default(),
             class: Class::default(),
             lane: Lane::default(),
+            size: ByteCount::default(),
             deadline: None,
         }
     }
@@ -141,6 +145,13 @@ impl<'a> Request<'a> {
     #[must_use]
     pub const fn lane(mut self, lane: Lane) -> Self {
         self.lane = lane;
+        self
+    }
+
+    /// The same, on `size` bytes of input.
+    #[must_use]
+    pub const fn size(mut self, size: ByteCount) -> Self {
+        self.size = size;
         self
     }
 

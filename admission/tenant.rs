@@ -13,12 +13,15 @@ use std::sync::{Arc, Weak};
 use orlop_saga::amount::{BusyNanos, ByteCount};
 use orlop_saga::id::TenantId;
 use orlop_saga::tenant::TenantLabel;
+use orlop_saga::time::Monotonic;
 
 use crate::bulkhead::Core;
 use crate::drain::Gate;
 use crate::outbox::Outbox;
+use crate::rate::{Arrivals, Rate};
 use crate::refusal::{Dimension, Refusal};
 use crate::request::{CostVector, Lane, Request};
+use crate::share::Share;
 use crate::sync::Mutex;
 
 /// What a tenant may reserve for ordinary work, over all bulkheads. 0 means none.
@@ -28,6 +31,20 @@ pub struct Quotas {
     pub slots_max: u64,
     /// Staging bytes.
     pub staging_bytes_max: ByteCount,
+    /// How often it may ask; `None`: as often as it likes.
+    pub rate: Option<Rate>,
+    /// What it gets of a bulkhead beside the others.
+    pub share: Share,
+}
+
+impl Quotas {
+    /// Bounded by the bulkheads alone, with an ordinary share.
+    pub const UNLIMITED: Self = Self {
+        slots_max: u64::MAX,
+        staging_bytes_max: ByteCount::new(u64::MAX),
+        rate: None,
+        share: Share::ORDINARY,
+    };
 }
 
 /// Whether a tenant may submit ordinary work.
@@ -163,11 +180,21 @@ pub(crate) enum Settlement {
     Unsettled,
 }
 
+impl Settlement {
+    pub(crate) const fn measured(self) -> Option<BusyNanos> {
+        match self {
+            Self::Settled(cost) => Some(cost),
+            Self::Unsettled => None,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Ledger {
     pub(crate) state: TenantState,
     pub(crate) quotas: Quotas,
     pub(crate) gate: Gate,
+    arrivals: Arrivals,
     ordinary: Holding,
     reserved: Holding,
     settled: u64,
@@ -215,6 +242,27 @@ impl Ledger {
             .into_iter()
             .flatten()
             .find_map(Bound::exceeded)
+    }
+
+    /// Whether it asks too often. The reserved lane has no rate.
+    pub(crate) fn check_rate(&self, lane: Lane, now: Option<Monotonic>) -> Option<Refusal> {
+        let retry_after = self.arrivals.wait(self.rate(lane)?, now?)?;
+        Some(Refusal::RateLimited { retry_after })
+    }
+
+    /// The rate that binds `lane`.
+    pub(crate) const fn rate(&self, lane: Lane) -> Option<Rate> {
+        match lane {
+            Lane::Ordinary => self.quotas.rate,
+            Lane::Reserved => None,
+        }
+    }
+
+    /// Counts a request that is accepted.
+    pub(crate) fn pass(&mut self, lane: Lane, now: Option<Monotonic>) {
+        if let (Some(rate), Some(now)) = (self.rate(lane), now) {
+            self.arrivals.pass(rate, now);
+        }
     }
 
     /// Undo is bound by the reserved lane's own limits alone, never by what the tenant is denied.
@@ -353,6 +401,7 @@ impl TenantAccount {
                 state: TenantState::Active,
                 quotas,
                 gate: Gate::default(),
+                arrivals: Arrivals::default(),
                 ordinary: Holding::default(),
                 reserved: Holding::default(),
                 settled: 0,

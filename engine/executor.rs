@@ -139,6 +139,14 @@ impl Action {
         }
     }
 
+    /// How large its input is: work of about the same size is expected to cost the same.
+    fn size(&self) -> ByteCount {
+        ByteCount::of(match self {
+            Self::Run { input, .. } | Self::Reconcile { input, .. } => input.as_bytes(),
+            Self::Undo { argument, .. } => argument.as_bytes(),
+        })
+    }
+
     fn staging(&self) -> ByteCount {
         match self {
             Self::Run { code, input } => match code.binding {
@@ -167,7 +175,8 @@ impl Executor {
             .audit(demand.audit)
             .class(demand.class)
             .lane(demand.lane)
-            .cost(CostVector::one_slot(action.staging()));
+            .cost(CostVector::one_slot(action.staging()))
+            .size(action.size());
         if let Some(deadline) = demand.deadline {
             request = request.deadline(deadline);
         }

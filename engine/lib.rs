@@ -91,7 +91,10 @@ pub use submission::{Awaited, Enqueued, Keyed, Origin, Reply, Submission};
 pub use tenant::{Tenant, TenantError, TenantManager};
 pub use ticket::{SagaTicket, Ticket};
 
-pub use orlop_admission::{BulkheadOptions, BulkheadSnapshot, Quotas, Refusal, TenantSnapshot};
+pub use orlop_admission::{
+    BulkheadOptions, BulkheadSnapshot, GroupId, Quotas, Rate, Refusal, Share, TenantSnapshot,
+    Weight,
+};
 pub use orlop_gpu::{BufferRef, DeviceOptions, DeviceSnapshot, HostOp, Opcode};
 pub use orlop_saga::amount::{BusyNanos, ByteCount};
 pub use orlop_saga::canonical::{DecodeError, EncodeError, Payload};

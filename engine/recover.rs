@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use orlop_admission::TenantAccount;
+use orlop_admission::{Quotas, TenantAccount};
 use orlop_saga::effect::{Effect, EffectId};
 use orlop_saga::id::{Incarnation, StoreId, TenantId};
 use orlop_saga::saga::SagaState;
@@ -12,7 +12,6 @@ use orlop_store::store::Recovered;
 use crate::core::Core;
 use crate::flight::Flight;
 use crate::open::OpenError;
-use crate::tenant;
 
 /// What opening found.
 #[derive(Clone, Debug)]
@@ -39,7 +38,7 @@ pub(crate) fn go_on(core: &Arc<Core>, recovered: Recovered) -> Result<Recovery, 
     for (id, label) in live.tenants() {
         let account = core
             .tenants
-            .register(label.clone(), *id, tenant::unlimited())?;
+            .register(label.clone(), *id, Quotas::UNLIMITED)?;
         core.adopt(account);
     }
     let recovery = Recovery {

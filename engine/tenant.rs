@@ -7,7 +7,6 @@ use dashmap::mapref::entry::Entry;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use orlop_admission::{Quotas, TenantAccount, TenantError as AdmissionError, TenantSnapshot};
-use orlop_saga::amount::ByteCount;
 use orlop_saga::effect::EffectId;
 use orlop_saga::event::Event;
 use orlop_saga::id::TenantId;
@@ -88,7 +87,7 @@ impl Core {
     fn register(self: &Arc<Self>, label: TenantLabel) -> Result<Registering, TenantError> {
         let account = self
             .tenants
-            .register_next(label.clone(), crate::tenant::unlimited())?;
+            .register_next(label.clone(), Quotas::UNLIMITED)?;
         let tenant = account.id();
         self.enter_device(tenant);
         let event = Event::Tenant(TenantEvent::Registered { tenant, label });
@@ -133,14 +132,6 @@ impl Core {
             // Its device work is refused as stale; the rest goes on.
             tracing::error!(%tenant, %error, "the device does not take the tenant");
         }
-    }
-}
-
-/// The quotas of a tenant for which none were set: bounded by the bulkheads alone.
-pub(crate) fn unlimited() -> Quotas {
-    Quotas {
-        slots_max: u64::MAX,
-        staging_bytes_max: ByteCount::new(u64::MAX),
     }
 }
 

@@ -55,6 +55,7 @@ fn a_tenant_without_quota_is_refused_and_served_once_it_has_one() {
         .set_quotas(Quotas {
             slots_max: 0,
             staging_bytes_max: ByteCount::new(0),
+            ..Quotas::UNLIMITED
         })
         .unwrap();
     let refused = wait(tenant.submit(Double, 1_u64)).unwrap_err();

@@ -10,6 +10,8 @@
 )]
 
 mod asynchronous;
+mod fair;
+mod fairness;
 mod model;
 mod oracle;
 mod order;

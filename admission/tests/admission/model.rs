@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use orlop_admission::{
-    Acquired, BulkheadOptions, Drain, DrainError, Holding, Lane, Permit, QueueTicket, Queued,
-    Quotas, Refusal, RegisterError, Scope, TenantAccount, TenantError, TenantState,
+    Acquired, BulkheadOptions, Drain, DrainError, GroupId, Holding, Lane, Permit, QueueTicket,
+    Queued, Quotas, Refusal, RegisterError, Scope, Share, TenantAccount, TenantError, TenantState,
+    Weight,
 };
 use orlop_saga::amount::{BusyNanos, ByteCount};
 use orlop_saga::tenant::Class;
@@ -99,28 +100,48 @@ fn options() -> impl Strategy<Value = BulkheadOptions> {
         proptest::option::of(1..60_u64),
         0..24_u64,
         0..3_u32,
+        0..4_u32,
     )
         .prop_map(
-            |(slots, queue, per_tenant, of_tenant, timeout, staging, reserved)| BulkheadOptions {
-                in_flight_max: slots,
-                queue_max: queue,
-                queue_per_tenant_max: per_tenant.min(queue),
-                in_flight_per_tenant_max: of_tenant,
-                queue_timeout: timeout.map(Duration::from_nanos),
-                staging_bytes_max: ByteCount::new(staging),
-                reserved_slots: reserved,
-                reserved_queue_max: 5,
-                reserved_queue_per_tenant_max: 3,
-                reserved_staging_bytes_max: ByteCount::new(8),
-                ..BulkheadOptions::new("model")
+            |(slots, queue, per_tenant, of_tenant, timeout, staging, reserved, backfill)| {
+                BulkheadOptions {
+                    in_flight_max: slots,
+                    queue_max: queue,
+                    queue_per_tenant_max: per_tenant.min(queue),
+                    in_flight_per_tenant_max: of_tenant,
+                    queue_timeout: timeout.map(Duration::from_nanos),
+                    staging_bytes_max: ByteCount::new(staging),
+                    reserved_slots: reserved,
+                    backfill_max: backfill,
+                    cost_guess: BusyNanos::new(50),
+                    reserved_queue_max: 5,
+                    reserved_queue_per_tenant_max: 3,
+                    reserved_staging_bytes_max: ByteCount::new(8),
+                    ..BulkheadOptions::new("model")
+                }
             },
         )
 }
 
-const GENEROUS: Quotas = Quotas {
-    slots_max: 10,
-    staging_bytes_max: ByteCount::new(16),
-};
+/// Two groups of unequal weight, tenants of unequal weight in one of them.
+fn quotas(who: usize, slots_max: u64, staging_bytes: u64) -> Quotas {
+    let (group, group_weight) = [(0, 1), (1, 3), (1, 3)][who];
+    let share = Share {
+        weight: Weight::new([1, 1, 2][who]).unwrap(),
+        group: GroupId::new(group),
+        group_weight: Weight::new(group_weight).unwrap(),
+    };
+    Quotas {
+        slots_max,
+        staging_bytes_max: ByteCount::new(staging_bytes),
+        share,
+        ..Quotas::UNLIMITED
+    }
+}
+
+fn generous(who: usize) -> Quotas {
+    quotas(who, 10, 16)
+}
 
 type Told = Vec<(u32, Option<Refusal>)>;
 
@@ -151,6 +172,8 @@ impl Run {
             queue_per_tenant: options.queue_per_tenant_max.into(),
             staging_max: options.staging_bytes_max.get(),
             timeout: options.queue_timeout,
+            guess: options.cost_guess.get(),
+            backfill_max: options.backfill_max,
             ..PoolModel::default()
         };
         let reserved = PoolModel {
@@ -159,6 +182,7 @@ impl Run {
             queue_max: options.reserved_queue_max.into(),
             queue_per_tenant: options.reserved_queue_per_tenant_max.into(),
             staging_max: options.reserved_staging_bytes_max.get(),
+            guess: options.cost_guess.get(),
             ..PoolModel::default()
         };
         let mut run = Self {
@@ -192,11 +216,11 @@ impl Run {
         let account = self
             .house
             .tenants
-            .register_next(label(NAMES[who]), GENEROUS)?;
+            .register_next(label(NAMES[who]), generous(who))?;
         self.oracle.lives.push(Life {
             id: account.id(),
             state: TenantState::Active,
-            quotas: GENEROUS,
+            quotas: generous(who),
         });
         self.current[who] = self.accounts.len();
         self.accounts.push(account);
@@ -220,7 +244,7 @@ impl Run {
         let (id, permit) = self.permits.remove(at % self.permits.len());
         let (lane, now) = (permit.lane(), self.now());
         let pool = self.oracle.pool(lane);
-        pool.remove_running(id);
+        pool.remove_running(id, busy);
         pool.dispatch(now, told);
         match busy {
             Some(busy) => permit.settle(BusyNanos::new(busy)),
@@ -253,6 +277,7 @@ impl Run {
             deadline,
             since: now,
             timeout_at: None,
+            charged: 0,
         };
         let expected = self.oracle.acquire(item, now, told);
         let account = Arc::clone(&self.accounts[life]);
@@ -410,10 +435,7 @@ impl Run {
                 }
             }
             Op::SetQuotas(who, slots_max, bytes) => {
-                let quotas = Quotas {
-                    slots_max,
-                    staging_bytes_max: ByteCount::new(bytes),
-                };
+                let quotas = quotas(who, slots_max, bytes);
                 let life = self.current[who];
                 let account = &self.accounts[life];
                 let set = self.house.tenants.set_quotas(account, quotas);

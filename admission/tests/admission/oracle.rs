@@ -8,6 +8,8 @@ use orlop_saga::id::TenantId;
 use orlop_saga::tenant::Class;
 use orlop_saga::time::Monotonic;
 
+use crate::fair::Fair;
+
 #[derive(Clone, Debug)]
 pub struct Item {
     pub id: u32,
@@ -19,6 +21,7 @@ pub struct Item {
     pub deadline: Option<Monotonic>,
     pub since: Monotonic,
     pub timeout_at: Option<Monotonic>,
+    pub charged: u64,
 }
 
 impl Item {
@@ -62,7 +65,13 @@ pub struct PoolModel {
     pub timeout: Option<Duration>,
     pub waiting: Vec<Item>,
     pub running: Vec<Item>,
-    pub round: Vec<usize>,
+    pub fair: Fair,
+    /// The average cost, in sixteenths of a nanosecond, once one is known.
+    pub average: Option<u64>,
+    pub guess: u64,
+    pub backfill_max: u32,
+    /// How many went ahead of each item while it was in front.
+    pub overtaken: HashMap<u32, u32>,
     pub passed: HashMap<(usize, Class), u32>,
 }
 
@@ -117,12 +126,17 @@ impl PoolModel {
                 self.passed.remove(&(life, class));
             }
         }
-        let in_round = self.round.contains(&life);
-        match (self.may_start(life), in_round) {
-            (true, false) => self.round.push(life),
-            (false, true) => self.round.retain(|&other| other != life),
-            (true, true) | (false, false) => {}
+        let may_start = self.may_start(life);
+        self.fair.set_waiting(life, may_start);
+        if self.waiting.is_empty() && self.running.is_empty() {
+            self.fair.reset();
         }
+    }
+
+    fn start(&mut self, mut item: Item) {
+        item.charged = self.average.map_or(self.guess, |average| average / 16);
+        self.fair.charge(item.life, item.charged);
+        self.running.push(item);
     }
 
     pub fn remove_waiting(&mut self, id: u32) -> Option<Item> {
@@ -132,36 +146,63 @@ impl PoolModel {
         Some(item)
     }
 
-    pub fn remove_running(&mut self, id: u32) -> Item {
+    pub fn remove_running(&mut self, id: u32, actual: Option<u64>) {
         let at = self.running.iter().position(|item| item.id == id).unwrap();
         let item = self.running.remove(at);
+        if let Some(actual) = actual {
+            self.fair.correct(item.life, item.charged, actual);
+            let sixteenths = actual * 16;
+            self.average = Some(
+                self.average
+                    .map_or(sixteenths, |average| average - average / 8 + sixteenths / 8),
+            );
+        }
         self.refresh(item.life);
-        item
+    }
+
+    /// Whoever is next, whether it goes ahead of the one in front, and whether it may start.
+    fn next(&self) -> Option<(Item, bool, bool)> {
+        let order = self.fair.order();
+        let front = self.head(*order.first()?).unwrap();
+        let free = self.slots_max - self.slots();
+        if front.slots <= free {
+            return Some((front.clone(), false, true));
+        }
+        let ahead = self.overtaken.get(&front.id).copied().unwrap_or(0);
+        let small = order.iter().take(16).filter_map(|&life| self.head(life));
+        let small = small.clone().find(|item| item.slots <= free);
+        match small {
+            Some(item) if ahead < self.backfill_max => Some((item.clone(), true, true)),
+            _ => Some((front.clone(), false, false)),
+        }
     }
 
     /// Ids granted and ids refused, in order.
     pub fn dispatch(&mut self, now: Monotonic, told: &mut Vec<(u32, Option<Refusal>)>) {
-        while let Some(&life) = self.round.first() {
-            let head = self.head(life).unwrap().clone();
-            if let Some(refusal) = head.overdue(now) {
-                self.remove_waiting(head.id);
-                told.push((head.id, Some(refusal)));
+        while let Some((item, ahead, starts)) = self.next() {
+            if let Some(refusal) = item.overdue(now) {
+                self.remove_waiting(item.id);
+                told.push((item.id, Some(refusal)));
                 continue;
             }
-            if self.slots() + head.slots > self.slots_max {
+            if !starts {
                 break;
             }
-            self.waiting.retain(|item| item.id != head.id);
+            if ahead {
+                let front = self.head(self.fair.order()[0]).unwrap().id;
+                *self.overtaken.entry(front).or_default() += 1;
+            }
+            self.waiting.retain(|other| other.id != item.id);
             for class in Class::ALL {
-                if class > head.class {
-                    *self.passed.entry((life, class)).or_default() += 1;
+                if class > item.class {
+                    *self.passed.entry((item.life, class)).or_default() += 1;
                 }
             }
-            self.passed.remove(&(life, head.class));
-            self.round.remove(0);
-            self.running.push(head.clone());
+            self.passed.remove(&(item.life, item.class));
+            let (id, life) = (item.id, item.life);
+            self.start(item);
             self.refresh(life);
-            told.push((head.id, None));
+            told.push((id, None));
         }
     }
 }
@@ -312,14 +353,16 @@ impl Oracle {
         if let Some(refusal) = self.refusal(&item, now) {
             return Err(refusal);
         }
+        let share = self.lives[item.life].quotas.share;
         let pool = self.pool(item.lane);
+        pool.fair.set_share(item.life, share);
         item.timeout_at = pool.timeout.map(|timeout| now.after(timeout));
-        if pool.round.is_empty()
+        if pool.fair.order().is_empty()
             && pool.queued(item.life) == 0
             && pool.in_flight(item.life) + item.slots <= pool.per_tenant
             && pool.slots() + item.slots <= pool.slots_max
         {
-            pool.running.push(item);
+            pool.start(item);
             return Ok(true);
         }
         for (scope, queued, queued_max) in [

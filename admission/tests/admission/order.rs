@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use orlop_admission::{
-    Acquired, BulkheadOptions, Grantee, HeldScope, Lane, Permit, Refusal, Scope,
+    Acquired, BulkheadOptions, ComputationId, Grantee, GroupId, HeldScope, Lane, Permit, Quotas,
+    Rate, Refusal, Request, Scope, Share, Weight,
 };
+use orlop_saga::amount::BusyNanos;
 use orlop_saga::tenant::Class;
 
 use crate::support::{House, cost, filing, granted, refused, request, tenant};
@@ -128,7 +130,11 @@ fn a_newcomer_does_not_overtake_who_waits_when_a_slot_comes_free() {
 
 #[test]
 fn a_request_for_many_slots_is_not_starved_by_requests_for_one() {
-    let house = House::new(3);
+    let house = House::with(&BulkheadOptions {
+        in_flight_max: 3,
+        backfill_max: 0,
+        ..BulkheadOptions::new("test")
+    });
     let ada = tenant(&house.tenants, "ada");
     let bob = tenant(&house.tenants, "bob");
     let mut held: Vec<Permit> = (0..3).map(|_| house.take(request(&ada))).collect();
@@ -334,4 +340,114 @@ fn a_grantee_may_acquire_and_is_not_taken_for_the_work_that_made_room() {
     drop(scope);
     assert_eq!(granted(&house.inbox)[0].0, 9);
     house.assert_quiet();
+}
+
+#[test]
+fn a_bounded_number_of_small_requests_goes_ahead_of_one_that_gathers_slots() {
+    let house = House::with(&BulkheadOptions {
+        in_flight_max: 3,
+        backfill_max: 2,
+        ..BulkheadOptions::new("test")
+    });
+    let ada = tenant(&house.tenants, "ada");
+    let bob = tenant(&house.tenants, "bob");
+    let held = house.take(request(&ada));
+    house.queue(0, request(&bob).cost(cost(3, 0)));
+    for id in 1..6 {
+        // The first two are granted while they are queued.
+        house.queue(id, request(&ada));
+    }
+    let first = granted(&house.inbox);
+    assert_eq!(first.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [1, 2]);
+    drop(first);
+    assert_eq!(granted(&house.inbox).len(), 0, "now slots gather");
+    drop(held);
+    let next = granted(&house.inbox);
+    assert_eq!(next.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [0]);
+}
+
+#[test]
+fn tenants_get_turns_by_their_weights_and_groups_by_theirs() {
+    let house = House::new(1);
+    let share = |weight, group, group_weight| Share {
+        weight: Weight::new(weight).unwrap(),
+        group: GroupId::new(group),
+        group_weight: Weight::new(group_weight).unwrap(),
+    };
+    let shares = [share(1, 1, 1), share(3, 1, 1), share(1, 2, 2)];
+    let mut held = None;
+    for (id, share) in (0_u32..).zip(shares) {
+        let account = tenant(&house.tenants, &format!("tenant {id}"));
+        let quotas = Quotas {
+            share,
+            ..Quotas::UNLIMITED
+        };
+        house.tenants.set_quotas(&account, quotas).unwrap();
+        held = held.or_else(|| Some(house.take(request(&account))));
+        for turn in 0..200 {
+            house.queue(id * 1000 + turn, request(&account));
+        }
+    }
+    let mut order = Vec::new();
+    while let Some(permit) = held.take() {
+        permit.settle(BusyNanos::new(1_000));
+        for (id, permit) in granted(&house.inbox) {
+            order.push(id / 1000);
+            held = Some(permit);
+        }
+    }
+    let turns = |id| order[..240].iter().filter(|&&other| other == id).count();
+    for (id, expected) in [(0, 20), (1, 60), (2, 160)] {
+        assert!(turns(id).abs_diff(expected) <= 2, "{id}: {}", turns(id));
+    }
+}
+
+#[test]
+fn turns_are_by_cost_as_measured_and_not_by_count() {
+    let house = House::new(1);
+    let ada = tenant(&house.tenants, "ada");
+    let bob = tenant(&house.tenants, "bob");
+    let mut held = Some(house.take(request(&ada)));
+    for id in 0..250 {
+        house.queue(id, request(&ada));
+        // Another computation: it costs ten times as much, which only its settlement says.
+        let dear = Request::new(&bob, ComputationId::new(8));
+        house.queue(1000 + id, dear);
+    }
+    let mut order = Vec::new();
+    let mut dear = false;
+    while let Some(permit) = held.take() {
+        permit.settle(BusyNanos::new(if dear { 10_000 } else { 1_000 }));
+        for (id, permit) in granted(&house.inbox) {
+            dear = id >= 1000;
+            order.push(dear);
+            held = Some(permit);
+        }
+    }
+    let dear = order[..220].iter().filter(|&&dear| dear).count();
+    assert!(dear.abs_diff(20) <= 3, "{dear} of 220 turns");
+}
+
+#[test]
+fn a_rate_that_is_exceeded_is_told_with_the_time_to_wait_and_costs_nothing() {
+    let house = House::new(8);
+    let ada = tenant(&house.tenants, "ada");
+    let quotas = Quotas {
+        rate: Rate::new(1_000, 2),
+        ..Quotas::UNLIMITED
+    };
+    house.tenants.set_quotas(&ada, quotas).unwrap();
+    let _held = [house.take(request(&ada)), house.take(request(&ada))];
+    let retry_after = Duration::from_millis(1);
+    for _ in 0..3 {
+        let refusal = house.ask(0, request(&ada)).unwrap_err();
+        assert_eq!(refusal, Refusal::RateLimited { retry_after });
+        assert!(refusal.is_retryable());
+    }
+    // What undoes is never bound by it.
+    let _undo = house.take(request(&ada).lane(Lane::Reserved));
+    house.clock.advance(retry_after);
+    let _third = house.take(request(&ada));
+    let counted = house.bulkhead.snapshot().ordinary.refused;
+    assert_eq!((counted.rate_limited, counted.total()), (3, 3));
 }

@@ -20,6 +20,7 @@ fn a_quota_of_zero_admits_nothing() {
     let none = Quotas {
         slots_max: 0,
         staging_bytes_max: ByteCount::new(0),
+        ..Quotas::UNLIMITED
     };
     house.tenants.set_quotas(&ada, none).unwrap();
     let never = Refusal::NeverFits {
@@ -234,6 +235,7 @@ fn each_way_of_being_refused_has_its_own_name_and_amounts() {
     let narrow = Quotas {
         slots_max: 2,
         staging_bytes_max: ByteCount::new(70),
+        ..Quotas::UNLIMITED
     };
     house.tenants.set_quotas(&ada, narrow).unwrap();
     let exceeded = Refusal::QuotaExceeded {

@@ -103,6 +103,7 @@ pub fn plenty() -> Quotas {
     Quotas {
         slots_max: 1 << 40,
         staging_bytes_max: ByteCount::new(1 << 40),
+        ..Quotas::UNLIMITED
     }
 }
 

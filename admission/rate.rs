@@ -1,0 +1,133 @@
+//! Rates: how often a tenant may ask, by the generic cell rate algorithm (ITU-T I.371).
+//!
+//! Invariants
+//! - In any interval of length t at most `burst + t * rate` requests pass, wherever it begins.
+//! - What is refused changes nothing.
+
+use std::time::Duration;
+
+use orlop_saga::time::Monotonic;
+
+/// How often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    interval_nanos: u64,
+    burst: u32,
+}
+
+impl Rate {
+    /// The highest rate, per second.
+    pub const PER_SECOND_MAX: u32 = 10_000_000;
+
+    /// `per_second` requests a second, and `burst` of them at once after a pause. `None` if one of
+    /// them is 0 (to stop a tenant, suspend it or give it no slots) or the rate is above
+    /// [`Self::PER_SECOND_MAX`].
+    pub const fn new(per_second: u32, burst: u32) -> Option<Self> {
+        if per_second == 0 || per_second > Self::PER_SECOND_MAX || burst == 0 {
+            return None;
+        }
+        Some(Self {
+            // Rounded up: never above the rate.
+            interval_nanos: 1_000_000_000_u64.div_ceil(per_second as u64),
+            burst,
+        })
+    }
+
+    /// How far ahead of time the next request may be counted.
+    const fn tolerance(self) -> u64 {
+        self.interval_nanos
+            .saturating_mul(self.burst as u64)
+            .saturating_sub(self.interval_nanos)
+    }
+}
+
+/// What has passed at a rate: when the next request would arrive if all came evenly.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Arrivals {
+    next: Monotonic,
+}
+
+impl Arrivals {
+    /// How long the next request has to wait; nothing, if it may pass at `now`.
+    pub(crate) fn wait(self, rate: Rate, now: Monotonic) -> Option<Duration> {
+        let ahead = self.next.get().saturating_sub(now.get());
+        let excess = ahead.saturating_sub(rate.tolerance());
+        (excess > 0).then(|| Duration::from_nanos(excess))
+    }
+
+    /// Counts one that passes at `now`.
+    pub(crate) fn pass(&mut self, rate: Rate, now: Monotonic) {
+        let from = self.next.get().max(now.get());
+        self.next = Monotonic::new(from.saturating_add(rate.interval_nanos));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn ask(arrivals: &mut Arrivals, rate: Rate, now: u64) -> bool {
+        let now = Monotonic::new(now);
+        let passes = arrivals.wait(rate, now).is_none();
+        if passes {
+            arrivals.pass(rate, now);
+        }
+        passes
+    }
+
+    #[test]
+    fn a_rate_of_nothing_or_beyond_what_is_counted_is_none() {
+        assert_eq!(Rate::new(0, 1), None);
+        assert_eq!(Rate::new(1, 0), None);
+        assert_eq!(Rate::new(Rate::PER_SECOND_MAX + 1, 1), None);
+    }
+
+    #[test]
+    fn who_is_told_to_wait_passes_after_that_and_not_before() {
+        let rate = Rate::new(100, 3).unwrap();
+        let mut arrivals = Arrivals::default();
+        for _ in 0..3 {
+            assert!(ask(&mut arrivals, rate, 0));
+        }
+        let wait = arrivals.wait(rate, Monotonic::new(0)).unwrap();
+        assert_eq!(wait, Duration::from_millis(10));
+        assert!(!ask(&mut arrivals, rate, 9_999_999));
+        assert!(ask(&mut arrivals, rate, 10_000_000));
+    }
+
+    proptest! {
+        /// A window that is counted from its edges admits twice the rate across one.
+        #[test]
+        fn no_interval_admits_more_than_burst_and_rate(
+            per_second in 1..2_000_u32,
+            burst in 1..20_u32,
+            gaps in proptest::collection::vec(0..5_000_000_u64, 1..200),
+        ) {
+            let rate = Rate::new(per_second, burst).unwrap();
+            let (mut arrivals, mut now, mut passed) = (Arrivals::default(), 0, Vec::new());
+            for gap in gaps {
+                now += gap;
+                if ask(&mut arrivals, rate, now) {
+                    passed.push(now);
+                }
+            }
+            for (first, from) in passed.iter().enumerate() {
+                for (count, to) in (1_u64..).zip(&passed[first..]) {
+                    let bound = u64::from(burst) + (to - from) * u64::from(per_second) / 1_000_000_000;
+                    prop_assert!(count <= bound, "{count} from {from} to {to}");
+                }
+            }
+        }
+
+        #[test]
+        fn whoever_keeps_to_the_rate_is_never_refused(per_second in 1..5_000_u32, extra in 0..1_000_u64) {
+            let rate = Rate::new(per_second, 1).unwrap();
+            let mut arrivals = Arrivals::default();
+            let step = 1_000_000_000_u64.div_ceil(u64::from(per_second)) + extra;
+            for turn in 0..100 {
+                prop_assert!(ask(&mut arrivals, rate, turn * step));
+            }
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! A noisy neighbour, in simulated time: eight slots, nine tenants that ask for 0.9 of their
+//! share, and one that asks for a hundred times its own.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use orlop_admission::{Acquired, BulkheadOptions, ComputationId, Permit, Request, TenantAccount};
+use orlop_saga::amount::BusyNanos;
+use orlop_saga::time::Clock;
+
+use crate::support::{House, granted, tenant};
+
+const SLOTS: u32 = 8;
+const VICTIMS: usize = 9;
+const MILLI: u64 = 1_000_000;
+/// What a tenant's share of the slots is, in jobs of a millisecond per second.
+const SHARE: u64 = 800;
+
+/// What one tenant asks for.
+#[derive(Clone, Copy)]
+struct Load {
+    tenant: usize,
+    /// From when on, in nanoseconds.
+    from: u64,
+    every: u64,
+    service: u64,
+}
+
+struct Job {
+    tenant: usize,
+    asked: u64,
+    service: u64,
+}
+
+/// What became of one tenant's jobs.
+#[derive(Clone, Debug, Default)]
+struct Tally {
+    asked: u64,
+    refused: u64,
+    /// How long each took from asking to its end.
+    latencies: Vec<u64>,
+    /// Busy time of the jobs that started in each tenth of a second.
+    busy: BTreeMap<u64, u64>,
+}
+
+struct Simulation {
+    house: House,
+    accounts: Vec<Arc<TenantAccount>>,
+    jobs: Vec<Job>,
+    ends: BinaryHeap<Reverse<(u64, u32)>>,
+    running: BTreeMap<u32, Permit>,
+    tallies: Vec<Tally>,
+}
+
+impl Simulation {
+    fn run(loads: &[Load], until: u64) -> Vec<Tally> {
+        let house = House::with(&BulkheadOptions {
+            in_flight_max: SLOTS,
+            queue_max: 4096,
+            queue_per_tenant_max: 256,
+            ..BulkheadOptions::new("simulated")
+        });
+        let tenants = 1 + loads.iter().map(|load| load.tenant).max().unwrap_or(0);
+        let names = (0..tenants).map(|at| format!("tenant {at}"));
+        let accounts = names.map(|name| tenant(&house.tenants, &name)).collect();
+        let mut simulation = Self {
+            house,
+            accounts,
+            jobs: Vec::new(),
+            ends: BinaryHeap::new(),
+            running: BTreeMap::new(),
+            tallies: vec![Tally::default(); tenants],
+        };
+        let mut arrivals: BinaryHeap<_> = (0..loads.len())
+            // Apart from each other, so that nobody is always first.
+            .map(|at| Reverse((loads[at].from + loads[at].every * at as u64 / 10, at)))
+            .collect();
+        while let Some(Reverse((arrival, at))) = arrivals.pop() {
+            if arrival >= until {
+                break;
+            }
+            simulation.end_until(arrival);
+            simulation.move_to(arrival);
+            simulation.ask(loads[at].tenant, loads[at].service);
+            arrivals.push(Reverse((arrival + loads[at].every, at)));
+        }
+        simulation.end_until(until);
+        simulation.tallies
+    }
+
+    fn now(&self) -> u64 {
+        self.house.clock.monotonic().get()
+    }
+
+    fn move_to(&self, at: u64) {
+        let by = Duration::from_nanos(at - self.now());
+        self.house.clock.advance(by);
+    }
+
+    fn ask(&mut self, at: usize, service: u64) {
+        let id = u32::try_from(self.jobs.len()).unwrap();
+        self.jobs.push(Job {
+            tenant: at,
+            asked: self.now(),
+            service,
+        });
+        self.tallies[at].asked += 1;
+        let account = Arc::clone(&self.accounts[at]);
+        let computation = ComputationId::new(u32::try_from(at).unwrap());
+        match self.house.ask(id, Request::new(&account, computation)) {
+            Ok(Acquired::Granted(permit)) => self.start(id, permit),
+            Ok(Acquired::Queued(_)) => {}
+            Err(_) => self.tallies[at].refused += 1,
+        }
+    }
+
+    fn start(&mut self, id: u32, permit: Permit) {
+        let (now, job) = (self.now(), &self.jobs[id as usize]);
+        let busy = self.tallies[job.tenant].busy.entry(now / (100 * MILLI));
+        *busy.or_default() += job.service;
+        self.ends.push(Reverse((now + job.service, id)));
+        self.running.insert(id, permit);
+    }
+
+    fn end_until(&mut self, until: u64) {
+        while let Some(&Reverse((end, id))) = self.ends.peek()
+            && end <= until
+        {
+            self.ends.pop();
+            self.move_to(end);
+            let job = &self.jobs[id as usize];
+            self.tallies[job.tenant].latencies.push(end - job.asked);
+            let permit = self.running.remove(&id).unwrap();
+            permit.settle(BusyNanos::new(job.service));
+            for (id, permit) in granted(&self.house.inbox) {
+                self.start(id, permit);
+            }
+        }
+    }
+}
+
+fn victims() -> Vec<Load> {
+    let victim = |tenant| Load {
+        tenant,
+        from: 0,
+        every: 1_000_000_000 * 10 / (SHARE * 9),
+        service: MILLI,
+    };
+    (0..VICTIMS).map(victim).collect()
+}
+
+/// What became of the victims beside the last one, which is the flood.
+fn assert_unharmed(tallies: &[Tally]) {
+    let served = tallies[..VICTIMS].iter().map(|tally| {
+        assert_eq!(tally.refused, 0);
+        tally.latencies.len() as f64 / tally.asked as f64
+    });
+    let served: Vec<f64> = served.collect();
+    let sum: f64 = served.iter().sum();
+    let squares: f64 = served.iter().map(|part| part * part).sum();
+    let jain = sum * sum / (served.len() as f64 * squares);
+    assert!(served.iter().all(|&part| part >= 0.99), "{served:?}");
+    assert!(jain >= 0.999, "{jain}");
+    for tally in &tallies[..VICTIMS] {
+        let mut latencies = tally.latencies.clone();
+        latencies.sort_unstable();
+        let p99 = latencies[latencies.len() * 99 / 100];
+        assert!(p99 < 30 * MILLI, "{p99} ns");
+    }
+}
+
+#[test]
+fn a_tenant_at_a_hundred_times_its_share_takes_nothing_from_the_others() {
+    let mut loads = victims();
+    loads.push(Load {
+        tenant: VICTIMS,
+        from: 0,
+        every: 1_000_000_000 / (SHARE * 100),
+        service: MILLI,
+    });
+    let tallies = Simulation::run(&loads, 1_000 * MILLI);
+    assert_unharmed(&tallies);
+    // And nothing idles: what the others leave is the flood's.
+    let done: usize = tallies.iter().map(|tally| tally.latencies.len()).sum();
+    assert!(done >= 7_950, "{done} of 8,000");
+}
+
+#[test]
+fn a_flood_of_jobs_that_take_twenty_times_the_guess_takes_nothing_from_the_others() {
+    let mut loads = victims();
+    loads.push(Load {
+        tenant: VICTIMS,
+        from: 0,
+        every: 1_000_000_000 / (SHARE * 100),
+        service: 20 * MILLI,
+    });
+    // The first eight of them hold every slot for 20 ms before anybody knows.
+    assert_unharmed(&Simulation::run(&loads, 4_000 * MILLI));
+}
+
+#[test]
+fn a_tenant_that_trickles_and_then_floods_gets_no_more_than_its_share_in_any_tenth() {
+    let mut loads = victims();
+    for load in &mut loads {
+        // All of them want more than they get.
+        load.every = 1_000_000_000 / (SHARE * 2);
+    }
+    loads.push(Load {
+        tenant: VICTIMS,
+        from: 0,
+        every: 100 * MILLI,
+        service: MILLI,
+    });
+    loads.push(Load {
+        tenant: VICTIMS,
+        from: 3_000 * MILLI,
+        every: 1_000_000_000 / (SHARE * 100),
+        service: MILLI,
+    });
+    let tallies = Simulation::run(&loads, 3_500 * MILLI);
+    for (tenth, busy) in tallies[VICTIMS].busy.range(30..) {
+        // One of ten tenants, and one job on every slot at each end.
+        let share = u64::from(SLOTS) * 100 * MILLI / 10;
+        assert!(
+            *busy <= share + 2 * u64::from(SLOTS) * MILLI,
+            "{tenth}: {busy}"
+        );
+    }
+}
