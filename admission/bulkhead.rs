@@ -186,10 +186,8 @@ impl State {
         let permit = Permit::new(
             Arc::clone(core),
             waiter.account,
-            lane,
             booking,
             kind,
-            waiter.computation,
             waiter.audit,
             waiter.cost,
         );
@@ -273,10 +271,8 @@ impl Core {
             return Ok(Acquired::Granted(Permit::new(
                 Arc::clone(self),
                 Arc::clone(account),
-                lane,
                 booking,
                 kind,
-                request.computation,
                 request.audit,
                 cost,
             )));
@@ -296,7 +292,6 @@ impl Core {
         let waiter = Waiter {
             serial: state.serial,
             account: Arc::clone(account),
-            computation: request.computation,
             audit: request.audit,
             cost,
             kind,
@@ -357,7 +352,6 @@ impl Core {
     pub(crate) fn give_back(
         self: &Arc<Self>,
         account: &Arc<TenantAccount>,
-        lane: Lane,
         booking: Booking,
         kind: Kind,
         cost: CostVector,
@@ -365,6 +359,7 @@ impl Core {
     ) {
         let mut outbox = Outbox::default();
         {
+            let lane = kind.lane();
             let mut state = self.state.lock();
             let pool = state.pool_mut(lane);
             pool.vacate(cost, settlement);

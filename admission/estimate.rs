@@ -20,18 +20,26 @@ const SHIFT: u32 = 3;
 pub(crate) struct Kind {
     computation: ComputationId,
     lane: Lane,
-    bucket: u8,
+    bucket: u32,
 }
 
 impl Kind {
     pub(crate) const fn new(computation: ComputationId, lane: Lane, size: ByteCount) -> Self {
         // 0 bytes, 1, 2 to 3, 4 to 7, ...: at most 65 buckets.
-        let bucket = (u64::BITS - size.get().leading_zeros()) as u8;
+        let bucket = u64::BITS - size.get().leading_zeros();
         Self {
             computation,
             lane,
             bucket,
         }
+    }
+
+    pub(crate) const fn computation(self) -> ComputationId {
+        self.computation
+    }
+
+    pub(crate) const fn lane(self) -> Lane {
+        self.lane
     }
 }
 

@@ -22,10 +22,8 @@ use crate::tenant::{Settlement, TenantAccount};
 pub struct Permit {
     core: Arc<Core>,
     account: Arc<TenantAccount>,
-    lane: Lane,
     booking: Booking,
     kind: Kind,
-    computation: ComputationId,
     audit: AuditTag,
     cost: CostVector,
     settlement: Settlement,
@@ -35,20 +33,16 @@ impl Permit {
     pub(crate) const fn new(
         core: Arc<Core>,
         account: Arc<TenantAccount>,
-        lane: Lane,
         booking: Booking,
         kind: Kind,
-        computation: ComputationId,
         audit: AuditTag,
         cost: CostVector,
     ) -> Self {
         Self {
             core,
             account,
-            lane,
             booking,
             kind,
-            computation,
             audit,
             cost,
             settlement: Settlement::Unsettled,
@@ -69,7 +63,7 @@ impl Permit {
 
     /// What it is for.
     pub const fn computation(&self) -> ComputationId {
-        self.computation
+        self.kind.computation()
     }
 
     /// Who pays.
@@ -89,7 +83,7 @@ impl Permit {
 
     /// Which pool its slots belong to.
     pub const fn lane(&self) -> Lane {
-        self.lane
+        self.kind.lane()
     }
 
     /// The bulkhead's name.
@@ -107,7 +101,6 @@ impl Drop for Permit {
     fn drop(&mut self) {
         self.core.give_back(
             &self.account,
-            self.lane,
             self.booking,
             self.kind,
             self.cost,
@@ -121,8 +114,8 @@ impl fmt::Debug for Permit {
         f.debug_struct("Permit")
             .field("bulkhead", &self.core.name)
             .field("tenant", &self.account.id())
-            .field("lane", &self.lane)
-            .field("computation", &self.computation)
+            .field("lane", &self.lane())
+            .field("computation", &self.computation())
             .field("cost", &self.cost)
             .finish_non_exhaustive()
     }

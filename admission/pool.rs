@@ -13,7 +13,7 @@ use crate::estimate::Kind;
 use crate::options::BulkheadOptions;
 use crate::queue::{EntryKey, FairQueue, OwnerKey};
 use crate::refusal::{Dimension, Refusal, RefusalCounts, Scope};
-use crate::request::{ComputationId, CostVector, Grantee, Lane, Request};
+use crate::request::{CostVector, Grantee, Lane, Request};
 use crate::snapshot::LaneSnapshot;
 use crate::tenant::{Bound, Settlement, TenantAccount};
 
@@ -78,7 +78,6 @@ impl Expiry {
 pub(crate) struct Waiter {
     pub(crate) serial: u64,
     pub(crate) account: Arc<TenantAccount>,
-    pub(crate) computation: ComputationId,
     pub(crate) audit: AuditTag,
     pub(crate) cost: CostVector,
     pub(crate) kind: Kind,

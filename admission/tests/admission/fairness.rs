@@ -155,12 +155,13 @@ fn victims() -> Vec<Load> {
 fn assert_unharmed(tallies: &[Tally]) {
     let served = tallies[..VICTIMS].iter().map(|tally| {
         assert_eq!(tally.refused, 0);
-        tally.latencies.len() as f64 / tally.asked as f64
+        let done = u32::try_from(tally.latencies.len()).unwrap();
+        f64::from(done) / f64::from(u32::try_from(tally.asked).unwrap())
     });
     let served: Vec<f64> = served.collect();
     let sum: f64 = served.iter().sum();
     let squares: f64 = served.iter().map(|part| part * part).sum();
-    let jain = sum * sum / (served.len() as f64 * squares);
+    let jain = sum * sum / (9.0 * squares);
     assert!(served.iter().all(|&part| part >= 0.99), "{served:?}");
     assert!(jain >= 0.999, "{jain}");
     for tally in &tallies[..VICTIMS] {
