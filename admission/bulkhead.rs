@@ -23,14 +23,15 @@ use crate::held::{BulkheadId, HeldScope};
 use crate::options::{BulkheadOptions, OptionsError};
 use crate::outbox::{Delivery, Outbox};
 use crate::permit::Permit;
-use crate::pool::{Expiry, Next, Pool, Waiter, deadline_of};
-use crate::queue::{Booking, EntryKey, OwnerKey};
+use crate::pool::{Expiry, Pool, Waiter, deadline_of};
+use crate::queue::{Booking, OwnerKey};
 use crate::refusal::{Refusal, Scope};
 use crate::request::{CostVector, Grantee, Lane, Request};
 use crate::share::Share;
 use crate::snapshot::BulkheadSnapshot;
+use crate::state::{State, is_live, sweep_locked, take_expired};
 use crate::sync::Mutex;
-use crate::tenant::{Ledger, Settlement, TenantAccount};
+use crate::tenant::{Settlement, TenantAccount};
 use crate::ticket::QueueTicket;
 
 /// What became of a request that was not refused.
@@ -49,166 +50,10 @@ pub trait Alarm: Send + Sync {
     fn earlier(&self, next: Monotonic);
 }
 
-pub(crate) struct State {
-    pub(crate) gate: Gate,
-    ordinary: Pool,
-    reserved: Pool,
-    expiries: Expiries,
-    estimates: Estimates,
-    serial: u64,
-}
-
-impl State {
-    const fn pool(&self, lane: Lane) -> &Pool {
-        match lane {
-            Lane::Ordinary => &self.ordinary,
-            Lane::Reserved => &self.reserved,
-        }
-    }
-
-    const fn pool_mut(&mut self, lane: Lane) -> &mut Pool {
-        match lane {
-            Lane::Ordinary => &mut self.ordinary,
-            Lane::Reserved => &mut self.reserved,
-        }
-    }
-
-    fn is_live(&self, place: Place) -> bool {
-        let waiter = self.pool(place.lane).queue.get(place.entry);
-        waiter.is_some_and(|waiter| waiter.serial == place.serial)
-    }
-
-    /// When the next request that waits runs out of time.
-    fn next_expiry(&mut self) -> Option<Monotonic> {
-        let (ordinary, reserved) = (&self.ordinary, &self.reserved);
-        self.expiries
-            .next(|place| is_live(ordinary, reserved, place))
-    }
-
-    /// Everything that a request must pass, in the order in which it is told.
-    fn check(
-        &self,
-        core: &Core,
-        ledger: &Ledger,
-        request: &Request<'_>,
-        nested: bool,
-        now: Option<Monotonic>,
-    ) -> Result<(), Refusal> {
-        let pool = self.pool(request.lane);
-        let expired = deadline_of(request).is_some_and(|deadline| Some(deadline) <= now);
-        let refusal = ledger
-            .check_state(request.tenant.id(), request.lane)
-            .or_else(|| {
-                nested.then(|| Refusal::Nested {
-                    bulkhead: Arc::clone(&core.name),
-                })
-            })
-            .or_else(|| {
-                self.gate.is_closed().then_some(Refusal::Draining {
-                    scope: Scope::Bulkhead,
-                })
-            })
-            .or_else(|| pool.check_fits(request))
-            .or_else(|| ledger.check_fits(request))
-            .or_else(|| expired.then_some(Refusal::Expired))
-            .or_else(|| ledger.check_rate(request.lane, now))
-            .or_else(|| ledger.check_quotas(request))
-            .or_else(|| pool.check_staging(request));
-        refusal.map_or(Ok(()), Err)
-    }
-
-    /// Takes a request that waits out of the books, and leaves its grantee to be told.
-    fn refuse(&mut self, lane: Lane, waiter: Waiter, refusal: Refusal, outbox: &mut Outbox) {
-        self.pool_mut(lane).refused.count(&refusal);
-        let grantee = self.unbook(lane, waiter, outbox);
-        outbox.push(Delivery::Refuse(grantee, refusal));
-    }
-
-    fn unbook(&mut self, lane: Lane, waiter: Waiter, outbox: &mut Outbox) -> Arc<dyn Grantee> {
-        self.pool_mut(lane).release_staging(waiter.cost);
-        let account = waiter.account;
-        account
-            .ledger
-            .lock_nested()
-            .withdraw(lane, waiter.cost, outbox);
-        self.gate.leave(outbox);
-        waiter.grantee
-    }
-
-    /// Starts whoever is next, while what they need is free.
-    fn dispatch(&mut self, core: &Arc<Core>, lane: Lane, outbox: &mut Outbox) {
-        let mut now = None;
-        loop {
-            let (entry, starts, overtaken) = match self.pool(lane).next() {
-                Next::Nobody => break,
-                Next::Front(entry) => (entry, true, None),
-                Next::Backfill { entry, front } => (entry, true, Some(front)),
-                Next::Gathering(entry) => (entry, false, None),
-            };
-            let waiter = self.pool(lane).queue.get(entry);
-            if let Some(expiry) = waiter.and_then(|waiter| waiter.expiry) {
-                let now = *now.get_or_insert_with(|| core.clock.monotonic());
-                if expiry.at <= now {
-                    let Some(waiter) = self.pool_mut(lane).queue.remove(entry) else {
-                        break;
-                    };
-                    self.refuse(lane, waiter, expiry.refusal(now), outbox);
-                    continue;
-                }
-            }
-            if !starts || !self.start_waiting(core, lane, entry, outbox) {
-                break;
-            }
-            if let Some(front) = overtaken {
-                self.pool_mut(lane).queue.overtake(front);
-            }
-        }
-    }
-
-    /// Grants what waits under `entry`.
-    fn start_waiting(
-        &mut self,
-        core: &Arc<Core>,
-        lane: Lane,
-        entry: EntryKey,
-        outbox: &mut Outbox,
-    ) -> bool {
-        let Some(kind) = self.pool(lane).queue.get(entry).map(|waiter| waiter.kind) else {
-            return false;
-        };
-        let estimate = self.estimates.of(kind);
-        let pool = self.pool_mut(lane);
-        let Some((booking, waiter)) = pool.queue.take(entry, estimate) else {
-            return false;
-        };
-        pool.occupy(waiter.cost);
-        waiter.account.ledger.lock_nested().dispatch(lane);
-        let permit = Permit::new(
-            Arc::clone(core),
-            waiter.account,
-            booking,
-            kind,
-            waiter.audit,
-            waiter.cost,
-        );
-        outbox.push(Delivery::Grant(waiter.grantee, permit));
-        true
-    }
-}
-
-fn is_live(ordinary: &Pool, reserved: &Pool, place: &Place) -> bool {
-    let pool = match place.lane {
-        Lane::Ordinary => ordinary,
-        Lane::Reserved => reserved,
-    };
-    let waiter = pool.queue.get(place.entry);
-    waiter.is_some_and(|waiter| waiter.serial == place.serial)
-}
-
 pub(crate) struct Core {
     pub(crate) id: BulkheadId,
     pub(crate) name: Arc<str>,
-    clock: Arc<dyn Clock>,
+    pub(crate) clock: Arc<dyn Clock>,
     alarm: Option<Arc<dyn Alarm>>,
     pub(crate) state: Mutex<State>,
 }
@@ -448,33 +293,6 @@ impl fmt::Debug for Core {
 
 const fn owner_key(account: &TenantAccount) -> OwnerKey {
     OwnerKey(account.id())
-}
-
-fn sweep_locked(
-    state: &mut State,
-    lane: Lane,
-    owner: Option<OwnerKey>,
-    reason: &Refusal,
-    outbox: &mut Outbox,
-) -> u64 {
-    let mut swept = 0;
-    while let Some(entry) = state.pool(lane).queue.any_of(owner) {
-        let Some(waiter) = state.pool_mut(lane).queue.remove(entry) else {
-            break;
-        };
-        state.refuse(lane, waiter, reason.clone(), outbox);
-        swept += 1;
-    }
-    swept
-}
-
-fn take_expired(state: &mut State, now: Monotonic) -> Option<(Place, Waiter)> {
-    let (ordinary, reserved) = (&state.ordinary, &state.reserved);
-    let place = state
-        .expiries
-        .take(now, |place| is_live(ordinary, reserved, place))?;
-    let waiter = state.pool_mut(place.lane).queue.remove(place.entry)?;
-    Some((place, waiter))
 }
 
 /// One resource's bound: slots, queues and counts. Clones share them.

@@ -31,6 +31,7 @@ mod refusal;
 mod request;
 mod share;
 mod snapshot;
+mod state;
 mod sync;
 mod tenant;
 mod tenants;

@@ -252,7 +252,7 @@ impl Options {
             // A saga that ended is one row; its calls and signals have names and numbers beside
             // their bytes.
             (
-                "limits.saga_bytes_max + 1.5 KiB * .saga_calls_max + 0.5 KiB * .saga_signals_max",
+                "limits.saga_bytes_max + 1.5 KiB * limits.saga_calls_max + 0.5 KiB * limits.saga_signals_max",
                 limits
                     .saga_bytes_max
                     .saturating_add(limits.saga_calls_max.saturating_mul(1536))
