@@ -6,9 +6,10 @@ use orlop_saga::digest::Digest;
 use serde::{Deserialize, Serialize};
 
 use super::delete::SegmentDelete;
+use super::name::SegmentName;
 use super::put::SegmentPut;
 use super::retire::RetireLocal;
-use super::segment::{Segment, SegmentName, SegmentVersion, StoredSegment};
+use super::segment::{Segment, SegmentVersion, StoredSegment};
 use super::stat::SegmentStat;
 use crate::device::{Blake3, Source};
 use crate::saga::{Saga, SagaContext, SagaError};

@@ -8,7 +8,7 @@ use orlop_saga::id::TenantId;
 use orlop_saga::outcome::Failure;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
-use super::segment::SegmentName;
+use super::name::SegmentName;
 
 /// The segments on the embedder's own disk. Calls may block.
 ///

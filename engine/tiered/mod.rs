@@ -1,6 +1,6 @@
 //! Tiered storage: segments of a database move between its own disk and an object store.
 //!
-//! The pack binds four computations, one undo and one saga to an engine:
+//! The pack binds computations, their undos and three sagas to an engine:
 //!
 //! | name | does |
 //! | --- | --- |
@@ -10,6 +10,12 @@
 //! | [`SegmentDelete`] | takes away exactly one version; also the undo of a put |
 //! | [`RetireLocal`] | removes the local copy |
 //! | [`Evict`] | digest, upload, verify, pivot, retire |
+//! | [`ManifestPut`], [`ManifestDelete`] | a list of segments as an object of its own, and its end |
+//! | [`LocatorUpdate`] | makes a manifest current, if the one it was made from still is |
+//! | [`CompactionPublish`] | stage segments, put the manifest, move the locator, pivot, retire |
+//! | [`CompactionRollback`] | move the locator back, pivot, delete what was published |
+//! | [`SymbolPutBatch`], [`SymbolDeleteBatch`] | many small named pieces of bytes, all or none |
+//! | [`SymbolGetRange`] | reads a range of one of them, checked |
 //!
 //! All are `External`, also those that only read the outside: a key derived from their input
 //! would replay an answer about a world that has changed since.
@@ -40,33 +46,60 @@
 //!
 //! | file | noun |
 //! | --- | --- |
+//! | `name` | what segments, tables and symbols are called |
 //! | `segment` | what is moved, and the versions of it |
 //! | `object` | the names and the contents of objects |
 //! | `tombstone` | what stands where a version must not be |
 //! | `local` | the local copies, and one operation at a time on each |
 //! | `pack` | what all of it shares, and the binding to an engine |
 //! | `put`, `get`, `stat`, `delete`, `retire` | a computation each |
-//! | `evict` | the saga |
+//! | `places` | the names that one put may use, and how the lost ones are fenced off |
+//! | `record` | objects that carry a value and can tell whether they are whole |
+//! | `manifest`, `locator`, `update` | what a table consists of, and which list of it is current |
+//! | `symbols`, `range` | batches of small pieces, and reading them |
+//! | `evict`, `compact`, `rollback` | the sagas |
 
+mod compact;
 mod delete;
 mod evict;
 mod get;
 mod local;
+mod locator;
+mod manifest;
+mod name;
 mod object;
 mod pack;
+mod places;
 mod put;
+mod range;
+mod record;
 mod retire;
+mod rollback;
 mod segment;
 mod stat;
+mod symbols;
 mod tombstone;
+mod update;
 
+pub use compact::{Compaction, CompactionPublish, Published};
 pub use delete::SegmentDelete;
 pub use evict::{Evict, Evicted, Eviction};
 pub use get::SegmentGet;
 pub use local::LocalSegments;
+pub use locator::{LocateError, Located};
+pub use manifest::{
+    Manifest, ManifestDelete, ManifestError, ManifestPut, ManifestVersion, TableManifest,
+};
+pub use name::{NameError, SegmentName, SymbolName, TableName};
 pub use pack::{Tiered, TieredOptions};
 pub use put::SegmentPut;
+pub use range::{SymbolGetRange, SymbolRange};
 pub use retire::RetireLocal;
-pub use segment::{NameError, Segment, SegmentName, SegmentVersion, StoredSegment};
+pub use rollback::CompactionRollback;
+pub use segment::{Segment, SegmentVersion, StoredSegment};
 pub use stat::SegmentStat;
+pub use symbols::{
+    BatchVersion, StoredSymbol, Symbol, SymbolBatch, SymbolDeleteBatch, SymbolPutBatch,
+};
 pub use tombstone::Tombstone;
+pub use update::{LocatorMove, LocatorMoved, LocatorRestore, LocatorUpdate};

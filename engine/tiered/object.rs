@@ -8,7 +8,7 @@ use orlop_saga::digest::Digest;
 use orlop_saga::id::{Fence, TenantId};
 use orlop_saga::outcome::Failure;
 
-use super::segment::{SegmentName, SegmentVersion};
+use super::segment::SegmentVersion;
 use super::tombstone::Tombstone;
 
 /// The longest part of a path that file systems take is 255 bytes; some room is left for what
@@ -23,18 +23,22 @@ pub(crate) fn path(root: &Path, tenant: TenantId, version: &SegmentVersion) -> P
         remote_key,
         place,
     } = version;
-    root.clone()
-        .join(format!("{:016x}", tenant.to_u64()))
-        .join(PathPart::from(segment_part(name).as_ref()))
+    named(root, tenant, name.as_bytes())
         .join(format!("{epoch:020}"))
         .join(format!("{remote_key}.{place}"))
 }
 
-/// A segment's name as the bytes of one part of a path, which will be percent-encoded where they
-/// must be. A long one is cut and told apart by its digest; nothing rests on it, since the remote
-/// key is unique.
-fn segment_part(name: &SegmentName) -> Cow<'_, [u8]> {
-    let whole = name.as_bytes();
+/// What the names of all objects of something that a tenant has named begin with. What follows
+/// tells segments (an epoch of 20 digits) from everything else (a word).
+pub(crate) fn named(root: &Path, tenant: TenantId, name: &[u8]) -> Path {
+    root.clone()
+        .join(format!("{:016x}", tenant.to_u64()))
+        .join(PathPart::from(name_part(name).as_ref()))
+}
+
+/// A name as the bytes of one part of a path, which will be percent-encoded where they must be. A
+/// long one is cut and told apart by its digest.
+fn name_part(whole: &[u8]) -> Cow<'_, [u8]> {
     if PathPart::from(whole).as_ref().len() <= PART_BYTES_MAX {
         return Cow::Borrowed(whole);
     }
@@ -195,6 +199,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::tiered::SegmentName;
 
     fn tenant() -> TenantId {
         TenantId::new(3, 1)

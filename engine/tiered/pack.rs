@@ -8,15 +8,21 @@ use object_store::ObjectStore;
 use object_store::path::Path;
 use orlop_saga::id::TenantId;
 
+use super::compact::CompactionPublish;
 use super::delete::SegmentDelete;
 use super::evict::Evict;
 use super::get::SegmentGet;
 use super::local::{LocalCopies, LocalSegments};
+use super::manifest::{ManifestDelete, ManifestPut};
 use super::object;
 use super::put::SegmentPut;
+use super::range::SymbolGetRange;
 use super::retire::RetireLocal;
+use super::rollback::CompactionRollback;
 use super::segment::SegmentVersion;
 use super::stat::SegmentStat;
+use super::symbols::{SymbolDeleteBatch, SymbolPutBatch};
+use super::update::{LocatorRestore, LocatorUpdate};
 use crate::builder::EngineBuilder;
 
 /// Bounds of the pack.
@@ -27,7 +33,7 @@ pub struct TieredOptions {
     pub root: Path,
     /// The longest segment, in bytes. A segment is in memory while it is moved.
     pub segment_bytes_max: u64,
-    /// How long one attempt of a step of [`Evict`] may take before it counts as lost.
+    /// How long one attempt of a step of a saga of the pack may take before it counts as lost.
     pub attempt_timeout: Duration,
     /// How long a delete may linger on its way to the store. Until then a delete that nobody
     /// knows the end of and whose object is still there is not believed to be lost.
@@ -75,8 +81,9 @@ impl Tiered {
         }
     }
 
-    /// Binds every computation of the pack, its undo and its saga.
+    /// Binds every computation of the pack, its undos and its sagas.
     pub fn bind(&self, builder: EngineBuilder) -> EngineBuilder {
+        let attempt_timeout = self.shared.options.attempt_timeout;
         builder
             .external(SegmentPut, self.clone())
             .external(SegmentGet, self.clone())
@@ -84,7 +91,18 @@ impl Tiered {
             .external(SegmentDelete, self.clone())
             .external(RetireLocal, self.clone())
             .undo(SegmentDelete, self.clone())
-            .saga(Evict::new(self.shared.options.attempt_timeout))
+            .saga(Evict::new(attempt_timeout))
+            .external(ManifestPut, self.clone())
+            .external(ManifestDelete, self.clone())
+            .undo(ManifestDelete, self.clone())
+            .external(LocatorUpdate, self.clone())
+            .undo(LocatorRestore, self.clone())
+            .saga(CompactionPublish::new(attempt_timeout))
+            .saga(CompactionRollback::new(attempt_timeout))
+            .external(SymbolPutBatch, self.clone())
+            .external(SymbolDeleteBatch, self.clone())
+            .undo(SymbolDeleteBatch, self.clone())
+            .external(SymbolGetRange, self.clone())
     }
 
     /// The name of the object that holds a version of this tenant.

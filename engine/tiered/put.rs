@@ -1,25 +1,14 @@
 //! Putting: the local copy becomes a version in the object store.
-//!
-//! The versions of one put have places, 0, 1, 2 and so on. An attempt goes through them in order,
-//! past those that were given up before it, and creates its object in the first that is free.
-//!
-//! Invariants
-//! - An attempt creates one object, under the remote key of its own put, and touches no other.
-//! - Before a put is made again, the first free place is fenced off. What an earlier attempt still
-//!   has on the wire is meant for that place, since it found every place before it taken: so it is
-//!   refused, or it was there first and is found.
-//! - An attempt that meets a fence newer than itself writes nothing.
 
 use bytes::Bytes;
-use object_store::Error;
 use object_store::path::Path;
 use orlop_saga::digest::Digest;
-use orlop_saga::id::Fence;
+use orlop_saga::id::TenantId;
 use orlop_saga::key::RemoteKey;
 use orlop_saga::outcome::Failure;
 
-use super::object::{self, Content};
 use super::pack::Tiered;
+use super::places::{Placed, Places};
 use super::segment::{Segment, SegmentVersion, StoredSegment};
 use super::tombstone::Tombstone;
 use crate::computation::{Computation, External};
@@ -37,44 +26,13 @@ impl Computation for SegmentPut {
     type Kind = External;
 }
 
-/// How many places one put has. Each time that an attempt is given up costs one.
-pub(super) const PLACES_MAX: u32 = 1024;
-
 impl HostFunction<SegmentPut> for Tiered {
     async fn run(&self, attempt: Attempt, segment: Segment) -> Result<StoredSegment, Failure> {
         let content = self.local_content(&attempt, &segment).await?;
-        for place in 0..PLACES_MAX {
-            let stored = StoredSegment {
-                object: version(attempt.remote_key, &segment, place),
-                digest: segment.digest,
-                length: content.len() as u64,
-            };
-            let path = self.path(attempt.tenant, &stored.object);
-            match object::create(self.store(), &path, content.clone()).await {
-                Ok(()) => return Ok(stored),
-                Err(Error::AlreadyExists { .. }) => {}
-                Err(error) => return Err(object::write_failure(&error)),
-            }
-            match self.already_there(&path, &stored).await? {
-                Taken::Done => return Ok(stored),
-                Taken::Fenced { by } if by > attempt.fence => {
-                    return Err(Failure::permanent("a later attempt has given this one up"));
-                }
-                Taken::Fenced { .. } => {}
-            }
-        }
-        Err(Failure::permanent(
-            "this put was given up too often; put it again under a fresh key",
-        ))
+        let places = self.segment_places(attempt.tenant, attempt.remote_key, &segment);
+        let placed = places.put(attempt.fence, &content, segment.digest).await?;
+        Ok(stored(attempt.remote_key, &segment, &placed))
     }
-}
-
-/// By what a place is taken.
-enum Taken {
-    /// By the segment: an earlier delivery of the same request.
-    Done,
-    /// By a fence.
-    Fenced { by: Fence },
 }
 
 impl Tiered {
@@ -109,68 +67,17 @@ impl Tiered {
         read.await.map_err(without_doubt)
     }
 
-    /// The first place that should be free is taken.
-    async fn already_there(&self, path: &Path, stored: &StoredSegment) -> Result<Taken, Failure> {
-        let length_max = self.options().segment_bytes_max;
-        let content = object::inspect(self.store(), path, length_max).await;
-        match content {
-            Ok(Content::Bytes { digest, length })
-                if digest == stored.digest && length == stored.length =>
-            {
-                Ok(Taken::Done)
-            }
-            Ok(Content::Bytes { digest, .. }) => Err(Failure::permanent(format!(
-                "object {path} holds {digest}, not {}",
-                stored.digest
-            ))),
-            Ok(Content::Tombstone(Tombstone::Fenced { by })) => Ok(Taken::Fenced { by }),
-            Ok(Content::Tombstone(Tombstone::Removed)) => Err(Failure::permanent(
-                "what this put wrote was taken away; put it again under a fresh key",
-            )),
-            Ok(Content::Absent) => Err(Failure::in_doubt(format!(
-                "object {path} was there and is not"
-            ))),
-            Err(error) => Err(Failure::in_doubt(error)),
+    /// The places of the put of a segment under a remote key.
+    pub(super) fn segment_places<'a>(
+        &'a self,
+        tenant: TenantId,
+        remote_key: RemoteKey,
+        segment: &'a Segment,
+    ) -> Places<'a, impl Fn(u32) -> Path + Send + Sync + 'a> {
+        Places {
+            pack: self,
+            path: move |place| self.path(tenant, &version(remote_key, segment, place)),
         }
-    }
-
-    /// Has no earlier attempt of this put write any more; what one of them has written, if it is
-    /// what it should be.
-    async fn fence_off(
-        &self,
-        attempt: &Attempt,
-        segment: &Segment,
-    ) -> Result<Option<StoredSegment>, String> {
-        let length_max = self.options().segment_bytes_max;
-        for place in 0..PLACES_MAX {
-            let object = version(attempt.remote_key, segment, place);
-            let path = self.path(attempt.tenant, &object);
-            match object::fence(self.store(), &path, attempt.fence).await {
-                Ok(()) => return Ok(None),
-                Err(Error::AlreadyExists { .. }) => {}
-                Err(error) => return Err(error.to_string()),
-            }
-            let content = object::inspect(self.store(), &path, length_max).await;
-            match content.map_err(|error| error.to_string())? {
-                Content::Bytes { digest, length } if digest == segment.digest => {
-                    return Ok(Some(StoredSegment {
-                        object,
-                        digest,
-                        length,
-                    }));
-                }
-                // What the store spoilt gives way to the fence: nobody was told of this version.
-                Content::Bytes { .. } => {
-                    let by = attempt.fence;
-                    let fence = Tombstone::Fenced { by };
-                    let buried = object::bury(self.store(), &path, fence).await;
-                    return buried.map(|()| None).map_err(|error| error.to_string());
-                }
-                Content::Tombstone(_) => {}
-                Content::Absent => return Err(format!("object {path} was there and is not")),
-            }
-        }
-        Err(format!("all {PLACES_MAX} places of this put are taken"))
     }
 }
 
@@ -182,16 +89,25 @@ impl Reconcile<SegmentPut> for Tiered {
     }
 
     async fn reconcile(&self, attempt: Attempt, segment: Segment) -> Reconciled<StoredSegment> {
-        match self.fence_off(&attempt, &segment).await {
-            Ok(Some(stored)) => Reconciled::Done(stored),
+        let places = self.segment_places(attempt.tenant, attempt.remote_key, &segment);
+        match places.fence_off(attempt.fence, segment.digest).await {
+            Ok(Some(placed)) => Reconciled::Done(stored(attempt.remote_key, &segment, &placed)),
             Ok(None) => Reconciled::NotDone,
             Err(reason) => Reconciled::Unknown(reason),
         }
     }
 }
 
+fn stored(remote_key: RemoteKey, segment: &Segment, placed: &Placed) -> StoredSegment {
+    StoredSegment {
+        object: version(remote_key, segment, placed.place),
+        digest: segment.digest,
+        length: placed.length,
+    }
+}
+
 /// The version of a put in one of its places.
-pub(super) fn version(remote_key: RemoteKey, segment: &Segment, place: u32) -> SegmentVersion {
+fn version(remote_key: RemoteKey, segment: &Segment, place: u32) -> SegmentVersion {
     SegmentVersion {
         name: segment.name.clone(),
         epoch: segment.epoch,
