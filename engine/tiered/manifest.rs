@@ -128,7 +128,7 @@ impl Tiered {
     }
 }
 
-/// Puts a manifest where no reader looks yet.
+/// Puts a manifest where no reader looks yet, and reads it back.
 #[derive(Clone, Copy, Debug)]
 pub struct ManifestPut;
 
@@ -154,7 +154,9 @@ impl HostFunction<ManifestPut> for Tiered {
     async fn run(&self, attempt: Attempt, manifest: Manifest) -> Result<ManifestVersion, Failure> {
         let (content, digest) = sealed(&manifest)?;
         let places = self.manifest_places(attempt.tenant, attempt.remote_key, &manifest.table);
-        let placed = places.put(attempt.fence, &content, digest).await?;
+        let placed = places
+            .put_checked(attempt.fence, &content, digest)
+            .await?;
         Ok(version(attempt.remote_key, &placed))
     }
 }

@@ -79,6 +79,20 @@ impl<F: Fn(u32) -> Path + Send + Sync> Places<'_, F> {
         ))
     }
 
+    /// The same, read back before it is believed: what the store spoilt is in doubt.
+    pub(super) async fn put_checked(
+        &self,
+        by: Fence,
+        content: &Bytes,
+        digest: Digest,
+    ) -> Result<Placed, Failure> {
+        let placed = self.put(by, content, digest).await?;
+        match self.taken(&(self.path)(placed.place), digest).await? {
+            Taken::Done => Ok(placed),
+            Taken::Fenced { .. } => Err(Failure::in_doubt("a later attempt has fenced this off")),
+        }
+    }
+
     /// The first place that should be free is taken.
     async fn taken(&self, path: &Path, digest: Digest) -> Result<Taken, Failure> {
         match self.inspect(path).await {

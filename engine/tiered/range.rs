@@ -58,7 +58,8 @@ impl SymbolRange {
 /// range goes beyond the symbol, or the symbol is gone or holds anything else than it should.
 ///
 /// The whole symbol is read, and nothing else of its batch: only all of its bytes can be held
-/// against the digest, and there are at most `limits.input_bytes_max` of them.
+/// against the digest, and there are at most `limits.input_bytes_max` of them. A symbol of no
+/// bytes is read from its digest alone.
 #[derive(Clone, Copy, Debug)]
 pub struct SymbolGetRange;
 

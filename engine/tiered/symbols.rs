@@ -193,7 +193,7 @@ impl Tiered {
     }
 }
 
-/// Puts a batch of symbols: all of them or none. The output says of every symbol, in the order of
+/// Puts a batch of symbols, all of them or none, and reads it back. The output says of every symbol, in the order of
 /// the input, where it is; the failure of one item names it and is the failure of all.
 #[derive(Clone, Copy, Debug)]
 pub struct SymbolPutBatch;
@@ -215,7 +215,7 @@ impl HostFunction<SymbolPutBatch> for Tiered {
         let (table, key) = (&batch.table, attempt.remote_key);
         let places = self.batch_places(attempt.tenant, key, table);
         let placed = places
-            .put(attempt.fence, &packed.content, packed.digest)
+            .put_checked(attempt.fence, &packed.content, packed.digest)
             .await?;
         Ok(packed.stored(table, key, &placed))
     }
@@ -288,9 +288,16 @@ impl UndoFunction<SymbolDeleteBatch> for Tiered {
         undoing: Undoing<SymbolDeleteBatch>,
     ) -> Result<(), Failure> {
         let places = self.batch_places(attempt.tenant, undoing.step_key, &undoing.argument);
-        match undoing.found {
-            // Whatever the batch was, its place is known only if it has symbols.
-            Found::Done(_) | Found::InDoubt => places.take_away().await,
+        match &undoing.found {
+            Found::Done(stored) => match stored.first() {
+                Some(symbol) => {
+                    let path = self.batch_path(attempt.tenant, &symbol.batch);
+                    self.bury(&path).await
+                }
+                // A batch of nothing does not say where it is.
+                None => places.take_away().await,
+            },
+            Found::InDoubt => places.take_away().await,
         }
     }
 }

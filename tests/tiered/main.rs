@@ -10,8 +10,13 @@
 )]
 
 mod crash;
+mod compact;
 mod evict;
 mod late;
+mod machine;
 mod outside;
 mod support;
+mod sweep;
+mod symbols;
 mod versions;
+mod wire;
