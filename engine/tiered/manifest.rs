@@ -154,9 +154,7 @@ impl HostFunction<ManifestPut> for Tiered {
     async fn run(&self, attempt: Attempt, manifest: Manifest) -> Result<ManifestVersion, Failure> {
         let (content, digest) = sealed(&manifest)?;
         let places = self.manifest_places(attempt.tenant, attempt.remote_key, &manifest.table);
-        let placed = places
-            .put_checked(attempt.fence, &content, digest)
-            .await?;
+        let placed = places.put_checked(attempt.fence, &content, digest).await?;
         Ok(version(attempt.remote_key, &placed))
     }
 }
@@ -167,11 +165,7 @@ impl Reconcile<ManifestPut> for Tiered {
         Late::Fenced
     }
 
-    async fn reconcile(
-        &self,
-        attempt: Attempt,
-        manifest: Manifest,
-    ) -> Reconciled<ManifestVersion> {
+    async fn reconcile(&self, attempt: Attempt, manifest: Manifest) -> Reconciled<ManifestVersion> {
         let digest = match sealed(&manifest) {
             Ok((_, digest)) => digest,
             Err(failure) => return Reconciled::Unknown(failure.reason().to_owned()),
@@ -204,9 +198,7 @@ impl UndoFunction<ManifestDelete> for Tiered {
     ) -> Result<(), Failure> {
         let (tenant, table) = (attempt.tenant, &undoing.argument);
         match &undoing.found {
-            Found::Done(version) => {
-                self.bury(&self.manifest_path(tenant, table, version)).await
-            }
+            Found::Done(version) => self.bury(&self.manifest_path(tenant, table, version)).await,
             Found::InDoubt => {
                 let places = self.manifest_places(tenant, undoing.step_key, table);
                 places.take_away().await

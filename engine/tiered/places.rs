@@ -16,7 +16,7 @@ use object_store::Error;
 use object_store::path::Path;
 use orlop_saga::digest::Digest;
 use orlop_saga::id::Fence;
-use orlop_saga::outcome::Failure;
+use orlop_saga::outcome::{Disposition, Failure};
 
 use super::object::{self, Content};
 use super::pack::Tiered;
@@ -173,10 +173,14 @@ impl<F: Fn(u32) -> Path + Send + Sync> Places<'_, F> {
 
 impl Tiered {
     /// Takes away the object in one place: every place before it is fenced off, and no attempt
-    /// went on to the next.
+    /// went on to the next. No failure is for good: what a store that refuses still has must go
+    /// once it does not, and past a pivot a failure for good would have to stay.
     pub(super) async fn bury(&self, path: &Path) -> Result<(), Failure> {
         let buried = object::bury(self.store(), path, Tombstone::Removed).await;
-        buried.map_err(|error| object::write_failure(&error))
+        buried.map_err(|error| match object::write_failure(&error).disposition() {
+            Disposition::Permanent | Disposition::Retryable => Failure::retryable(error),
+            Disposition::InDoubt => Failure::in_doubt(error),
+        })
     }
 
     /// Whether an object was taken away, for who does not know the end of a delete.

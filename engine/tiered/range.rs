@@ -89,7 +89,10 @@ impl HostFunction<SymbolGetRange> for Tiered {
             return Ok(content.get(wanted).unwrap_or_default().to_vec());
         }
         let inspected = object::inspect(self.store(), &path, self.options().segment_bytes_max);
-        match inspected.await.map_err(|error| object::read_failure(&error))? {
+        match inspected
+            .await
+            .map_err(|error| object::read_failure(&error))?
+        {
             object::Content::Absent | object::Content::Tombstone(_) => Err(gone()),
             object::Content::Bytes { .. } => Err(Failure::permanent(format!(
                 "symbol {name} in {path} holds {found}, not {digest}"

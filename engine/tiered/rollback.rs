@@ -51,9 +51,13 @@ impl Saga for CompactionRollback {
             .timeout(self.attempt_timeout)
             .await?;
         let saga = saga.pivot().await?;
-        saga.step("manifest", ManifestDelete, TableManifest { table, manifest })
-            .timeout(self.attempt_timeout)
-            .await?;
+        saga.step(
+            "manifest",
+            ManifestDelete,
+            TableManifest { table, manifest },
+        )
+        .timeout(self.attempt_timeout)
+        .await?;
         for (index, stored) in (0..).zip(staged) {
             saga.scope("segment", index)
                 .step("delete", SegmentDelete, stored.object)

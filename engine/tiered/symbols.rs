@@ -277,7 +277,8 @@ impl Reconcile<SymbolDeleteBatch> for Tiered {
     }
 
     async fn reconcile(&self, attempt: Attempt, batch: BatchVersion) -> Reconciled<()> {
-        self.is_buried(&self.batch_path(attempt.tenant, &batch)).await
+        self.is_buried(&self.batch_path(attempt.tenant, &batch))
+            .await
     }
 }
 

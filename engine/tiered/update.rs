@@ -55,9 +55,11 @@ impl Locator<'_> {
         let path = self.path(base);
         match self.read(base).await.map_err(Failure::retryable)? {
             Standing::Revision(Revision::Points { manifest, .. }) => Ok(manifest),
-            Standing::Revision(Revision::Void { .. }) | Standing::Absent => Err(
-                Failure::permanent(format!("there is no revision {base}: {path} is void or absent")),
-            ),
+            Standing::Revision(Revision::Void { .. }) | Standing::Absent => {
+                Err(Failure::permanent(format!(
+                    "there is no revision {base}: {path} is void or absent"
+                )))
+            }
             Standing::Spoilt => Err(Failure::permanent(format!(
                 "object {path} is no revision that is whole"
             ))),
@@ -159,7 +161,11 @@ impl Undo for LocatorRestore {
 }
 
 impl UndoFunction<LocatorRestore> for Tiered {
-    async fn undo(&self, attempt: Attempt, undoing: Undoing<LocatorRestore>) -> Result<(), Failure> {
+    async fn undo(
+        &self,
+        attempt: Attempt,
+        undoing: Undoing<LocatorRestore>,
+    ) -> Result<(), Failure> {
         let LocatorMove { table, base, .. } = &undoing.argument;
         let locator = self.locator(&attempt, table);
         let (at, previous) = match undoing.found {

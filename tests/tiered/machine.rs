@@ -9,9 +9,7 @@ use orlop::store::log::{LogOptions, SimLogDisk};
 use orlop::store::tables::SimHome;
 use orlop::store::tables::sim::SimShelf;
 use orlop::tiered::{LocalSegments, Tiered, TieredOptions};
-use orlop::{
-    DeviceOptions, Engine, EngineBuilder, Limits, Options, Parts, RetryPolicy, StoreId,
-};
+use orlop::{DeviceOptions, Engine, EngineBuilder, Limits, Options, Parts, RetryPolicy, StoreId};
 
 use crate::support::Local;
 use crate::wire::Wire;

@@ -9,8 +9,8 @@
     reason = "tests assert by panicking"
 )]
 
-mod crash;
 mod compact;
+mod crash;
 mod evict;
 mod late;
 mod machine;

@@ -95,7 +95,7 @@ impl World {
         self.tiered_on(Arc::new(self.outside.clone()))
     }
 
-    fn tiered_on(&self, store: Arc<dyn ObjectStore>) -> Tiered {
+    pub(crate) fn tiered_on(&self, store: Arc<dyn ObjectStore>) -> Tiered {
         let local: Arc<dyn LocalSegments> = Arc::<Local>::clone(&self.local);
         Tiered::new(store, local, TieredOptions::default())
     }

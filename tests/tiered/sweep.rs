@@ -22,7 +22,10 @@ use crate::support::{Local, eviction, name, segment};
 use crate::wire::{FAULTS, Fault, Wire};
 
 const OLD: &[u8] = b"rows that stay";
-const NEW: [(&str, &[u8]); 2] = [("new 0", b"rows of the first"), ("new 1", b"and of the second")];
+const NEW: [(&str, &[u8]); 2] = [
+    ("new 0", b"rows of the first"),
+    ("new 1", b"and of the second"),
+];
 
 /// What is done while calls go wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -286,7 +289,7 @@ fn run(scene: Scene, plan: Vec<(usize, Fault)>) -> Tally {
             match select(done, select(died, paused)).await {
                 Either::Left((outcome, _)) => Some(outcome),
                 Either::Right((Either::Left(_), _)) => None,
-                Either::Right((Either::Right(_), (done, _))) => {
+                Either::Right((Either::Right(_), done)) => {
                     cancelled = Some(manager.cancel_saga(scene.key()).await);
                     machine.wire.go();
                     Some(done.await)
@@ -311,8 +314,9 @@ fn run(scene: Scene, plan: Vec<(usize, Fault)>) -> Tally {
             Some(outcome) => break outcome,
         }
     };
-    machine.wire.deliver();
     tally.calls = machine.wire.calls();
+    machine.wire.arm(Vec::new());
+    machine.wire.deliver();
     check(scene, &machine, manager.tenant(), &before, &outcome);
     match (&outcome, cancelled) {
         (Ok(_), None | Some(Err(CancelError::RollbackRequired { .. } | CancelError::Ended))) => {
@@ -342,9 +346,8 @@ fn sweep(scene: Scene, faults: &[Fault], then: &[Fault]) -> (u32, Tally) {
                     [(at, *fault)].into_iter().chain(second).collect()
                 };
                 for later in at + 1.. {
-                    let context = Context(scene, *fault, at, second, later);
+                    let _context = Context(scene, *fault, at, second, later);
                     let tally = run(scene, plan(later));
-                    std::mem::forget(context);
                     runs += 1;
                     total += tally;
                     reached |= tally.calls > at;
@@ -367,8 +370,10 @@ struct Context(Scene, Fault, usize, Option<Fault>, usize);
 
 impl Drop for Context {
     fn drop(&mut self) {
-        let Self(scene, fault, at, second, later) = self;
-        eprintln!("{scene:?} with {fault:?} at call {at}, {second:?} at call {later}");
+        if std::thread::panicking() {
+            let Self(scene, fault, at, second, later) = self;
+            eprintln!("{scene:?} with {fault:?} at call {at}, {second:?} at call {later}");
+        }
     }
 }
 
@@ -407,7 +412,12 @@ fn a_batch_of_symbols_survives_every_fault_of_every_call() {
 
 #[test]
 fn a_cancel_at_any_call_takes_everything_away_or_says_that_a_rollback_is_required() {
-    for scene in [Scene::Evict, Scene::Publish, Scene::PublishLate, Scene::RollBack] {
+    for scene in [
+        Scene::Evict,
+        Scene::Publish,
+        Scene::PublishLate,
+        Scene::RollBack,
+    ] {
         let (_, total) = sweep(scene, &[Fault::Pause], &[]);
         assert!(total.compensated > 0, "{scene:?}");
     }

@@ -30,6 +30,8 @@ pub(crate) enum Fault {
     Linger,
     /// The store says no.
     Refuse,
+    /// The store says no to a write that is no tombstone.
+    RefuseUploads,
     /// A write stores other bytes and says that all is well.
     Spoil,
     /// A write stores other bytes, and the reply is lost.
@@ -61,6 +63,7 @@ struct State {
     calls: usize,
     life: u32,
     lingering: Vec<(Path, PutPayload, PutOptions)>,
+    spoilt: Vec<Path>,
 }
 
 /// The wire as one process sees it.
@@ -124,6 +127,11 @@ impl Wire {
         stored
     }
 
+    /// Has an object hold something else.
+    pub(crate) fn overwrite(&self, path: &Path, content: &[u8]) {
+        wait(self.inner.put(path, content.to_vec().into())).unwrap();
+    }
+
     /// Every object.
     fn objects(&self) -> BTreeMap<Path, Vec<u8>> {
         wait(async {
@@ -146,10 +154,10 @@ impl Wire {
 
     /// What an operator does about revisions of a locator that are not whole.
     pub(crate) fn repair(&self) {
-        for (path, content) in self.objects() {
-            if is_locator(&path) && !content.starts_with(b"orlop locator") {
-                wait(self.inner.delete(&path)).unwrap();
-            }
+        let mut spoilt = std::mem::take(&mut self.state.lock().unwrap().spoilt);
+        spoilt.retain(is_locator);
+        for path in spoilt {
+            wait(self.inner.delete(&path)).unwrap();
         }
     }
 
@@ -225,7 +233,9 @@ impl ObjectStore for Wire {
         if let Some(Fault::Lose | Fault::Outage) = fault {
             return Err(no_answer());
         }
-        if fault == Some(Fault::Refuse) {
+        let content: Vec<u8> = payload.iter().flat_map(|part| part.to_vec()).collect();
+        let is_tombstone = Tombstone::read(&content).is_some();
+        if fault == Some(Fault::Refuse) || fault == Some(Fault::RefuseUploads) && !is_tombstone {
             return Err(refused(path));
         }
         if fault == Some(Fault::Linger) {
@@ -233,10 +243,10 @@ impl ObjectStore for Wire {
             self.state.lock().unwrap().lingering.push(request);
             return Err(no_answer());
         }
-        let content: Vec<u8> = payload.iter().flat_map(|part| part.to_vec()).collect();
         let spoils = matches!(fault, Some(Fault::Spoil | Fault::SpoilUnheard));
-        let payload = if spoils && Tombstone::read(&content).is_none() {
+        let payload = if spoils && !is_tombstone {
             // Half of it arrives.
+            self.state.lock().unwrap().spoilt.push(path.clone());
             content[..content.len() / 2].to_vec().into()
         } else {
             payload
