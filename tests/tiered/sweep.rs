@@ -92,11 +92,12 @@ fn batch() -> SymbolBatch {
     }
 }
 
-impl Scene {
-    fn key(self) -> Key {
-        Key::named("the one")
-    }
+/// What all of it is done under.
+fn key() -> Key {
+    Key::named("the one")
+}
 
+impl Scene {
     /// What there is before.
     fn prepare(self, local: &Local, wire: &Wire, tenant: &Tenant) -> Before {
         let mut before = Before::default();
@@ -135,7 +136,7 @@ impl Scene {
 
     /// Does it, or waits for its end if it is being done; under one key.
     fn go(self, before: &Before, tenant: &Tenant) -> BoxFuture<'static, Result<Done, SubmitError>> {
-        let (tenant, key) = (tenant.clone(), self.key());
+        let (tenant, key) = (tenant.clone(), key());
         let first = before.first.clone();
         let second = before.second.clone();
         let symbols = before.symbols.clone();
@@ -290,7 +291,7 @@ fn run(scene: Scene, plan: Vec<(usize, Fault)>) -> Tally {
                 Either::Left((outcome, _)) => Some(outcome),
                 Either::Right((Either::Left(_), _)) => None,
                 Either::Right((Either::Right(_), done)) => {
-                    cancelled = Some(manager.cancel_saga(scene.key()).await);
+                    cancelled = Some(manager.cancel_saga(key()).await);
                     machine.wire.go();
                     Some(done.await)
                 }
@@ -308,7 +309,7 @@ fn run(scene: Scene, plan: Vec<(usize, Fault)>) -> Tally {
                 tally.held += 1;
                 assert!(tally.held < 1000, "still held: {reason}");
                 machine.wire.repair();
-                manager.retry(scene.key());
+                manager.retry(key());
                 std::thread::yield_now();
             }
             Some(outcome) => break outcome,
