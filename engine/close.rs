@@ -86,6 +86,7 @@ impl Core {
         let left = deadline.saturating_duration_since(Instant::now());
         let closed = self.store.0.close(left.max(Duration::from_secs(1)));
         self.driver.stop();
+        self.feed.close();
         self.executor.device.close();
         self.interrupt();
         drained?;
@@ -152,6 +153,7 @@ impl Core {
             let _goes_on = gate.bulkhead().drain(Queued::Refuse);
         }
         self.driver.stop();
+        self.feed.close();
         self.executor.device.close();
         self.interrupt();
     }

@@ -26,6 +26,7 @@ use crate::driver::Driver;
 use crate::error::{SubmitError, Unavailable};
 use crate::executor::Executor;
 use crate::flight::{Durability, Flight};
+use crate::operator::Feed;
 use crate::options::{Limits, Options, RetryPolicy};
 use crate::registry::{Code, Registry};
 use crate::tenant::Registering;
@@ -41,6 +42,7 @@ pub(crate) struct Core {
     pub(crate) registry: Arc<Registry>,
     pub(crate) executor: Arc<Executor>,
     pub(crate) driver: Driver,
+    pub(crate) feed: Feed,
     pub(crate) tenants: Tenants,
     pub(crate) labels: DashMap<TenantLabel, Registering>,
     pub(crate) flights: DashMap<EffectId, Arc<Flight>>,
@@ -108,6 +110,7 @@ impl Core {
         Ok(Arc::new(Self {
             driver: Driver::new(recovered.live.saga_last(), timers.clone()),
             store: Journal(store, timers),
+            feed: Feed::default(),
             store_id: recovered.store_id,
             incarnation: recovered.incarnation,
             limits: options.limits,

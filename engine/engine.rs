@@ -15,6 +15,7 @@ use crate::builder::EngineBuilder;
 use crate::close::CloseError;
 use crate::core::Core;
 use crate::handle::Handle;
+use crate::operator::Operator;
 use crate::recover::Recovery;
 use crate::tenant::{Tenant, TenantError, TenantManager};
 
@@ -74,6 +75,11 @@ impl Engine {
     /// [`TenantError`]: as for [`tenant`](Self::tenant).
     pub async fn manage(&self, label: &str) -> Result<TenantManager, TenantError> {
         Ok(TenantManager::new(self.tenant(label).await?))
+    }
+
+    /// The capability to look after the sagas of all tenants.
+    pub fn operator(&self) -> Operator {
+        Operator::new(self.core.clone(), None)
     }
 
     /// The same engine for code that is not async. Its calls block their thread; they may be made

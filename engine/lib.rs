@@ -46,6 +46,7 @@ mod flight;
 mod handle;
 mod host;
 mod open;
+mod operator;
 mod options;
 mod recover;
 mod registry;
@@ -79,6 +80,11 @@ pub use host::{
     UndoFunction, Undoing,
 };
 pub use open::OpenError;
+pub use operator::{
+    AbandonError, Abandoned, CallRecord, ListError, Notice, Operator, PauseError, ResidueRecord,
+    ResumeError, RetryError, SagaPage, SagaQuery, SagaRecord, SagaSummary, ShowError, SkipError,
+    SkipUndoError, SubscribeError, Subscription,
+};
 pub use options::{Limits, Options, RetryPolicy};
 pub use recover::Recovery;
 pub use saga::{
@@ -104,7 +110,7 @@ pub use orlop_saga::id::{Fence, Incarnation, SagaId, StoreId, TenantId};
 pub use orlop_saga::key::{Key, RemoteKey};
 pub use orlop_saga::outcome::{Disposition, Failure};
 pub use orlop_saga::path::{PathError, StepPath};
-pub use orlop_saga::saga::SignalId;
+pub use orlop_saga::saga::{PauseReason, Remains, SagaStatus, SignalId, StatusKind};
 pub use orlop_saga::tenant::{AuditTag, Class};
 pub use orlop_saga::time::{Clock, Monotonic, Simulated, WallMillis};
 pub use orlop_saga::trace::TraceContext;
@@ -114,6 +120,18 @@ pub use orlop_store::store::{OpenError as StoreOpenError, Parts, StoreHealth, St
 /// What an embedder's own megakernel operation is written against.
 pub mod op {
     pub use orlop_gpu::{OpError, Output, Partial, TaskArgs};
+}
+
+/// What a [`History`] and a [`SagaRecord`] are made of.
+pub mod history {
+    pub use orlop_saga::effect::{CodeRef, EffectId};
+    pub use orlop_saga::history::{EncodeHistoryError, History, HistoryError};
+    pub use orlop_saga::outcome::Outcome;
+    pub use orlop_saga::saga::{
+        Bond, Call, CallKind, Cause, Delivery, Hold, Origin, Parent, Phase, SagaStart, SagaState,
+        Signal, Trail, UndoIntent,
+    };
+    pub use orlop_saga::step::{Prior, Step, StepOutcome};
 }
 
 /// The journal and the tables, for embedders that bring their own and for tests.

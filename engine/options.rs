@@ -70,6 +70,8 @@ pub struct Limits {
     pub saga_bytes_max: usize,
     /// How many signals one saga may be sent.
     pub saga_signals_max: usize,
+    /// How many may be subscribed to what changes about sagas.
+    pub subscribers_max: usize,
     /// How many bytes the payloads of the signals of one saga may have together; they count in
     /// `saga_bytes_max` too.
     pub saga_signal_bytes_max: usize,
@@ -96,6 +98,7 @@ impl Default for Limits {
             saga_calls_max: 10_000,
             saga_bytes_max: 48 << 20,
             saga_signals_max: 1024,
+            subscribers_max: 64,
             saga_signal_bytes_max: 4 << 20,
             settle_timeout: Duration::from_secs(30),
             tenants_max: 4096,
@@ -178,6 +181,7 @@ impl Options {
             ("limits.effects_max", limits.effects_max, 1, 1 << 24),
             ("limits.sagas_max", limits.sagas_max, 1, 1 << 24),
             ("limits.saga_calls_max", limits.saga_calls_max, 1, 1 << 20),
+            ("limits.subscribers_max", limits.subscribers_max, 0, 4096),
             (
                 "limits.saga_signals_max",
                 limits.saga_signals_max,

@@ -22,6 +22,7 @@ use crate::core::Core;
 use crate::driver::CancelError;
 use crate::error::{SubmitError, Unavailable};
 use crate::handle::Handle;
+use crate::operator::Operator;
 use crate::saga::Saga;
 use crate::start::SagaStarting;
 use crate::submission::{Awaited, Enqueued, Submission};
@@ -244,6 +245,11 @@ impl TenantManager {
     /// What it holds and what was refused.
     pub fn snapshot(&self) -> TenantSnapshot {
         self.tenant.account.snapshot()
+    }
+
+    /// The capability to look after the sagas of this tenant.
+    pub fn operator(&self) -> Operator {
+        Operator::new(self.tenant.core.clone(), Some(self.tenant.id()))
     }
 
     /// Cancels the saga that was started under `key`, held or not, also when its code is gone.

@@ -102,6 +102,15 @@ impl Active {
     }
 }
 
+impl Run {
+    /// Wants nothing more of an attempt: it is asked to stop and not believed.
+    pub(super) fn dismiss(&mut self, index: StepIndex) {
+        if let Some(mut active) = self.active.remove(&index) {
+            active.stand_down();
+        }
+    }
+}
+
 enum StandDown {
     Running,
     NoEffect,
@@ -406,19 +415,44 @@ impl Run {
             ended.ending
         };
         let verdict = active.course.judge(ending, now, core.draw());
+        let exhausted = match &verdict {
+            Verdict::Exhausted(failure) => Some(failure.reason().to_owned()),
+            Verdict::Stuck(reason) => Some(reason.clone()),
+            Verdict::Done(_)
+            | Verdict::Undone
+            | Verdict::Permanent(_)
+            | Verdict::Again { .. }
+            | Verdict::Leave => None,
+        };
+        self.act_on(core, index, fence, verdict, ended.cost);
+        if let (Some(reason), Some(call)) = (exhausted, self.state.call(index)) {
+            let path = call.path.clone();
+            self.then(Deed::Exhausted(path, reason));
+        }
+    }
+
+    /// Does what follows from the end of an attempt.
+    fn act_on(
+        &mut self,
+        core: &Arc<Core>,
+        index: StepIndex,
+        fence: Fence,
+        verdict: Verdict,
+        cost: BusyNanos,
+    ) {
         match verdict {
             Verdict::Done(output) => {
-                self.settle(index, fence, StepOutcome::Done(output), ended.cost);
+                self.settle(index, fence, StepOutcome::Done(output), cost);
             }
             Verdict::Undone => {
                 self.active.remove(&index);
                 self.record(SagaEvent::Undone {
                     step: index,
                     fence,
-                    cost: ended.cost,
+                    cost: cost,
                 });
             }
-            Verdict::Permanent(failure) => self.failed(index, fence, failure, ended.cost),
+            Verdict::Permanent(failure) => self.failed(index, fence, failure, cost),
             // After the pivot there is nothing to unwind: it waits for an operator, and then goes
             // on with the same step.
             Verdict::Exhausted(failure) if self.state.pivoted() => {
@@ -428,13 +462,19 @@ impl Run {
                     "step {path}, after the pivot: {failure}"
                 )));
             }
-            Verdict::Exhausted(failure) => self.failed(index, fence, failure, ended.cost),
+            Verdict::Exhausted(failure) => self.failed(index, fence, failure, cost),
             // The next engine finds it as it is in the journal.
             // Not idle: nothing may be concluded from it here.
-            Verdict::Leave => active.place = Place::Running,
+            Verdict::Leave => {
+                if let Some(active) = self.active.get_mut(&index) {
+                    active.place = Place::Running;
+                }
+            }
             Verdict::Again { after } => {
-                active.fresh = true;
-                active.refusals = 0;
+                if let Some(active) = self.active.get_mut(&index) {
+                    active.fresh = true;
+                    active.refusals = 0;
+                }
                 self.remind_retry(core, index, after);
             }
             Verdict::Stuck(reason) => {

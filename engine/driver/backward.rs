@@ -162,7 +162,7 @@ impl Run {
         at <= now
     }
 
-    fn finish(&mut self) {
+    pub(super) fn finish(&mut self) {
         self.bury();
         if let Some(settlement) = self.state.settlement(self.id) {
             self.then(Deed::Finish(Arc::new(settlement)));

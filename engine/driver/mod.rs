@@ -7,6 +7,7 @@
 //! | `forward` | polling the function and recording what it asks for |
 //! | `attempt` | attempts of steps and undos on their way |
 //! | `backward` | ending: completion, unwinding, holds |
+//! | `operate` | what an operator has done to it |
 //! | `deadline` | by when it has to have ended |
 //! | `signal` | what it is told from outside |
 //!
@@ -20,27 +21,31 @@ mod attempt;
 mod backward;
 mod deadline;
 mod forward;
+mod operate;
 mod run;
 mod signal;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use crossbeam_channel::{Receiver, Sender};
 use orlop_admission::Refusal;
-use orlop_saga::id::{Fence, SagaId, StepIndex};
+use orlop_saga::id::{Fence, Lsn, SagaId, StepIndex, TenantId};
 use orlop_saga::saga::{SagaStart, SagaState};
 use orlop_store::log::{AppendError, LsnRange};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+pub(crate) use self::operate::{Fault, Order, Verb, Wish};
 use self::run::Run;
 pub(crate) use self::signal::Sending;
 use crate::core::Core;
 use crate::executor::{Ended, panic_text};
 use crate::flight::Flight;
+use crate::operator::{SagaPage, SagaQuery};
 use crate::signal::{SignalError, Signalled};
 use crate::timers::{Timers, Work};
 
@@ -63,6 +68,9 @@ pub enum CancelError {
 }
 
 type Tell<T> = oneshot::Sender<T>;
+
+/// How many sagas that ended are kept until the tables have them; the tables may have failed.
+const ENDED_MAX: usize = 4096;
 
 /// What the driver is told.
 pub(crate) enum Message {
@@ -123,6 +131,14 @@ pub(crate) enum Message {
     },
     /// Its deadline may have passed.
     Deadline { saga: SagaId },
+    /// An operator wants something of it.
+    Operate { saga: SagaId, wish: Box<Wish> },
+    /// An operator wants a page of what is unfinished.
+    List {
+        scope: Option<TenantId>,
+        query: Box<SagaQuery>,
+        tell: Tell<SagaPage>,
+    },
     /// The engine closes: nothing new is begun; told once all that was recorded is durable.
     Quiesce { tell: std::sync::mpsc::Sender<()> },
     /// The engine ends.
@@ -132,7 +148,7 @@ pub(crate) enum Message {
 impl Message {
     fn saga(&self) -> Option<SagaId> {
         match self {
-            Self::Start { .. } | Self::Quiesce { .. } | Self::Stop => None,
+            Self::Start { .. } | Self::List { .. } | Self::Quiesce { .. } | Self::Stop => None,
             Self::Recover { id, .. } => Some(*id),
             Self::Ended { saga, .. }
             | Self::Refused { saga, .. }
@@ -144,6 +160,7 @@ impl Message {
             | Self::Cancel { saga, .. }
             | Self::Signal { saga, .. }
             | Self::Deadline { saga }
+            | Self::Operate { saga, .. }
             | Self::Resume { saga } => Some(*saga),
         }
     }
@@ -164,6 +181,8 @@ impl Message {
             | Self::Resume { .. }
             | Self::Signal { .. }
             | Self::Deadline { .. }
+            | Self::Operate { .. }
+            | Self::List { .. }
             | Self::Quiesce { .. }
             | Self::Stop => false,
         }
@@ -208,7 +227,8 @@ impl Driver {
         };
         let player = Player {
             core: Arc::downgrade(core),
-            runs: HashMap::new(),
+            runs: BTreeMap::new(),
+            ended: VecDeque::new(),
             current: None,
             closing: None,
         };
@@ -293,7 +313,9 @@ impl Driver {
 /// The thread's own state.
 struct Player {
     core: Weak<Core>,
-    runs: HashMap<SagaId, Run>,
+    runs: BTreeMap<SagaId, Run>,
+    /// What ended and is perhaps not in the tables yet, with the record of its end.
+    ended: VecDeque<(Lsn, Run)>,
     /// The saga that is being heard.
     current: Option<SagaId>,
     closing: Option<std::sync::mpsc::Sender<()>>,
@@ -322,7 +344,9 @@ impl Player {
                 | Message::Cancel { .. }
                 | Message::Resume { .. }
                 | Message::Signal { .. }
-                | Message::Deadline { .. }) => message,
+                | Message::Deadline { .. }
+                | Message::Operate { .. }
+                | Message::List { .. }) => message,
             };
             let Some(core) = self.core.upgrade() else {
                 return;
@@ -388,14 +412,49 @@ impl Player {
             (Some(saga), message) => {
                 match self.runs.get_mut(&saga) {
                     Some(run) => run.hear(core, message),
-                    None => unknown(message),
+                    None => self.late(saga, message),
                 }
                 saga
+            }
+            (None, Message::List { scope, query, tell }) => {
+                let after = query.after.map_or(Bound::Unbounded, Bound::Excluded);
+                let runs = self.runs.range((after, Bound::Unbounded));
+                let _ = tell.send(operate::page(runs, scope, &query));
+                return;
             }
             (None, _) => return,
         };
         if self.runs.get(&saga).is_some_and(Run::is_over) {
-            self.runs.remove(&saga);
+            self.let_go(core, saga);
+        }
+    }
+
+    /// A saga is over. Its end is found in the tables once they have it, and here until then.
+    fn let_go(&mut self, core: &Core, saga: SagaId) {
+        let projected = core.projected();
+        while self.ended.front().is_some_and(|(lsn, _)| *lsn <= projected) {
+            self.ended.pop_front();
+        }
+        let Some(run) = self.runs.remove(&saga) else {
+            return;
+        };
+        if let Some(lsn) = run.finished_at() {
+            if self.ended.len() >= ENDED_MAX {
+                self.ended.pop_front();
+            }
+            self.ended.push_back((lsn, run));
+        }
+    }
+
+    /// A message for a saga that is over.
+    fn late(&mut self, saga: SagaId, message: Message) {
+        let Message::Operate { wish, .. } = message else {
+            unknown(message);
+            return;
+        };
+        match self.ended.iter().find(|(_, run)| run.id == saga) {
+            Some((_, run)) => run.operate_ended(*wish),
+            None => wish.refuse(Fault::Unknown),
         }
     }
 }
@@ -415,6 +474,8 @@ fn refused(message: Message) {
         let _ = tell.send(Err(CancelError::NotRecorded { reason }));
     } else if let Message::Signal { tell, .. } = message {
         let _ = tell.send(Err(not_recorded(why)));
+    } else if let Message::Operate { wish, .. } = message {
+        wish.refuse(Fault::NotRecorded(why.to_owned()));
     }
 }
 

@@ -11,15 +11,19 @@ use orlop_saga::effect::Settlement;
 use orlop_saga::event::Event;
 use orlop_saga::id::{Lsn, SagaId, StepIndex};
 use orlop_saga::outcome::clip;
-use orlop_saga::saga::{CallIntent, Hold, PauseReason, Phase, SagaEvent, SagaStart, SagaState};
+use orlop_saga::path::StepPath;
+use orlop_saga::saga::{
+    CallIntent, Hold, PauseReason, Phase, SagaEvent, SagaStart, SagaState, SagaStatus, StatusKind,
+};
 use orlop_saga::step::StepOutcome;
 use orlop_saga::time::Monotonic;
 use orlop_store::log::{AppendError, LsnRange, Purpose};
 
 use super::attempt::Active;
-use super::{CancelError, Message, Tell, not_recorded};
+use super::{CancelError, Fault, Message, Tell, not_recorded};
 use crate::core::Core;
 use crate::flight::Flight;
+use crate::operator::Notice;
 use crate::saga::SagaError;
 use crate::saga::script::Script;
 use crate::signal::{SignalError, Signalled};
@@ -48,6 +52,14 @@ pub(super) enum Deed {
     Resumed,
     /// The saga has ended.
     Finish(Arc<Settlement>),
+    /// Subscribers are told where it is.
+    Changed(SagaStatus),
+    /// Subscribers are told that the attempts of a step are used up.
+    Exhausted(StepPath, String),
+    /// An operator is shown it.
+    Shown(Box<SagaState>, Tell<Result<Box<SagaState>, Fault>>),
+    /// An operator is told that it is done.
+    Ordered(Tell<Result<(), Fault>>),
 }
 
 /// A batch on its way to the disk.
@@ -78,6 +90,12 @@ pub(super) struct Run {
     flushed: u64,
     sent: Option<Sent>,
     over: bool,
+    /// The record of its end, once that is durable.
+    finished_at: Option<Lsn>,
+    /// The status that subscribers will have been told once everything recorded is durable.
+    announced: Option<StatusKind>,
+    /// Where it is, as far as that is durable.
+    pub(super) shown: Option<SagaStatus>,
 }
 
 /// The function in one execution.
@@ -94,6 +112,7 @@ pub(super) struct Playing {
 impl Run {
     pub(super) fn start(id: SagaId, flight: Arc<Flight>, start: Box<SagaStart>) -> Self {
         let mut run = Self::recover(id, flight, SagaState::new(start.clone()));
+        (run.announced, run.shown) = (None, None);
         run.push(SagaEvent::Started(start));
         run.then(Deed::Started);
         if let Some(hold) = run.state.hold() {
@@ -106,7 +125,6 @@ impl Run {
     pub(super) fn recover(id: SagaId, flight: Arc<Flight>, state: SagaState) -> Self {
         Self {
             id,
-            state,
             flight,
             player: None,
             active: BTreeMap::new(),
@@ -119,7 +137,16 @@ impl Run {
             flushed: 0,
             sent: None,
             over: false,
+            finished_at: None,
+            announced: Some(state.status_kind()),
+            shown: Some(state.status()),
+            state,
         }
+    }
+
+    /// The record of its end, once that is durable.
+    pub(super) fn finished_at(&self) -> Option<Lsn> {
+        self.finished_at
     }
 
     /// Whether it has ended and everybody was told.
@@ -184,8 +211,10 @@ impl Run {
             Message::Resume { .. } => self.resume(core),
             Message::Signal { sending, tell, .. } => self.signal(core, sending, tell),
             Message::Deadline { .. } => self.check_deadline(core),
+            Message::Operate { wish, .. } => self.operate(core, *wish),
             Message::Start { .. }
             | Message::Recover { .. }
+            | Message::List { .. }
             | Message::Quiesce { .. }
             | Message::Stop => {}
         }
@@ -214,6 +243,21 @@ impl Run {
     fn push(&mut self, event: SagaEvent) {
         self.outbox.push_back(Event::Saga { id: self.id, event });
         self.recorded += 1;
+        let kind = self.state.status_kind();
+        if self.announced.replace(kind) != Some(kind) {
+            self.then(Deed::Changed(self.state.status()));
+        }
+    }
+
+    /// Subscribers are told of a change.
+    fn changed(&mut self, core: &Core, status: SagaStatus) {
+        self.shown = Some(status.clone());
+        core.feed.publish(|| Notice::Changed {
+            saga: self.id,
+            id: self.flight.id,
+            name: self.state.start().code.name.clone(),
+            status,
+        });
     }
 
     /// Ends this execution of the function. It is the embedder's, and so is what it drops.
@@ -393,7 +437,15 @@ impl Run {
                 | Deed::Sleep(_)
                 | Deed::Held(_)
                 | Deed::Resumed
-                | Deed::Finish(_) => {}
+                | Deed::Finish(_)
+                | Deed::Changed(_)
+                | Deed::Exhausted(..) => {}
+                Deed::Shown(_, tell) => {
+                    let _ = tell.send(Err(Fault::NotRecorded(reason.to_owned())));
+                }
+                Deed::Ordered(tell) => {
+                    let _ = tell.send(Err(Fault::NotRecorded(reason.to_owned())));
+                }
             }
         }
     }
@@ -414,8 +466,22 @@ impl Run {
                 Deed::Resumed => self.flight.saga_resumed(),
                 Deed::Finish(settlement) => {
                     self.over = true;
+                    self.finished_at = Some(lsn);
                     core.driver.ended();
                     self.flight.arrived(core, settlement, lsn);
+                }
+                Deed::Changed(status) => self.changed(core, status),
+                Deed::Exhausted(path, reason) => core.feed.publish(|| Notice::Exhausted {
+                    saga: self.id,
+                    id: self.flight.id,
+                    path,
+                    reason,
+                }),
+                Deed::Shown(state, tell) => {
+                    let _ = tell.send(Ok(state));
+                }
+                Deed::Ordered(tell) => {
+                    let _ = tell.send(Ok(()));
                 }
             }
         }

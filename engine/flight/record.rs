@@ -19,6 +19,7 @@ use super::{Arrival, Durability, Flight, Intent, Phase, State, Subject, Want};
 use crate::core::Core;
 use crate::course::Mode;
 use crate::error::SubmitError;
+use crate::operator::Notice;
 
 /// How long a record waits that found no room in the journal.
 const PATIENCE: Duration = Duration::from_millis(20);
@@ -403,7 +404,13 @@ impl Flight {
             Purpose::Settle,
             &[event],
             move |core, result| match result {
-                Ok(_) => flight.hold(&reason),
+                Ok(_) => {
+                    flight.hold(&reason);
+                    core.feed.publish(|| Notice::EffectStuck {
+                        id: flight.id,
+                        reason: (*reason).to_owned(),
+                    });
+                }
                 Err(error) if error.is_retryable() => {
                     let again = Arc::clone(core);
                     core.executor.runtime.after(PATIENCE, move || {

@@ -59,7 +59,7 @@ impl SagaState {
     }
 
     /// How many of its children have not ended.
-    pub(super) fn open_children(&self) -> usize {
+    pub fn open_children(&self) -> usize {
         let open = |kind: &CallKind| match kind {
             CallKind::Step { child, step, .. } => {
                 child.is_some() && matches!(step, Step::Launched { .. })

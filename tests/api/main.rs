@@ -19,6 +19,7 @@ mod gate;
 mod keys;
 mod limits;
 mod mistakes;
+mod operators;
 mod poison;
 mod replay;
 mod runtimes;

@@ -109,6 +109,10 @@ impl Undo for Remove {
 impl UndoFunction<Remove> for Outside {
     async fn undo(&self, _attempt: Attempt, undoing: Undoing<Remove>) -> Result<(), Failure> {
         let mut state = self.state.lock().unwrap();
+        let name = format!("undo {}", undoing.argument);
+        if let Some(failure) = state.failing.get_mut(&name).and_then(Vec::pop) {
+            return Err(failure);
+        }
         if let Found::Done(output) = undoing.found {
             assert_eq!(output, undoing.argument.len() as u64);
         }
