@@ -1,7 +1,6 @@
 //! One life of an engine: items are given to it, and what it says is passed on at once.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
@@ -84,7 +83,6 @@ pub(crate) struct Life<'a> {
     engine: Engine,
     plan: Plan,
     hear: &'a dyn Hear,
-    settled: AtomicU64,
 }
 
 /// How many items are in the engine's hands at once.
@@ -122,7 +120,6 @@ impl<'a> Life<'a> {
             engine,
             plan,
             hear,
-            settled: AtomicU64::new(0),
         })
     }
 
@@ -158,7 +155,8 @@ impl<'a> Life<'a> {
     /// Writes a checkpoint.
     pub(crate) async fn checkpoint(&self) {
         if let Err(error) = self.engine.checkpoint().await {
-            self.hear.hear(Ack::Failed(format!("a checkpoint: {error}")));
+            self.hear
+                .hear(Ack::Failed(format!("a checkpoint: {error}")));
         }
     }
 
@@ -171,11 +169,6 @@ impl<'a> Life<'a> {
                 false
             }
         }
-    }
-
-    /// How many items have an outcome.
-    pub(crate) fn settled(&self) -> u64 {
-        self.settled.load(Ordering::Relaxed)
     }
 
     async fn tenant(&self, item: u64) -> Result<Tenant, TenantError> {
@@ -196,7 +189,6 @@ impl<'a> Life<'a> {
         loop {
             let error = match self.attempt(&tenant, item).await {
                 Ok((outcome, how)) => {
-                    self.settled.fetch_add(1, Ordering::Relaxed);
                     return self.hear.hear(Ack::Done { item, outcome, how });
                 }
                 Err(error) => error,

@@ -13,7 +13,12 @@
 //! | `judge` | what was told, against what is outside |
 //! | `report` | counts, and the last line |
 //! | `role` | processes of this program that another one starts |
+//! | `shim` | the system calls of this program, on their way |
+//! | `tape` | what they changed, in order; faults on request |
+//! | `platter` | what a disk holds, and what a loss of power may leave |
+//! | `witness` | what engines of this process say, put on the tape |
 //! | `kills/` | `--kills` |
+//! | `power/` | `--power-loss` |
 
 mod code;
 mod judge;
@@ -21,10 +26,15 @@ mod kills;
 mod life;
 mod outside;
 mod plan;
+mod platter;
+mod power;
 mod report;
 mod role;
+mod shim;
+mod tape;
 mod told;
 mod wire;
+mod witness;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -33,6 +43,11 @@ use std::process::ExitCode;
 use self::plan::Plan;
 use self::report::Report;
 
+/// Kills where nothing else is asked for.
+const KILLS: u32 = 300;
+/// Where files are in memory, if the system has it: images are many and short-lived.
+const MEMORY: &str = "/dev/shm";
+
 /// What to torture the engine with, for how long, and where.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -40,6 +55,17 @@ pub(crate) struct Arguments {
     /// recovering, working, checkpoints, closing. This is the default, with 300.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     kills: Option<u32>,
+    /// Checks images of what the disk may hold after a loss of power, at random instants of
+    /// recorded work, and again in the recovery of each.
+    #[arg(long, conflicts_with = "kills")]
+    power_loss: bool,
+    /// How many images.
+    #[arg(long, value_name = "M", requires = "power_loss", default_value_t = 20_000,
+          value_parser = clap::value_parser!(u64).range(1..))]
+    images: u64,
+    /// Only this image, of what a run that found something wrong has left in DIR.
+    #[arg(long, value_name = "POINT", requires_all = ["power_loss", "folder"])]
+    only: Option<u64>,
     /// Decides what is done, what fails and when; when a process is killed also depends on how
     /// fast it is.
     #[arg(long, value_name = "S", default_value_t = 1)]
@@ -115,26 +141,44 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
 }
 
 fn torture(arguments: &Arguments) -> Result<Report, Failed> {
-    let place = Folder::new(arguments.folder.as_deref())?;
+    let in_memory = arguments.power_loss;
+    let place = Folder::new(arguments.folder.as_deref(), in_memory)?;
     let plan = Plan {
         tenants: arguments.tenants,
         sagas_of_ten: arguments.sagas,
     };
-    let kills = arguments.kills.unwrap_or(300);
-    let mut report = kills::run(kills, arguments.seed, place.path(), plan)?;
+    let mut report = if arguments.power_loss {
+        let wanted = power::Wanted {
+            images: arguments.images,
+            seed: arguments.seed,
+            only: arguments.only,
+        };
+        power::run(&wanted, place.path(), plan)?
+    } else {
+        let kills = arguments.kills.unwrap_or(KILLS);
+        kills::run(kills, arguments.seed, place.path(), plan)?
+    };
     if !report.is_clean() {
-        let folder = place.keep();
-        let line = format!(
-            "again with: orlop torture --kills {kills} --seed {} --tenants {} --sagas {}; \
-             what there is of this run is in {}",
-            arguments.seed,
-            arguments.tenants,
-            arguments.sagas,
-            folder.display()
-        );
-        report.notes.push(line);
+        report.notes.push(again(arguments, &place.keep()));
     }
     Ok(report)
+}
+
+/// What is needed to see it again.
+fn again(arguments: &Arguments, folder: &Path) -> String {
+    let mode = if arguments.power_loss {
+        format!("--power-loss --only IMAGE --folder {}", folder.display())
+    } else {
+        format!("--kills {}", arguments.kills.unwrap_or(KILLS))
+    };
+    format!(
+        "again with: orlop torture {mode} --seed {} --tenants {} --sagas {}; what there is of this \
+         run is in {}",
+        arguments.seed,
+        arguments.tenants,
+        arguments.sagas,
+        folder.display()
+    )
 }
 
 /// Where everything is.
@@ -144,13 +188,18 @@ enum Folder {
 }
 
 impl Folder {
-    fn new(given: Option<&Path>) -> Result<Self, Failed> {
+    fn new(given: Option<&Path>, in_memory: bool) -> Result<Self, Failed> {
         if let Some(path) = given {
             let made = std::fs::create_dir_all(path).and_then(|()| std::fs::canonicalize(path));
             let path = made.map_err(|e| Failed::of("the folder cannot be used", &e))?;
             return Ok(Self::Given(path));
         }
-        let fresh = tempfile::Builder::new().prefix("orlop-torture-").tempdir();
+        let mut builder = tempfile::Builder::new();
+        let builder = builder.prefix("orlop-torture-");
+        let fresh = match in_memory {
+            true => builder.tempdir_in(MEMORY).or_else(|_| builder.tempdir()),
+            false => builder.tempdir(),
+        };
         let fresh = fresh.map_err(|e| Failed::of("no folder to work in; set TMPDIR", &e))?;
         Ok(Self::Temporary(fresh))
     }

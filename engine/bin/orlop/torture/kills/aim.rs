@@ -14,7 +14,7 @@ const WEIGHTS: [(Phase, u32); 5] = [
     (Phase::Close, 16),
 ];
 /// How often a child that creates its store is killed while it does.
-const CREATING_PERCENT: u32 = 70;
+const CREATING_PERCENT: u32 = 75;
 /// How long a phase is believed to take before one was seen.
 const FIRST_GUESS: Duration = Duration::from_millis(5);
 

@@ -2,7 +2,6 @@
 //! are killed; the last one has everything end, and then the outside is judged.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -26,13 +25,11 @@ use super::child::Order;
 use super::spread;
 
 /// Kills that one store goes through before it is judged and another one created.
-const KILLS_PER_STORE: u32 = 60;
+const KILLS_PER_STORE: u32 = 30;
 /// New items that each child is given.
 const ITEMS: u64 = 14;
 /// Items of earlier children that it is given again.
 const AGAIN: usize = 6;
-/// How long a child may say nothing at all.
-const PATIENCE: Duration = Duration::from_mins(2);
 /// Files that are there only while something is written, and what.
 const UNFINISHED: [(&str, &str); 5] = [
     ("checkpoint.new", "checkpoint"),
@@ -183,10 +180,7 @@ impl Lane {
     fn child(&mut self, place: &mut Place, last: bool) -> Result<End, Failed> {
         let order = self.order(place, last);
         let aim = (!last).then(|| self.aim.take(&mut self.random, !order.exists));
-        let errors = self.folder.join("stderr");
-        let errors = File::options().create(true).append(true).open(errors);
-        let errors = errors.map_err(|e| Failed::of("no file for what children complain of", &e))?;
-        let mut child = role::start(&Role::Kill(order), errors)?;
+        let mut child = role::start(&Role::Kill(order), role::errors(&self.folder)?)?;
         let (tell, told) = crossbeam_channel::unbounded();
         let Some(stdout) = child.stdout.take() else {
             return Err(Failed::new("a child has no standard output"));
@@ -251,20 +245,26 @@ impl Lane {
             {
                 killed = true;
                 self.hear_for(after, place, told, &mut course);
-                child.kill().map_err(|e| Failed::of("a child cannot be killed", &e))?;
+                child
+                    .kill()
+                    .map_err(|e| Failed::of("a child cannot be killed", &e))?;
             }
-            match told.recv_timeout(PATIENCE) {
+            match told.recv_timeout(role::PATIENCE) {
                 Ok(ack) => self.hear(place, &ack, &mut course),
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {
-                    let seconds = PATIENCE.as_secs();
+                    let seconds = role::PATIENCE.as_secs();
                     let phase = course.phase;
                     self.problem(format!("a child in {phase:?} said nothing for {seconds} s"));
-                    child.kill().map_err(|e| Failed::of("a child cannot be killed", &e))?;
+                    child
+                        .kill()
+                        .map_err(|e| Failed::of("a child cannot be killed", &e))?;
                 }
             }
         }
-        let status = child.wait().map_err(|e| Failed::of("a child has no end", &e))?;
+        let status = child
+            .wait()
+            .map_err(|e| Failed::of("a child has no end", &e))?;
         Ok(self.ended(place, status, &course))
     }
 
