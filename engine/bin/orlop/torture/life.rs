@@ -116,11 +116,7 @@ impl<'a> Life<'a> {
             sagas: recovery.sagas,
             rebuilt: recovery.tables_rebuilt.clone(),
         });
-        Ok(Self {
-            engine,
-            plan,
-            hear,
-        })
+        Ok(Self { engine, plan, hear })
     }
 
     /// Has items done, many at once, and waits for all of them.

@@ -473,3 +473,6 @@ impl Tape {
         place.folder.is_none().then(|| (0, String::new(), Some(0)))
     }
 }
+
+#[cfg(test)]
+mod tests;
