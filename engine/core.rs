@@ -11,6 +11,7 @@ use orlop_saga::effect::{EffectId, Settlement};
 use orlop_saga::event::Event;
 use orlop_saga::id::{Attempt, Epoch, Fence, Incarnation, Lsn, StoreId, TenantId};
 use orlop_saga::key::{Key, RemoteKey};
+use orlop_saga::record::RecordError;
 use orlop_saga::tenant::TenantLabel;
 use orlop_saga::time::Clock;
 use orlop_store::log::{Acknowledge, AppendError, Lane, LsnRange, Purpose};
@@ -289,6 +290,7 @@ impl Core {
                     AppendError::Backlogged { bytes, bytes_max }
                 }
                 AppendRefused::Closed | AppendRefused::Forked(_) => AppendError::Closed,
+                AppendRefused::Record(RecordError::NotInFormat(error)) => error.into(),
                 AppendRefused::Record(error) => {
                     tracing::error!(%error, "an event has no bytes");
                     AppendError::Poisoned
@@ -325,6 +327,7 @@ impl Core {
                 count: usize::try_from(*bytes).unwrap_or(usize::MAX),
                 count_max: usize::try_from(*bytes_max).unwrap_or(usize::MAX),
             },
+            AppendError::NotInFormat(error) => Unavailable::Format(*error).into(),
             // Ours are never empty; what a later log may say besides is no promise either.
             AppendError::Empty => Unavailable::Poisoned.into(),
             _ => Unavailable::Poisoned.into(),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use orlop_admission::Refusal;
 use orlop_saga::canonical::{DecodeError, EncodeError};
+use orlop_saga::compat::NotInFormat;
 use orlop_saga::effect::Withdrawal;
 use orlop_saga::key::Key;
 use orlop_saga::outcome::Failure;
@@ -122,7 +123,10 @@ impl SubmitError {
             },
             Self::Unavailable(why) => match why {
                 Unavailable::DiskFull | Unavailable::Backlogged => true,
-                Unavailable::Poisoned | Unavailable::Closed | Unavailable::Forked { .. } => false,
+                Unavailable::Poisoned
+                | Unavailable::Closed
+                | Unavailable::Format(_)
+                | Unavailable::Forked { .. } => false,
             },
             Self::Unregistered { .. }
             | Self::Encode(_)
@@ -156,6 +160,10 @@ pub enum Unavailable {
     /// The engine is closing or closed.
     #[error("the engine is closed; nothing was kept; open it again")]
     Closed,
+    /// The store is kept in an older format, which cannot say what was asked for. Nothing was kept.
+    /// Open the store with `upgrade`, after which an older version cannot open it, or do without.
+    #[error("{0}; nothing was kept; open the store with `upgrade`, or do without")]
+    Format(NotInFormat),
     /// The process is a fork of the one that opened the engine: its threads are not here. Open
     /// the store in one of the two only, after the fork.
     #[error(

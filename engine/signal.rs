@@ -98,7 +98,10 @@ impl SignalError {
             Self::Refused(refusal) => refusal.is_retryable(),
             Self::Unavailable(why) => match why {
                 Unavailable::DiskFull | Unavailable::Backlogged => true,
-                Unavailable::Closed | Unavailable::Poisoned | Unavailable::Forked { .. } => false,
+                Unavailable::Closed
+                | Unavailable::Poisoned
+                | Unavailable::Format(_)
+                | Unavailable::Forked { .. } => false,
             },
             Self::NotRecorded { .. } => true,
             Self::Name(_)

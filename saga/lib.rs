@@ -11,6 +11,7 @@
 pub mod amount;
 pub mod blob;
 pub mod canonical;
+pub mod compat;
 pub mod digest;
 pub mod effect;
 pub mod event;

@@ -17,13 +17,13 @@ use crate::tenant::{TenantEvent, TenantLabel};
 /// Everything unfinished, as the journal up to [`Live::lsn`] left it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Live {
-    lsn: Lsn,
-    incarnation: Incarnation,
-    closed: bool,
-    saga_last: SagaId,
-    tenants: BTreeMap<TenantId, TenantLabel>,
-    effects: BTreeMap<EffectId, Effect>,
-    sagas: BTreeMap<SagaId, SagaState>,
+    pub(crate) lsn: Lsn,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) closed: bool,
+    pub(crate) saga_last: SagaId,
+    pub(crate) tenants: BTreeMap<TenantId, TenantLabel>,
+    pub(crate) effects: BTreeMap<EffectId, Effect>,
+    pub(crate) sagas: BTreeMap<SagaId, SagaState>,
 }
 
 /// What left the fold: a key has its outcome.

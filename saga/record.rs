@@ -1,14 +1,13 @@
 //! Records: the bytes of one event in the journal.
 //!
-//! Layout: one byte format version (1), then the event in the encoding of
+//! Layout: one byte with the number of the [`Format`], then the event in the encoding of
 //! [`canonical`](crate::canonical). The frame around it has the length and the checksum.
 
+use crate::compat::{self, BodyError, Format, NotInFormat};
 use crate::event::Event;
 
-/// The version that this code writes.
-pub const FORMAT: u8 = 1;
-
-/// Why bytes are no record. The frame's checksum held, so other code wrote them.
+/// Why bytes are no record, or an event has none. The frame's checksum held, so other code wrote
+/// them.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecordError {
@@ -23,6 +22,9 @@ pub enum RecordError {
         /// The newest that is read here.
         format_max: u8,
     },
+    /// The store's format cannot say the event. Upgrade the store, or do without.
+    #[error(transparent)]
+    NotInFormat(#[from] NotInFormat),
     /// The bytes are no event.
     #[error("a record of {bytes} bytes is no event: {reason}")]
     Malformed {
@@ -33,15 +35,24 @@ pub enum RecordError {
     },
 }
 
-/// The bytes of an event.
+impl RecordError {
+    fn of(error: BodyError, bytes: usize) -> Self {
+        match error {
+            BodyError::NotInFormat(error) => Self::NotInFormat(error),
+            BodyError::Newer { format, format_max } => Self::Newer { format, format_max },
+            BodyError::Empty => Self::Empty,
+            BodyError::Malformed { reason } => Self::Malformed { bytes, reason },
+        }
+    }
+}
+
+/// The bytes of an event in a format.
 ///
 /// # Errors
-/// [`RecordError::Malformed`]: the encoder refused. Cannot happen for an event of this crate.
-pub fn encode(event: &Event) -> Result<Vec<u8>, RecordError> {
-    postcard::to_extend(event, vec![FORMAT]).map_err(|error| RecordError::Malformed {
-        bytes: 0,
-        reason: error.to_string(),
-    })
+/// [`RecordError::NotInFormat`]: the format has no such event. [`RecordError::Malformed`]: the
+/// encoder refused; cannot happen for an event of this crate.
+pub fn encode(format: Format, event: &Event) -> Result<Vec<u8>, RecordError> {
+    compat::encode(format, event).map_err(|error| RecordError::of(error, 0))
 }
 
 /// The event of a record's bytes.
@@ -49,24 +60,7 @@ pub fn encode(event: &Event) -> Result<Vec<u8>, RecordError> {
 /// # Errors
 /// [`RecordError`]: not written by this version or an older one.
 pub fn decode(record: &[u8]) -> Result<Event, RecordError> {
-    let Some((format, body)) = record.split_first() else {
-        return Err(RecordError::Empty);
-    };
-    if *format != FORMAT {
-        return Err(RecordError::Newer {
-            format: *format,
-            format_max: FORMAT,
-        });
-    }
-    let malformed = |reason: String| RecordError::Malformed {
-        bytes: record.len(),
-        reason,
-    };
-    match postcard::take_from_bytes(body) {
-        Ok((event, [])) => Ok(event),
-        Ok((_, rest)) => Err(malformed(format!("{} bytes left over", rest.len()))),
-        Err(error) => Err(malformed(error.to_string())),
-    }
+    compat::decode(record).map_err(|error| RecordError::of(error, record.len()))
 }
 
 #[cfg(test)]
@@ -84,31 +78,34 @@ mod tests {
 
     /// A store written today must open for ever.
     #[test]
-    fn the_bytes_of_a_record_are_pinned() {
-        assert_eq!(encode(&event()).unwrap(), [1, 0, 3, 0xf4, 0x03]);
+    fn the_bytes_of_a_record_are_pinned_in_every_format() {
+        assert_eq!(encode(Format::V1, &event()).unwrap(), [1, 0, 3, 0xf4, 0x03]);
+        assert_eq!(encode(Format::V2, &event()).unwrap(), [2, 0, 3, 0xf4, 0x03]);
     }
 
     #[test]
     fn a_record_of_a_newer_format_is_refused_by_name() {
         assert_eq!(
-            decode(&[2, 0]),
+            decode(&[3, 0]),
             Err(RecordError::Newer {
-                format: 2,
-                format_max: 1
+                format: 3,
+                format_max: 2
             })
         );
     }
 
     #[test]
     fn every_cut_of_a_record_is_refused() {
-        let bytes = encode(&event()).unwrap();
         assert_eq!(decode(&[]), Err(RecordError::Empty));
-        for end in 1..bytes.len() {
-            let cut = decode(&bytes[..end]);
-            assert!(
-                matches!(cut, Err(RecordError::Malformed { .. })),
-                "{end}: {cut:?}"
-            );
+        for format in [Format::V1, Format::V2] {
+            let bytes = encode(format, &event()).unwrap();
+            for end in 1..bytes.len() {
+                let cut = decode(&bytes[..end]);
+                assert!(
+                    matches!(cut, Err(RecordError::Malformed { .. })),
+                    "{end}: {cut:?}"
+                );
+            }
         }
     }
 }

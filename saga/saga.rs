@@ -42,19 +42,19 @@ use crate::time::WallMillis;
 /// One run of a saga, as its events left it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SagaState {
-    start: Box<SagaStart>,
-    phase: Phase,
-    hold: Option<Hold>,
-    pivoted: bool,
-    cancel_requested: bool,
-    calls: Vec<Call>,
-    deliveries: Vec<Delivery>,
-    cost: BusyNanos,
-    payload_bytes: u64,
-    deadline_passed: Option<WallMillis>,
-    signals: Vec<Signal>,
-    released: bool,
-    fork_of: Option<fork::ForkOf>,
+    pub(crate) start: Box<SagaStart>,
+    pub(crate) phase: Phase,
+    pub(crate) hold: Option<Hold>,
+    pub(crate) pivoted: bool,
+    pub(crate) cancel_requested: bool,
+    pub(crate) calls: Vec<Call>,
+    pub(crate) deliveries: Vec<Delivery>,
+    pub(crate) cost: BusyNanos,
+    pub(crate) payload_bytes: u64,
+    pub(crate) deadline_passed: Option<WallMillis>,
+    pub(crate) signals: Vec<Signal>,
+    pub(crate) released: bool,
+    pub(crate) fork_of: Option<fork::ForkOf>,
 }
 
 impl SagaState {

@@ -10,6 +10,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use orlop_saga::compat::{BodyError, Format, Persisted, push, take};
 use orlop_saga::id::{Lsn, StoreId};
 use orlop_saga::live::Live;
 use orlop_saga::time::WallMillis;
@@ -40,6 +41,31 @@ pub struct Checkpoint {
     pub unexported_bytes: u64,
     /// The fold; its lsn is the checkpoint's, and the tables had everything up to it.
     pub live: Live,
+}
+
+impl Persisted for Checkpoint {
+    fn push_v1(&self, bytes: &mut Vec<u8>) -> Result<(), BodyError> {
+        let Self {
+            store,
+            at,
+            unexported_bytes,
+            live,
+        } = self;
+        push(&(store, at, unexported_bytes), bytes)?;
+        live.push_v1(bytes)
+    }
+
+    fn take_v1(bytes: &[u8]) -> Result<(Self, &[u8]), BodyError> {
+        let ((store, at, unexported_bytes), rest) = take(bytes)?;
+        let (live, rest) = Live::take_v1(rest)?;
+        let checkpoint = Self {
+            store,
+            at,
+            unexported_bytes,
+            live,
+        };
+        Ok((checkpoint, rest))
+    }
 }
 
 /// Why a checkpoint was not written, or none could be looked for.
@@ -134,7 +160,7 @@ pub fn find(disk: &dyn Disk, folder: &Path, store: StoreId) -> Result<Found, Che
     Ok(found)
 }
 
-/// Writes a checkpoint and forgets those beyond the two newest.
+/// Writes a checkpoint in a format and forgets those beyond the two newest.
 ///
 /// # Errors
 /// [`CheckpointError`]: there may be such a checkpoint only if the folder's sync failed.
@@ -142,8 +168,9 @@ pub fn write(
     disk: &dyn Disk,
     folder: &Path,
     checkpoint: &Checkpoint,
+    format: Format,
 ) -> Result<(), CheckpointError> {
-    let body = projection::encode(checkpoint).map_err(|e| CheckpointError::Encode {
+    let body = projection::encode(format, checkpoint).map_err(|e| CheckpointError::Encode {
         reason: e.to_string(),
     })?;
     let name = format!("{PREFIX}{:016x}", checkpoint.live.lsn().get());

@@ -3,7 +3,7 @@
 //! | name | what |
 //! | --- | --- |
 //! | `FORMAT` | magic, format version, store id, checksum; written last when a store is created |
-//! | `FORMAT.new` | a creation that has not ended |
+//! | `FORMAT.new` | a creation or an upgrade that has not ended |
 //! | `LOCK` | locked while the store is open; names the holder |
 //! | `log/`, `tables/`, `checkpoint-*`, `export-*` | the store itself |
 //!
@@ -18,6 +18,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use orlop_saga::compat::Format;
 use orlop_saga::id::StoreId;
 use orlop_saga::time::WallMillis;
 use parking_lot::Mutex;
@@ -29,10 +30,15 @@ const FORMAT_NEW: &str = "FORMAT.new";
 const LOCK: &str = "LOCK";
 const LOG: &str = "log";
 const TABLES: &str = "tables";
-const KIND: sealed::Kind = sealed::Kind {
-    magic: *b"orlopFMT",
-    version: 1,
-};
+const KIND: sealed::Kind = kind(Format::NEWEST);
+
+/// The version of the file `FORMAT` is the format of the store.
+const fn kind(format: Format) -> sealed::Kind {
+    sealed::Kind {
+        magic: *b"orlopFMT",
+        version: format.number() as u32,
+    }
+}
 
 /// The folders open in this process, by canonical path, with the process that opened them.
 static OPEN: Mutex<Option<HashMap<PathBuf, u32>>> = Mutex::new(None);
@@ -182,6 +188,7 @@ pub struct Forked {
 pub struct Folder {
     path: PathBuf,
     store: StoreId,
+    format: Format,
     fresh: bool,
     lock: File,
     pid: u32,
@@ -201,10 +208,11 @@ impl Folder {
         has_format(path, create)?;
         let mut lock = take_lock(path)?;
         // Whoever held the lock before may have created the store meanwhile.
-        let (store, fresh) = if has_format(path, create)? {
-            (read_format(path)?, false)
+        let (store, format, fresh) = if has_format(path, create)? {
+            let (store, format) = read_format(path)?;
+            (store, format, false)
         } else {
-            (begin(path)?, true)
+            (begin(path)?, Format::NEWEST, true)
         };
         let pid = std::process::id();
         write_holder(&mut lock, Holder { pid, since: now })
@@ -212,6 +220,7 @@ impl Folder {
         Ok(Self {
             path: entry.keep(),
             store,
+            format,
             fresh,
             lock,
             pid,
@@ -252,6 +261,27 @@ impl Folder {
     /// Whose folder it is.
     pub fn store(&self) -> StoreId {
         self.store
+    }
+
+    /// What the store was written in when it was opened.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Moves the store on to the newest format: an older version cannot open it from then on.
+    ///
+    /// # Errors
+    /// [`FolderError`]: it is in one of the two formats.
+    pub fn upgrade(&self) -> Result<(), FolderError> {
+        if self.format == Format::NEWEST {
+            return Ok(());
+        }
+        let write = || {
+            write_new(&self.path, self.store)?;
+            std::fs::rename(self.path.join(FORMAT_NEW), self.path.join(FORMAT))?;
+            sync_folder(&self.path)
+        };
+        write().map_err(|e| FolderError::of(&self.path, "upgrade FORMAT", e))
     }
 
     /// Whether a store is being created in it.
@@ -413,18 +443,19 @@ fn read_holder(lock: &mut File) -> Option<Holder> {
     })
 }
 
-fn read_format(path: &Path) -> Result<StoreId, FolderError> {
+fn read_format(path: &Path) -> Result<(StoreId, Format), FolderError> {
     let damaged = |source| FolderError::Damaged {
         path: path.to_path_buf(),
         source,
     };
     let bytes =
         std::fs::read(path.join(FORMAT)).map_err(|e| FolderError::of(path, "read FORMAT", e))?;
-    match sealed::unseal(KIND, &bytes) {
-        Ok(body) => body
-            .try_into()
-            .map(StoreId::new)
-            .map_err(|_| damaged(UnsealError::Damaged)),
+    match sealed::unseal_versioned(KIND, &bytes) {
+        Ok((version, body)) => {
+            let format = u8::try_from(version).ok().and_then(Format::of_number);
+            let store = body.try_into().map(StoreId::new).ok();
+            store.zip(format).ok_or(damaged(UnsealError::Damaged))
+        }
         Err(UnsealError::Newer {
             version,
             version_max,
@@ -449,13 +480,18 @@ fn begin(path: &Path) -> Result<StoreId, FolderError> {
                 Ok(()) | Err(_) => {}
             }
         }
-        let mut file = File::create(path.join(FORMAT_NEW))?;
-        file.write_all(&sealed::seal(KIND, &id))?;
-        file.sync_all()?;
-        sync_folder(path)
+        write_new(path, StoreId::new(id))
     };
     write().map_err(failed)?;
     Ok(StoreId::new(id))
+}
+
+/// Writes what is to be `FORMAT`.
+fn write_new(path: &Path, store: StoreId) -> io::Result<()> {
+    let mut file = File::create(path.join(FORMAT_NEW))?;
+    file.write_all(&sealed::seal(KIND, store.as_bytes()))?;
+    file.sync_all()?;
+    sync_folder(path)
 }
 
 fn sync_folder(path: &Path) -> io::Result<()> {

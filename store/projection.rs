@@ -11,8 +11,8 @@
 //! | `b` | expiry (8), tenant (8), key (16), digest (32) | bytes of the blob that the outcome is in |
 //! | `d` | tenant (8), digest (32) | bytes of a blob that no outcome names any more, and since when |
 //!
-//! Numbers are big-endian, so that the order of keys is the order of numbers. A value is one
-//! byte format (1) and the `postcard` encoding.
+//! Numbers are big-endian, so that the order of keys is the order of numbers. A value is the number
+//! of its format and its encoding there, see [`orlop_saga::compat`].
 //!
 //! Invariants
 //! - Changes are derived from the journal alone and never read a row: applying them again, or
@@ -20,6 +20,7 @@
 //! - An outcome and its place in the retention index are written together.
 
 use orlop_saga::blob::BlobRef;
+use orlop_saga::compat::{self, BodyError, Format, Persisted};
 use orlop_saga::digest::Digest;
 use orlop_saga::effect::{EffectId, Settlement};
 use orlop_saga::event::Event;
@@ -30,8 +31,6 @@ use orlop_saga::outcome::Outcome;
 use orlop_saga::saga::SagaState;
 use orlop_saga::tenant::{TenantEvent, TenantLabel};
 use orlop_saga::time::WallMillis;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use crate::tables::Change;
 
@@ -48,8 +47,6 @@ pub const EXPIRIES: u8 = b'x';
 pub const BLOBS: u8 = b'b';
 /// The prefix of blobs that wait to be unlinked.
 pub const DEAD_BLOBS: u8 = b'd';
-
-const FORMAT: u8 = 1;
 
 /// An outcome that is kept: the row found by its key until its `expires_at`.
 pub type Retained = Settlement;
@@ -74,11 +71,12 @@ pub enum RowError {
     },
 }
 
-/// Adds to `changes` what `event`, which finished `finished`, leaves behind.
+/// Adds to `changes` what `event`, which finished `finished`, leaves behind, in a format.
 ///
 /// # Errors
 /// [`RowError::Encode`]: nothing was added.
 pub fn project(
+    format: Format,
     event: &Event,
     finished: Option<&Finished>,
     changes: &mut Vec<Change>,
@@ -86,7 +84,7 @@ pub fn project(
     match event {
         Event::Tenant(TenantEvent::Registered { tenant, label }) => changes.push(Change::Put {
             key: tenant_key(*tenant),
-            value: encode(label)?,
+            value: encode(format, label)?,
         }),
         Event::Opened { .. } | Event::Effect { .. } | Event::Saga { .. } | Event::Closed { .. } => {
         }
@@ -95,12 +93,12 @@ pub fn project(
         return Ok(());
     };
     let settlement = &*finished.settlement;
-    let outcome = encode(settlement)?;
-    let expiry = encode(&settlement.saga)?;
+    let outcome = encode(format, settlement)?;
+    let expiry = encode(format, &settlement.saga)?;
     if let (Some(id), Some(state)) = (settlement.saga, &finished.saga) {
         changes.push(Change::Put {
             key: saga_key(id),
-            value: encode(&**state)?,
+            value: encode(format, &**state)?,
         });
     }
     changes.push(Change::Put {
@@ -114,7 +112,7 @@ pub fn project(
     if let Some(blob) = blob_of(settlement) {
         changes.push(Change::Put {
             key: blob_key(settlement.expires_at, finished.id, blob.digest),
-            value: encode(&blob.bytes)?,
+            value: encode(format, &blob.bytes)?,
         });
     }
     Ok(())
@@ -288,28 +286,19 @@ fn read_tenant(bytes: &[u8]) -> Option<TenantId> {
     ))
 }
 
-/// A format byte and the encoding of `value`.
-pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, RowError> {
-    postcard::to_extend(value, vec![FORMAT]).map_err(|e| RowError::Encode {
+/// A value's bytes in a format.
+pub(crate) fn encode<T: Persisted>(format: Format, value: &T) -> Result<Vec<u8>, RowError> {
+    compat::encode(format, value).map_err(|e| RowError::Encode {
         reason: e.to_string(),
     })
 }
 
-/// The value behind a format byte; every byte must be used.
-pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RowError> {
-    let refuse = |reason: String| RowError::Decode {
+/// The value of bytes of any format; every byte must be used.
+pub(crate) fn decode<T: Persisted>(bytes: &[u8]) -> Result<T, RowError> {
+    compat::decode(bytes).map_err(|e: BodyError| RowError::Decode {
         bytes: bytes.len(),
-        reason,
-    };
-    match bytes.split_first() {
-        Some((&FORMAT, body)) => match postcard::take_from_bytes(body) {
-            Ok((value, [])) => Ok(value),
-            Ok((_, rest)) => Err(refuse(format!("{} bytes left over", rest.len()))),
-            Err(e) => Err(refuse(e.to_string())),
-        },
-        Some((format, _)) => Err(refuse(format!("its format is {format}"))),
-        None => Err(refuse("it is empty".into())),
-    }
+        reason: e.to_string(),
+    })
 }
 
 #[cfg(test)]
@@ -352,7 +341,7 @@ mod tests {
 
     #[test]
     fn a_row_of_another_format_or_with_bytes_left_over_is_refused() {
-        let row = encode(&Some(SagaId::new(7))).unwrap();
+        let row = encode(Format::NEWEST, &Some(SagaId::new(7))).unwrap();
         assert_eq!(decode_expiry(&row), Ok(Some(SagaId::new(7))));
         let mut longer = row.clone();
         longer.push(0);

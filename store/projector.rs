@@ -25,6 +25,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
 
+use orlop_saga::compat::Format;
 use orlop_saga::effect::EffectId;
 use orlop_saga::id::{Lsn, SagaId, StoreId, TenantId};
 use orlop_saga::key::Key;
@@ -158,6 +159,7 @@ impl Default for ProjectorOptions {
 /// What the projector starts from.
 pub(crate) struct Start {
     pub(crate) store: StoreId,
+    pub(crate) format: Format,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) folder: PathBuf,
     pub(crate) home: Box<dyn TablesHome>,

@@ -8,6 +8,7 @@
 
 use std::path::{Path, PathBuf};
 
+use orlop_saga::compat::Format;
 use orlop_saga::id::{Lsn, StoreId};
 use orlop_saga::live::Live;
 
@@ -69,6 +70,8 @@ pub(crate) struct Recovery {
 /// Where recovery looks.
 pub(crate) struct Sources<'a> {
     pub(crate) store: StoreId,
+    /// What rows are written in.
+    pub(crate) format: Format,
     pub(crate) disk: &'a dyn Disk,
     pub(crate) folder: &'a Path,
     pub(crate) log: &'a dyn Opened,
@@ -218,7 +221,7 @@ impl Sources<'_> {
         let mut tables = base.tables;
         let from = base.live.lsn().next();
         let in_tables = tables.applied();
-        let mut applier = Applier::new(base.live);
+        let mut applier = Applier::new(base.live, self.format);
         let (mut records, mut bytes) = (0_u64, 0_u64);
         if from <= self.log.last_lsn() {
             let mut fold = |lsn: Lsn, record: &[u8]| -> Result<(), ReplayError> {

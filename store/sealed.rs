@@ -46,6 +46,11 @@ pub(crate) fn seal(kind: Kind, body: &[u8]) -> Vec<u8> {
 
 /// The body of sealed bytes.
 pub(crate) fn unseal(kind: Kind, bytes: &[u8]) -> Result<&[u8], UnsealError> {
+    unseal_versioned(kind, bytes).map(|(_, body)| body)
+}
+
+/// The version of sealed bytes, and their body.
+pub(crate) fn unseal_versioned(kind: Kind, bytes: &[u8]) -> Result<(u32, &[u8]), UnsealError> {
     let (sealed, digest) = bytes.split_last_chunk::<32>().ok_or(UnsealError::Damaged)?;
     let rest = sealed
         .strip_prefix(&kind.magic)
@@ -63,7 +68,7 @@ pub(crate) fn unseal(kind: Kind, bytes: &[u8]) -> Result<&[u8], UnsealError> {
     }
     let (length, body) = rest.split_first_chunk::<8>().ok_or(UnsealError::Damaged)?;
     if u64::from_le_bytes(*length) == body.len() as u64 {
-        Ok(body)
+        Ok((version, body))
     } else {
         Err(UnsealError::Damaged)
     }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use orlop_saga::compat::Format;
 use orlop_saga::effect::EffectId;
 use orlop_saga::event::Event;
 use orlop_saga::id::{Incarnation, Lsn, SagaId, StoreId, TenantId};
@@ -42,6 +43,10 @@ use crate::tables::{SledHome, SledOptions, TablesError, TablesHome};
 pub struct StoreOptions {
     /// Whether a store is created in a missing or empty folder.
     pub create: bool,
+    /// Whether a store in an older format moves on to the newest: an older version of this library
+    /// cannot open it from then on. Otherwise it stays as it is, and what its format cannot say is
+    /// refused. New stores are made in the newest format.
+    pub upgrade: bool,
     /// Bounds of the journal.
     pub log: LogOptions,
     /// Bounds of the tables.
@@ -54,6 +59,7 @@ impl Default for StoreOptions {
     fn default() -> Self {
         Self {
             create: true,
+            upgrade: false,
             log: LogOptions::default(),
             sled: SledOptions::default(),
             projector: ProjectorOptions::default(),
@@ -172,6 +178,8 @@ pub enum OpenError {
 pub struct Recovered {
     /// The store's id.
     pub store_id: StoreId,
+    /// What it is written in.
+    pub format: Format,
     /// The incarnation from here on, durably raised.
     pub incarnation: Incarnation,
     /// The fold of everything unfinished, at the end of the journal.
@@ -260,7 +268,7 @@ pub struct StoreHealth {
     pub projected: Lsn,
 }
 
-/// What a store is built from.
+/// What a store is built from. It is read in every format and written in the newest.
 #[derive(Debug)]
 pub struct Parts {
     /// The store's id.
@@ -284,6 +292,7 @@ pub struct Store {
 #[derive(Debug)]
 struct Inner {
     id: StoreId,
+    format: Format,
     pid: u32,
     log: Arc<dyn Log>,
     projector: Projector,
@@ -328,6 +337,8 @@ impl Store {
         };
         let opening = Opening {
             parts,
+            format: folder.format(),
+            upgrade: options.upgrade,
             options: options.projector,
             clock,
             projected,
@@ -350,12 +361,20 @@ impl Store {
         check_projector(&options)?;
         let opening = Opening {
             parts,
+            // Whoever brings a journal of its own has moved on with this version.
+            format: Format::NEWEST,
+            upgrade: false,
             options,
             clock,
             projected,
             hold: None,
         };
         opening.run()
+    }
+
+    /// What it is written in.
+    pub fn format(&self) -> Format {
+        self.inner.format
     }
 
     /// The store's id.
@@ -377,7 +396,7 @@ impl Store {
         self.check_room(purpose)?;
         let mut batch = Batch::new();
         for event in events {
-            batch.push(&record::encode(event)?);
+            batch.push(&record::encode(self.inner.format, event)?);
         }
         self.inner.log.append(lane, purpose, batch, ack);
         Ok(())

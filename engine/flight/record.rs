@@ -18,7 +18,7 @@ use super::wait::{self, Letter};
 use super::{Arrival, Durability, Flight, Intent, Phase, State, Subject, Want};
 use crate::core::Core;
 use crate::course::Mode;
-use crate::error::SubmitError;
+use crate::error::{SubmitError, Unavailable};
 use crate::operator::Notice;
 
 /// How long a record waits that found no room in the journal.
@@ -478,7 +478,8 @@ impl Flight {
     /// The log failed under it: it may or may not be durable, and this engine will not know.
     pub(crate) fn unresolved(self: &Arc<Self>, core: &Arc<Core>, error: &AppendError) {
         let mut error = core.append_failed(error, self.id.key);
-        if matches!(error, SubmitError::Unavailable(_)) {
+        if matches!(&error, SubmitError::Unavailable(why) if !matches!(why, Unavailable::Format(_)))
+        {
             error = SubmitError::Unresolved { key: self.id.key };
         }
         Self::break_off(self.state.lock(), error);

@@ -233,7 +233,7 @@ impl SagaState {
 
 /// Where a fork comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct ForkOf {
+pub(crate) struct ForkOf {
     from: SagaId,
     at: StepPath,
     epoch: Epoch,

@@ -4,6 +4,8 @@
 //! there at once. A tenant's batches may so overtake each other, which only those do that the
 //! caller left unordered: an outcome is the last record of its effect or saga.
 //!
+//! A store of format 1 has no blobs, so nothing of it passes here.
+//!
 //! Whatever waits is written as one group: every file is synced, each folder once.
 
 use std::collections::{HashMap, HashSet};
@@ -17,6 +19,7 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use orlop_saga::blob::BlobRef;
 use orlop_saga::canonical::Payload;
+use orlop_saga::compat::Format;
 use orlop_saga::digest::Digest;
 use orlop_saga::effect::EffectEvent;
 use orlop_saga::event::Event;
@@ -311,7 +314,7 @@ impl Worker {
         }
         let mut batch = Batch::new();
         for event in &carried.events {
-            match record::encode(event) {
+            match record::encode(Format::NEWEST, event) {
                 Ok(bytes) => batch.push(&bytes),
                 Err(error) => {
                     tracing::error!(%error, "an event has no bytes");
@@ -381,7 +384,8 @@ impl Acknowledge for Pinned {
                 | AppendError::Backlogged { .. }
                 | AppendError::TooLarge { .. }
                 | AppendError::Empty
-                | AppendError::Closed,
+                | AppendError::Closed
+                | AppendError::NotInFormat(_),
             ) => true,
         };
         if surely_not {

@@ -33,7 +33,7 @@ fn the_two_newest_checkpoints_are_kept_and_the_newest_is_found() {
     let disk = SimDisk::new();
     assert!(find(&disk, root(), STORE).unwrap().newest.is_none());
     for lsn in 1..=4 {
-        write(&disk, root(), &checkpoint_at(lsn)).unwrap();
+        write(&disk, root(), &checkpoint_at(lsn), Format::NEWEST).unwrap();
     }
     assert_eq!(oldest(&disk, root()).unwrap(), Some(Lsn::new(3)));
     assert_eq!(list(&disk, root()).unwrap().len(), 2);
@@ -44,8 +44,8 @@ fn the_two_newest_checkpoints_are_kept_and_the_newest_is_found() {
 #[test]
 fn a_damaged_checkpoint_is_passed_over_for_the_one_before() {
     let disk = SimDisk::new();
-    write(&disk, root(), &checkpoint_at(1)).unwrap();
-    write(&disk, root(), &checkpoint_at(2)).unwrap();
+    write(&disk, root(), &checkpoint_at(1), Format::NEWEST).unwrap();
+    write(&disk, root(), &checkpoint_at(2), Format::NEWEST).unwrap();
     let newest = PathBuf::from("/checkpoint-0000000000000002");
     let length = disk.open(&newest).unwrap().len().unwrap();
     for offset in 0..length {
@@ -60,7 +60,7 @@ fn a_damaged_checkpoint_is_passed_over_for_the_one_before() {
 #[test]
 fn a_checkpoint_of_another_store_is_refused() {
     let disk = SimDisk::new();
-    write(&disk, root(), &checkpoint_at(1)).unwrap();
+    write(&disk, root(), &checkpoint_at(1), Format::NEWEST).unwrap();
     let refused = find(&disk, root(), StoreId::new([6; 16])).unwrap_err();
     assert!(
         matches!(refused, CheckpointError::OtherStore { found, .. } if found == STORE),
@@ -74,10 +74,10 @@ fn a_power_cut_at_any_operation_leaves_the_old_or_the_new_checkpoint() {
     for operations in 0..60 {
         let disk = SimDisk::new();
         for lsn in 1..=3 {
-            write(&disk, root(), &checkpoint_at(lsn)).unwrap();
+            write(&disk, root(), &checkpoint_at(lsn), Format::NEWEST).unwrap();
         }
         disk.power_off_after(operations);
-        let result = write(&disk, root(), &checkpoint_at(4));
+        let result = write(&disk, root(), &checkpoint_at(4), Format::NEWEST);
         for seed in 0..8 {
             let found = find(&disk.crash(seed), root(), STORE).unwrap();
             let newest = found.newest.map(|found| found.live.lsn().get());

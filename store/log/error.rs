@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use orlop_saga::compat::NotInFormat;
 use orlop_saga::id::{Lsn, StoreId};
 
 /// Why a batch is not known to be durable.
@@ -42,6 +43,10 @@ pub enum AppendError {
     /// append again.
     #[error("the batch has no record")]
     Empty,
+    /// The store's format cannot say what the batch has. Nothing of it was written. Upgrade the
+    /// store, or do without.
+    #[error(transparent)]
+    NotInFormat(#[from] NotInFormat),
     /// The log was closed or dropped before the batch was written. Nothing of it was written.
     /// Append it to the log once it is open again.
     #[error("the log is closed")]
@@ -57,6 +62,7 @@ impl AppendError {
             | Self::Poisoned
             | Self::TooLarge { .. }
             | Self::Empty
+            | Self::NotInFormat(_)
             | Self::Closed => false,
         }
     }

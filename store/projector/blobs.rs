@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use orlop_saga::blob::BlobRef;
+use orlop_saga::compat::Format;
 use orlop_saga::digest::Digest;
 use orlop_saga::id::{Lsn, TenantId};
 use orlop_saga::saga::SagaState;
@@ -96,7 +97,7 @@ impl DeadBlobs {
             if ledger.removed(*tenant, blob.digest) {
                 changes.push(Change::Put {
                     key: projection::dead_blob_key(*tenant, blob.digest),
-                    value: projection::encode(&(blob.bytes, lsn))?,
+                    value: projection::encode(Format::NEWEST, &(blob.bytes, lsn))?,
                 });
                 self.insert(*tenant, *blob, lsn);
             }

@@ -1,6 +1,7 @@
 //! From records to changes: used by the projector while the engine runs and by recovery alike.
 
 use orlop_saga::blob::BlobRef;
+use orlop_saga::compat::Format;
 use orlop_saga::effect::EffectId;
 use orlop_saga::id::Lsn;
 use orlop_saga::live::Live;
@@ -26,14 +27,17 @@ pub(crate) struct Folded {
 pub(crate) struct Applier {
     /// The fold.
     pub(crate) live: Live,
+    /// What rows are written in.
+    format: Format,
     changes: Vec<Change>,
     bytes: usize,
 }
 
 impl Applier {
-    pub(crate) fn new(live: Live) -> Self {
+    pub(crate) fn new(live: Live, format: Format) -> Self {
         Self {
             live,
+            format,
             changes: Vec::new(),
             bytes: 0,
         }
@@ -52,7 +56,7 @@ impl Applier {
         let finished = self.live.apply(lsn, &event)?;
         if lsn > applied {
             let before = self.changes.len();
-            projection::project(&event, finished.as_ref(), &mut self.changes)?;
+            projection::project(self.format, &event, finished.as_ref(), &mut self.changes)?;
             let added = self.changes.iter().skip(before).map(Change::byte_len);
             self.bytes = added.fold(self.bytes, usize::saturating_add);
         }

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use orlop_saga::compat::Format;
 use orlop_saga::id::{Lsn, StoreId};
 use orlop_saga::live::Live;
 
@@ -36,10 +37,11 @@ impl Job {
         disk: &dyn Disk,
         folder: &Path,
         store: StoreId,
+        format: Format,
     ) -> Result<Self, ProjectorError> {
         Ok(Self::Export {
             copy: RowCopy::new(),
-            writer: ExportWriter::create(disk, folder.join(NEW), store)?,
+            writer: ExportWriter::create(disk, folder.join(NEW), store, format)?,
         })
     }
 

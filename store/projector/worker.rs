@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use orlop_saga::blob::BlobRef;
+use orlop_saga::compat::Format;
 use orlop_saga::effect::EffectId;
 use orlop_saga::id::{Lsn, SagaId, StoreId, TenantId};
 use orlop_saga::saga::SagaState;
@@ -30,6 +31,7 @@ pub(crate) struct Worker<'a> {
     inbox: &'a Inbox,
     log: Arc<OnceLock<Weak<dyn Log>>>,
     store: StoreId,
+    format: Format,
     disk: Arc<dyn Disk>,
     folder: PathBuf,
     home: Box<dyn TablesHome>,
@@ -79,11 +81,12 @@ impl<'a> Worker<'a> {
             },
             keeper: start.keeper,
             dead: start.dead,
+            format: start.format,
             disk: start.disk,
             folder: start.folder,
             home: start.home,
             tables: Some(start.tables),
-            applier: Applier::new(start.live),
+            applier: Applier::new(start.live, start.format),
             retained: start.retained,
             projected: start.projected,
             retention: start.retention,
@@ -241,7 +244,7 @@ impl<'a> Worker<'a> {
                 unexported_bytes: self.bytes_since_export,
                 live: self.applier.live.clone(),
             };
-            checkpoint::write(&*self.disk, &self.folder, &checkpoint)?;
+            checkpoint::write(&*self.disk, &self.folder, &checkpoint, self.format)?;
             self.checkpointed = Some(lsn);
         }
         self.bytes_since_checkpoint = 0;
@@ -280,7 +283,7 @@ impl<'a> Worker<'a> {
         let job = if self.home.is_bloated(size) {
             Job::move_rows(&mut *self.home)
         } else if self.bytes_since_export.max(self.dead.bytes()) >= export_due {
-            Job::export(&*self.disk, &self.folder, self.store)
+            Job::export(&*self.disk, &self.folder, self.store, self.format)
         } else {
             return Ok(());
         };
@@ -390,7 +393,12 @@ impl<'a> Worker<'a> {
             while self.job.is_some() {
                 self.step_job()?;
             }
-            self.job = Some(Job::export(&*self.disk, &self.folder, self.store)?);
+            self.job = Some(Job::export(
+                &*self.disk,
+                &self.folder,
+                self.store,
+                self.format,
+            )?);
             while self.job.is_some() {
                 self.step_job()?;
             }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use orlop_saga::compat::Format;
 use orlop_saga::event::Event;
 use orlop_saga::id::Lsn;
 use orlop_saga::live::Live;
@@ -21,6 +22,8 @@ use crate::store::{Inner, OpenError, Parts, Recovered, Store};
 /// What a store is opened from.
 pub(super) struct Opening {
     pub(super) parts: Parts,
+    pub(super) format: Format,
+    pub(super) upgrade: bool,
     pub(super) options: ProjectorOptions,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) projected: Arc<dyn Projected>,
@@ -35,6 +38,13 @@ impl Opening {
         let is_new = self.parts.log.last_lsn() == Lsn::new(0);
         let store_id = self.parts.store;
         let mut recovery = self.recover()?;
+        if self.upgrade
+            && let Some(folder) = &self.hold
+        {
+            // Only once it is known that this version can go on with what it found.
+            folder.upgrade()?;
+            self.format = Format::NEWEST;
+        }
         let retained = Arc::new(RetainedKeys::new(secret()?));
         fill(&retained, &mut *recovery.tables)?;
         let ledger = Arc::new(Ledger::default());
@@ -50,6 +60,7 @@ impl Opening {
         raise(&store, &mut live, &*clock)?;
         let recovered = Recovered {
             store_id,
+            format: store.inner.format,
             incarnation: live.incarnation(),
             live,
             tables_rebuilt: rebuilt.is_some(),
@@ -63,6 +74,7 @@ impl Opening {
     fn recover(&mut self) -> Result<Recovery, OpenError> {
         let sources = Sources {
             store: self.parts.store,
+            format: self.format,
             disk: &*self.parts.disk,
             folder: &self.parts.folder,
             log: &*self.parts.log,
@@ -82,7 +94,13 @@ impl Opening {
         let parts = self.parts;
         let hold = self.hold.clone();
         let (disk, folder) = (Arc::clone(&parts.disk), parts.folder.clone());
-        let keeper = Keeper::start(disk, folder, ledger, self.options.blobs);
+        let mut blobs = self.options.blobs;
+        match self.format {
+            // It cannot say that an outcome is in a blob.
+            Format::V1 => blobs.bytes_min = u64::MAX,
+            Format::V2 => {}
+        }
+        let keeper = Keeper::start(disk, folder, ledger, blobs);
         let keeper = Arc::new(keeper.map_err(|source| OpenError::System {
             operation: "starting the keeper of blobs",
             source,
@@ -90,6 +108,7 @@ impl Opening {
         let own = Arc::clone(&keeper);
         let projector = Projector::start(Start {
             store: parts.store,
+            format: self.format,
             disk: parts.disk,
             folder: parts.folder,
             home: parts.home,
@@ -124,6 +143,7 @@ impl Opening {
         Ok(Store {
             inner: Arc::new(Inner {
                 id: parts.store,
+                format: self.format,
                 pid: std::process::id(),
                 log,
                 projector,
@@ -155,7 +175,7 @@ fn raise(store: &Store, live: &mut Live, clock: &dyn Clock) -> Result<(), OpenEr
         at: clock.wall(),
     };
     let mut batch = Batch::new();
-    batch.push(&record::encode(&event)?);
+    batch.push(&record::encode(store.inner.format, &event)?);
     let (sender, receiver) = crossbeam_channel::bounded(1);
     let ack = move |result: Result<LsnRange, AppendError>| {
         // Nobody else has the receiver, and it waits.

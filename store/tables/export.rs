@@ -12,6 +12,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use orlop_saga::compat::{BodyError, Format, Persisted, RowChange, push, take};
 use orlop_saga::id::{Lsn, StoreId};
 use orlop_saga::live::Live;
 use serde::{Deserialize, Serialize};
@@ -104,6 +105,33 @@ pub struct ExportEnd {
     pub live: Live,
 }
 
+impl Persisted for ExportEnd {
+    fn push_v1(&self, bytes: &mut Vec<u8>) -> Result<(), BodyError> {
+        let Self {
+            lsn,
+            rows,
+            bytes: row_bytes,
+            checksums,
+            live,
+        } = self;
+        push(&(lsn, rows, row_bytes, checksums), bytes)?;
+        live.push_v1(bytes)
+    }
+
+    fn take_v1(bytes: &[u8]) -> Result<(Self, &[u8]), BodyError> {
+        let ((lsn, rows, row_bytes, checksums), rest) = take(bytes)?;
+        let (live, rest) = Live::take_v1(rest)?;
+        let end = Self {
+            lsn,
+            rows,
+            bytes: row_bytes,
+            checksums,
+            live,
+        };
+        Ok((end, rest))
+    }
+}
+
 impl ExportEnd {
     /// The sum of the rows once every change is applied.
     pub fn sum(&self) -> RowSum {
@@ -122,6 +150,7 @@ pub struct ExportWriter {
     path: PathBuf,
     offset: u64,
     chain: [u8; 16],
+    format: Format,
 }
 
 impl ExportWriter {
@@ -129,7 +158,12 @@ impl ExportWriter {
     ///
     /// # Errors
     /// [`ExportError::Io`]: nothing was started.
-    pub fn create(disk: &dyn Disk, path: PathBuf, store: StoreId) -> Result<Self, ExportError> {
+    pub fn create(
+        disk: &dyn Disk,
+        path: PathBuf,
+        store: StoreId,
+        format: Format,
+    ) -> Result<Self, ExportError> {
         let failed = |operation, source| ExportError::Io {
             operation,
             file: path.clone(),
@@ -150,6 +184,7 @@ impl ExportWriter {
             path,
             offset: HEAD_BYTES,
             chain: first_16(&blake3::hash(&head)),
+            format,
         })
     }
 
@@ -166,9 +201,9 @@ impl ExportWriter {
         if changes.is_empty() {
             return Ok(());
         }
-        let rows: Vec<(&[u8], Option<&[u8]>)> = changes
+        let rows: Vec<RowChange> = changes
             .iter()
-            .map(|change| (change.key(), change.value()))
+            .map(|change| (change.key().to_vec(), change.value().map(<[u8]>::to_vec)))
             .collect();
         self.frame(CHANGES, &rows)
     }
@@ -210,8 +245,8 @@ impl ExportWriter {
         Ok(())
     }
 
-    fn frame<T: Serialize>(&mut self, kind: u8, value: &T) -> Result<(), ExportError> {
-        let body = projection::encode(value).map_err(|e| ExportError::Refused {
+    fn frame<T: Persisted>(&mut self, kind: u8, value: &T) -> Result<(), ExportError> {
+        let body = projection::encode(self.format, value).map_err(|e| ExportError::Refused {
             reason: e.to_string(),
         })?;
         let too_large = || ExportError::TooLarge {
@@ -275,8 +310,7 @@ pub fn read_export(
         let (kind, body) = reader.frame(&mut chain)?;
         match kind {
             CHANGES => {
-                let rows: Vec<(Vec<u8>, Option<Vec<u8>>)> =
-                    projection::decode(&body).map_err(|_| damaged(at))?;
+                let rows: Vec<RowChange> = projection::decode(&body).map_err(|_| damaged(at))?;
                 take(rows.into_iter().map(change).collect())?;
             }
             END => {

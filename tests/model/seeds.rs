@@ -8,6 +8,7 @@ use orlop::store::log::{FileLog, LogOptions};
 use orlop::store::tables::Change;
 use orlop::store::tables::export::{ExportEnd, ExportWriter};
 use orlop::{Engine, Key, Options, StoreId, StoreOptions, WallMillis};
+use orlop_saga::compat::Format;
 use orlop_saga::history::History;
 use orlop_saga::id::Lsn;
 use orlop_saga::live::Live;
@@ -158,7 +159,7 @@ fn seed_files(records: &[Vec<u8>], seeds: &mut Vec<Seed>) {
         let event = orlop_saga::record::decode(record).unwrap();
         let finished = live.apply(live.lsn().next(), &event).unwrap();
         let mut changes = Vec::new();
-        projection::project(&event, finished.as_ref(), &mut changes).unwrap();
+        projection::project(Format::NEWEST, &event, finished.as_ref(), &mut changes).unwrap();
         for change in changes {
             rows.push([&change.key()[..1], change.value().unwrap_or_default()].concat());
             rows.push(change.key().to_vec());
@@ -182,7 +183,7 @@ fn seed_checkpoint(index: usize, live: &Live) -> Seed {
         unexported_bytes: 7,
         live: live.clone(),
     };
-    checkpoint::write(&disk, folder, &checkpoint).unwrap();
+    checkpoint::write(&disk, folder, &checkpoint, Format::NEWEST).unwrap();
     let sealed = file(&disk, &disk.list(folder).unwrap()[0]);
     let input = [&[files::CHECKPOINT][..], &sealed[20..sealed.len() - 32]].concat();
     seed("files", format!("checkpoint-{index}"), &input)
@@ -204,7 +205,8 @@ fn seed_histories(index: usize, live: &Live, seeds: &mut Vec<Seed>) {
 
 fn seed_export(index: usize, live: &Live, rows: &[Change]) -> Seed {
     let (disk, name) = (SimDisk::new(), Path::new("/export"));
-    let mut export = ExportWriter::create(&disk, PathBuf::from("/export.new"), STORE).unwrap();
+    let mut export =
+        ExportWriter::create(&disk, PathBuf::from("/export.new"), STORE, Format::NEWEST).unwrap();
     export.changes(rows).unwrap();
     let end = ExportEnd {
         lsn: live.lsn(),

@@ -29,7 +29,8 @@ fn end() -> ExportEnd {
 
 fn written(disk: &SimDisk) -> PathBuf {
     let name = PathBuf::from("/export-1");
-    let mut writer = ExportWriter::create(disk, "/export.new".into(), STORE).unwrap();
+    let mut writer =
+        ExportWriter::create(disk, "/export.new".into(), STORE, Format::NEWEST).unwrap();
     writer.changes(&[put(1, 1)]).unwrap();
     writer
         .changes(&[put(2, 2), Change::Remove { key: vec![3] }])
@@ -106,10 +107,11 @@ fn an_export_has_its_name_only_when_it_is_whole_at_every_power_cut() {
     for operations in 0..100 {
         let disk = SimDisk::new();
         disk.power_off_after(operations);
-        let written = ExportWriter::create(&disk, "/export.new".into(), STORE).and_then(|mut w| {
-            w.changes(&[put(1, 1)])?;
-            w.finish(&disk, Path::new("/export-1"), STORE, &end())
-        });
+        let written = ExportWriter::create(&disk, "/export.new".into(), STORE, Format::NEWEST)
+            .and_then(|mut w| {
+                w.changes(&[put(1, 1)])?;
+                w.finish(&disk, Path::new("/export-1"), STORE, &end())
+            });
         for seed in 0..8 {
             let after = disk.crash(seed);
             let named = after.exists(Path::new("/export-1")).unwrap();

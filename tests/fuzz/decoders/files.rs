@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use orlop_saga::compat::Format;
 use orlop_store::checkpoint;
 use orlop_store::disk::{Disk, SimDisk};
 use orlop_store::projection::{self, EXPIRIES, OUTCOMES, SAGAS, TENANTS};
@@ -54,7 +55,7 @@ fn read_checkpoint(body: &[u8]) -> bool {
         return false;
     };
     let disk = SimDisk::new();
-    checkpoint::write(&disk, Path::new("/"), &newest).unwrap();
+    checkpoint::write(&disk, Path::new("/"), &newest, Format::NEWEST).unwrap();
     let again = checkpoint::find(&disk, Path::new("/"), STORE).unwrap();
     assert_eq!(again.newest, Some(newest));
     true

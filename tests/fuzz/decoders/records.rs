@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use orlop_saga::compat::Format;
 use orlop_saga::live::Live;
 use orlop_saga::record;
 use orlop_saga::time::WallMillis;
@@ -19,14 +20,16 @@ pub(crate) fn run(input: &[u8]) -> usize {
         let Ok(event) = record::decode(piece) else {
             continue;
         };
-        let bytes = record::encode(&event).expect("an event that was read is written");
+        let bytes =
+            record::encode(Format::NEWEST, &event).expect("an event that was read is written");
         assert_eq!(record::decode(&bytes), Ok(event.clone()));
         let before = live.lsn();
         match live.apply(before.next(), &event) {
             Ok(finished) => {
                 folded += 1;
                 let mut changes = Vec::new();
-                projection::project(&event, finished.as_ref(), &mut changes).unwrap();
+                projection::project(Format::NEWEST, &event, finished.as_ref(), &mut changes)
+                    .unwrap();
             }
             Err(error) => {
                 assert_eq!(
@@ -50,7 +53,7 @@ fn survives(live: Live) {
         unexported_bytes: 0,
         live,
     };
-    checkpoint::write(&disk, folder, &written).unwrap();
+    checkpoint::write(&disk, folder, &written, Format::NEWEST).unwrap();
     let found = checkpoint::find(&disk, folder, STORE).unwrap();
     assert_eq!(found.newest.as_ref(), Some(&written));
 }
