@@ -15,7 +15,7 @@ use orlop_saga::record::RecordError;
 use orlop_saga::tenant::TenantLabel;
 use orlop_saga::time::Clock;
 use orlop_store::log::{Acknowledge, AppendError, Lane, LsnRange, Purpose};
-use orlop_store::projector::Projected;
+use orlop_store::projector::{Projected, RetentionClock};
 use orlop_store::store::{AppendRefused, Recovered, Store};
 use orlop_store::tables::TablesError;
 use parking_lot::Mutex;
@@ -40,6 +40,8 @@ pub(crate) struct Core {
     pub(crate) incarnation: Incarnation,
     pub(crate) limits: Limits,
     pub(crate) clock: Arc<dyn Clock>,
+    /// Says when outcomes end and whether they have expired, however the wall clock is set.
+    pub(crate) retention: RetentionClock,
     pub(crate) registry: Arc<Registry>,
     pub(crate) executor: Arc<Executor>,
     pub(crate) driver: Driver,
@@ -115,6 +117,7 @@ impl Core {
             store_id: recovered.store_id,
             incarnation: recovered.incarnation,
             limits: options.limits,
+            retention: RetentionClock::new(Arc::clone(&clock)),
             clock,
             registry,
             executor,

@@ -49,7 +49,7 @@ pub(crate) use self::blobs::DeadBlobs;
 pub(crate) use self::fold::Applier;
 use self::inbox::{Inbox, Request};
 pub(crate) use self::job::{list as exports, restore};
-pub(crate) use self::retention::RetentionClock;
+pub use self::retention::RetentionClock;
 use self::worker::Worker;
 
 /// Who is told which keys can from now on be found in the tables.

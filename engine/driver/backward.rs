@@ -45,7 +45,7 @@ impl Run {
                 if !self.all_called() || self.state.open_steps() > 0 {
                     return;
                 }
-                let at = core.clock.wall();
+                let at = core.retention.ended_at();
                 if self.record(SagaEvent::Completed { output, at }) {
                     self.finish();
                 }
@@ -93,7 +93,7 @@ impl Run {
             self.undo(core, index);
             return;
         }
-        let at = core.clock.wall();
+        let at = core.retention.ended_at();
         if self.record(SagaEvent::Compensated { at }) {
             self.finish();
         }

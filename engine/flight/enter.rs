@@ -431,7 +431,7 @@ impl Flight {
 
     fn expired(core: &Core, state: &State) -> bool {
         match &state.subject {
-            Subject::Known(settlement) => settlement.expires_at <= core.clock.wall(),
+            Subject::Known(settlement) => settlement.expires_at <= core.retention.now(),
             Subject::Effect(_) | Subject::Saga { .. } | Subject::Orphan { .. } => false,
         }
     }
@@ -498,7 +498,7 @@ impl Flight {
             return;
         };
         match row {
-            Ok(Some(settlement)) if settlement.expires_at > core.clock.wall() => {
+            Ok(Some(settlement)) if settlement.expires_at > core.retention.now() => {
                 self.found_settled(&core, settlement);
             }
             Ok(Some(_) | None) => self.found_unknown(&core, start),

@@ -190,7 +190,7 @@ impl Flight {
         outcome: Outcome,
         cost: BusyNanos,
     ) {
-        let at = core.clock.wall();
+        let at = core.retention.ended_at();
         let retention = Duration::from_millis(state.retention_ms);
         let ephemeral = state.durability == Durability::Ephemeral;
         let Some(plain) = state.plain() else {

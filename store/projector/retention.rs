@@ -2,7 +2,8 @@
 //!
 //! Time passes by the monotonic clock from the wall time at open: a wall clock that jumps ahead
 //! while the store is open expires nothing early, one that jumps back keeps outcomes longer. At
-//! the next open the wall clock is believed again.
+//! the next open the wall clock is believed again. What ends while the wall clock is set back is
+//! kept as if it had not been.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -18,14 +19,15 @@ use crate::tables::{Change, Tables};
 
 /// The time that retention goes by.
 #[derive(Debug)]
-pub(crate) struct RetentionClock {
+pub struct RetentionClock {
     clock: Arc<dyn Clock>,
     wall_at_open: WallMillis,
     monotonic_at_open: Monotonic,
 }
 
 impl RetentionClock {
-    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
+    /// A clock for one opening, which is now.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
         let (wall_at_open, monotonic_at_open) = (clock.wall(), clock.monotonic());
         Self {
             clock,
@@ -34,10 +36,20 @@ impl RetentionClock {
         }
     }
 
-    /// The earlier of the wall clock and what it would be had it not jumped.
-    pub(crate) fn now(&self) -> WallMillis {
+    /// The earlier of the wall clock and what it would be had it not jumped: what has not expired
+    /// by then has not expired.
+    pub fn now(&self) -> WallMillis {
+        self.clock.wall().min(self.unjumped())
+    }
+
+    /// The later of the two: when something ends, as far as its retention goes.
+    pub fn ended_at(&self) -> WallMillis {
+        self.clock.wall().max(self.unjumped())
+    }
+
+    fn unjumped(&self) -> WallMillis {
         let passed = self.clock.monotonic().since(self.monotonic_at_open);
-        self.clock.wall().min(self.wall_at_open.after(passed))
+        self.wall_at_open.after(passed)
     }
 }
 

@@ -14,6 +14,7 @@ use orlop::{
 use tokio::sync::oneshot;
 
 use crate::chain::{Chain, Plan};
+use crate::clock::JumpingClock;
 use crate::disks::{Disks, Shape};
 use crate::oracle::{Note, Oracle, Seen, Truth};
 use crate::outside::{Outside, Put, Remove, Worth, worth};
@@ -29,7 +30,8 @@ pub(crate) struct World {
     pub(crate) disks: Disks,
     pub(crate) outside: Outside,
     pub(crate) oracle: Oracle,
-    processes: u64,
+    pub(crate) clock: JumpingClock,
+    pub(crate) processes: u64,
 }
 
 /// What all callers of a round write down.
@@ -116,7 +118,7 @@ fn key_of(slot: &Slot) -> Option<Key> {
     }
 }
 
-async fn tenant_of(engine: &Engine, tenant: u8) -> Result<Tenant, TenantError> {
+pub(crate) async fn tenant_of(engine: &Engine, tenant: u8) -> Result<Tenant, TenantError> {
     engine.tenant(&format!("tenant {tenant}")).await
 }
 
@@ -295,8 +297,10 @@ impl World {
     pub(crate) fn open(&mut self, shape: Shape) -> Result<Engine, orlop::OpenError> {
         self.processes += 1;
         let view = self.outside.view(self.processes);
+        let clock = Arc::new(self.clock.clone());
         self.disks.open(shape, |builder| {
             builder
+                .clock(clock)
                 .pure(Worth, view.clone())
                 .external(Put, view.clone())
                 .undo(Remove, view.clone())
@@ -375,7 +379,7 @@ impl World {
         all
     }
 
-    fn faulty_opening(&mut self, shape: Shape, fault: Fault, seed: u64) {
+    pub(crate) fn faulty_opening(&mut self, shape: Shape, fault: Fault, seed: u64) {
         match fault {
             Fault::Sync => self.disks.log.fail_sync_after(0),
             Fault::Disk { operations } => self.disks.disk.power_off_after(operations),

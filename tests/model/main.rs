@@ -12,9 +12,12 @@
 )]
 
 mod chain;
+mod clock;
 #[path = "../fuzz/decoders/mod.rs"]
 mod decoders;
 mod disks;
+mod ends;
+mod jumps;
 mod life;
 mod oracle;
 mod outside;
@@ -22,6 +25,7 @@ mod plan;
 mod prefixes;
 mod racer;
 mod random;
+mod sagas;
 mod seeds;
 
 use std::sync::Once;

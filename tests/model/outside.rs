@@ -6,6 +6,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::oneshot;
+
+use crate::chain::Fate;
+use crate::clock::JumpingClock;
+
 use orlop::{
     Attempt, Computation, External, Failure, Fence, Found, HostFunction, Late, Pure, Reconcile,
     Reconciled, Undo, UndoFunction, Undoing,
@@ -26,6 +31,10 @@ pub(crate) enum Weather {
     PanicBefore,
     /// The code panics when it is done.
     PanicAfter,
+    /// Nobody hears what became of it, and it arrives so many calls later.
+    Late(u8),
+    /// It takes longer than anybody waits, and arrives so many calls later.
+    Hangs(u8),
 }
 
 /// What is known of one remote key.
@@ -58,6 +67,29 @@ struct State {
     violations: Vec<String>,
     /// Processes up to this one are dead: their calls have no effect any more.
     dead: u64,
+    /// What does not get better, by name.
+    fates: BTreeMap<String, Fate>,
+    /// Writes on the wire. They arrive whoever has died meanwhile.
+    wire: Vec<Sent>,
+    /// How many calls there were for all that a chain does.
+    chains: BTreeMap<String, u32>,
+    /// Who is told when a chain has made so many calls.
+    watches: Vec<(String, u32, oneshot::Sender<()>)>,
+    /// After how many calls in all the clock jumps, and how far, in milliseconds.
+    jumps: Vec<(u32, i64)>,
+    /// How many calls there were since the jumps were planned.
+    since: u32,
+    clock: JumpingClock,
+}
+
+/// A write on the wire.
+#[derive(Debug)]
+struct Sent {
+    /// Calls until it arrives.
+    calls: u8,
+    key: [u8; 32],
+    fence: Fence,
+    name: String,
 }
 
 /// The outside as one process sees it.
@@ -96,6 +128,40 @@ impl Outside {
             .extend(weather);
     }
 
+    /// What becomes of every call for `name`.
+    pub(crate) fn doom(&self, name: &str, fate: Fate) {
+        self.lock().fates.insert(name.to_owned(), fate);
+    }
+
+    /// Is told once the chain of this name has made so many calls.
+    pub(crate) fn watch(&self, chain: &str, calls: u32) -> oneshot::Receiver<()> {
+        let (tell, told) = oneshot::channel();
+        let mut state = self.lock();
+        if state.chains.get(chain).copied().unwrap_or_default() >= calls {
+            // Whoever watches does so already.
+            let _ = tell.send(());
+        } else {
+            state.watches.push((chain.to_owned(), calls, tell));
+        }
+        told
+    }
+
+    /// Has a clock jump while calls are made, in place of what was planned before.
+    pub(crate) fn jumps(&self, clock: &JumpingClock, jumps: &[(u32, i64)]) {
+        let mut state = self.lock();
+        state.clock = clock.clone();
+        state.jumps = jumps.to_vec();
+        state.since = 0;
+    }
+
+    /// Has everything arrive that is on the wire.
+    pub(crate) fn deliver(&self) {
+        let mut state = self.lock();
+        for sent in std::mem::take(&mut state.wire) {
+            state.arrive(&sent);
+        }
+    }
+
     /// How often code was called with this name.
     pub(crate) fn calls(&self, name: &str) -> u32 {
         self.lock().calls.get(name).copied().unwrap_or_default()
@@ -127,11 +193,53 @@ impl Outside {
 }
 
 impl State {
+    /// Counts a call, and says what befalls it.
     fn call(&mut self, name: &str, attempt: &Attempt) -> Option<Weather> {
         self.trail
             .push(format!("{name}: {:?} of {:?}", attempt.fence, attempt.step));
         *self.calls.entry(name.to_owned()).or_default() += 1;
-        self.weather.get_mut(name).and_then(VecDeque::pop_front)
+        self.count_for_chain(name);
+        self.since += 1;
+        let (since, clock) = (self.since, self.clock.clone());
+        for (_, ms) in self.jumps.extract_if(.., |(at, _)| *at <= since) {
+            clock.jump(ms);
+        }
+        let late = |sent: &mut Sent| {
+            sent.calls = sent.calls.saturating_sub(1);
+            sent.calls == 0
+        };
+        let arrived: Vec<Sent> = self.wire.extract_if(.., late).collect();
+        for sent in arrived {
+            self.arrive(&sent);
+        }
+        match self.fates.get(name) {
+            Some(Fate::Fails) => Some(Weather::Permanent),
+            Some(Fate::Tires) => Some(Weather::Retryable),
+            Some(Fate::Sound) | None => self.weather.get_mut(name).and_then(VecDeque::pop_front),
+        }
+    }
+
+    fn count_for_chain(&mut self, name: &str) {
+        let of_step = name.rsplit(' ').next().unwrap_or(name);
+        let Some((chain, _)) = of_step.split_once('/') else {
+            return;
+        };
+        let calls = self.chains.entry(chain.to_owned()).or_default();
+        *calls += 1;
+        let calls = *calls;
+        let reached = |watch: &mut (String, u32, _)| watch.0 == chain && watch.1 <= calls;
+        for (_, _, tell) in self.watches.extract_if(.., reached) {
+            // Whoever watched may have left.
+            let _ = tell.send(());
+        }
+    }
+
+    /// A write comes in from the wire. Its fence is refused like any other, and nobody hears so.
+    fn arrive(&mut self, sent: &Sent) {
+        self.trail
+            .push(format!("{} arrives late: {:?}", sent.name, sent.fence));
+        // The refusal goes to nobody.
+        let _ = self.write(sent.key, sent.fence, &sent.name);
     }
 
     /// The entry of a key, unless a newer fence has been seen.
@@ -145,9 +253,23 @@ impl State {
         Some(entry)
     }
 
+    /// A write whose process waits for its end.
     fn put(&mut self, attempt: &Attempt, name: &str) -> Result<(), Failure> {
-        let key = *attempt.remote_key.as_bytes();
-        let Some(entry) = self.fenced(key, attempt.fence, name) else {
+        self.write(*attempt.remote_key.as_bytes(), attempt.fence, name)
+    }
+
+    /// A write that arrives some calls later.
+    fn send(&mut self, attempt: &Attempt, name: &str, calls: u8) {
+        self.wire.push(Sent {
+            calls,
+            key: *attempt.remote_key.as_bytes(),
+            fence: attempt.fence,
+            name: name.to_owned(),
+        });
+    }
+
+    fn write(&mut self, key: [u8; 32], fence: Fence, name: &str) -> Result<(), Failure> {
+        let Some(entry) = self.fenced(key, fence, name) else {
             return Err(Failure::retryable("an older fence is refused"));
         };
         entry.puts += 1;
@@ -183,7 +305,14 @@ impl State {
             Some(Weather::Permanent | Weather::Retryable | Weather::PanicBefore) => {
                 return (weather, Ok(()));
             }
-            Some(Weather::DoubtBefore | Weather::DoubtAfter | Weather::PanicAfter) | None => {}
+            Some(
+                Weather::DoubtBefore
+                | Weather::DoubtAfter
+                | Weather::PanicAfter
+                | Weather::Late(_)
+                | Weather::Hangs(_),
+            )
+            | None => {}
         }
         let key = *undoing.step_key.as_bytes();
         let Some(entry) = self.fenced(key, attempt.fence, name) else {
@@ -235,7 +364,8 @@ impl HostFunction<Worth> for View {
     async fn run(&self, attempt: Attempt, input: String) -> Result<u64, Failure> {
         let weather = self.act(|state| state.call(&input, &attempt)).await;
         match weather {
-            None | Some(Weather::DoubtAfter) => Ok(worth(&input)),
+            None | Some(Weather::DoubtAfter | Weather::Late(_)) => Ok(worth(&input)),
+            Some(Weather::Hangs(_)) => std::future::pending().await,
             Some(Weather::Permanent) => Err(Failure::permanent("no such name")),
             Some(Weather::Retryable | Weather::DoubtBefore) => Err(Failure::retryable("busy")),
             Some(Weather::PanicBefore | Weather::PanicAfter) => panic!("planned"),
@@ -266,6 +396,10 @@ impl HostFunction<Put> for View {
                         | Weather::DoubtBefore
                         | Weather::PanicBefore,
                     ) => Ok(()),
+                    Some(Weather::Late(calls) | Weather::Hangs(calls)) => {
+                        state.send(&attempt, &input, calls);
+                        Ok(())
+                    }
                     None | Some(Weather::DoubtAfter | Weather::PanicAfter) => {
                         state.put(&attempt, &input)
                     }
@@ -278,7 +412,10 @@ impl HostFunction<Put> for View {
             None => Ok(worth(&input)),
             Some(Weather::Permanent) => Err(Failure::permanent("refused")),
             Some(Weather::Retryable) => Err(Failure::retryable("busy")),
-            Some(Weather::DoubtBefore | Weather::DoubtAfter) => Err(Failure::in_doubt("no reply")),
+            Some(Weather::DoubtBefore | Weather::DoubtAfter | Weather::Late(_)) => {
+                Err(Failure::in_doubt("no reply"))
+            }
+            Some(Weather::Hangs(_)) => std::future::pending().await,
             Some(Weather::PanicBefore | Weather::PanicAfter) => panic!("planned"),
         }
     }
@@ -325,7 +462,9 @@ impl UndoFunction<Remove> for View {
         match weather {
             None => Ok(()),
             Some(Weather::Permanent | Weather::Retryable) => Err(Failure::retryable("busy")),
-            Some(Weather::DoubtBefore | Weather::DoubtAfter) => Err(Failure::in_doubt("no reply")),
+            Some(
+                Weather::DoubtBefore | Weather::DoubtAfter | Weather::Late(_) | Weather::Hangs(_),
+            ) => Err(Failure::in_doubt("no reply")),
             Some(Weather::PanicBefore | Weather::PanicAfter) => panic!("planned"),
         }
     }

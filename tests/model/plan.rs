@@ -166,9 +166,9 @@ fn effect(tenant: u8, key: u8) -> impl Strategy<Value = Work> {
 
 fn link() -> impl Strategy<Value = Link> {
     prop_oneof![
-        2 => Just(Link::Worth),
-        5 => Just(Link::Put),
-        3 => Just(Link::Pair),
+        2 => Just(Link::WORTH),
+        5 => Just(Link::PUT),
+        3 => Just(Link::pair()),
         1 => Just(Link::Nap),
         1 => Just(Link::Note),
     ]
@@ -193,13 +193,12 @@ fn chain(tenant: u8, key: u8) -> impl Strategy<Value = Plan> {
 
 /// The names that a chain calls code with, and whether only forward helps there.
 fn names_of(plan: &Plan) -> Vec<(String, bool)> {
-    let mut names: Vec<(String, bool)> = Vec::new();
-    let count = plan.before.len() + plan.after.as_ref().map_or(0, Vec::len);
-    for index in 0..count {
-        names.push((plan.name_of(index), index >= plan.before.len()));
-    }
-    for name in plan.writes() {
-        names.push((format!("undo {name}"), true));
+    let mut names = Vec::new();
+    for placed in plan.steps() {
+        if placed.has_undo() {
+            names.push((format!("undo {}", placed.name), true));
+        }
+        names.push((placed.name, placed.pivoted));
     }
     names
 }
@@ -255,7 +254,7 @@ fn derive(task: Task) -> Task {
     }
 }
 
-fn end() -> impl Strategy<Value = End> {
+pub(crate) fn end() -> impl Strategy<Value = End> {
     prop_oneof![
         2 => Just(End::Close),
         2 => Just(End::Drop),
@@ -264,7 +263,7 @@ fn end() -> impl Strategy<Value = End> {
     ]
 }
 
-fn fault() -> impl Strategy<Value = Fault> {
+pub(crate) fn fault() -> impl Strategy<Value = Fault> {
     prop_oneof![
         Just(Fault::Sync),
         (0..8_u64).prop_map(|operations| Fault::Disk { operations }),

@@ -37,13 +37,13 @@ fn workload() -> Vec<Vec<Op>> {
     let worth = |name: &str| Work::Worth(name.to_owned());
     let forward = chain(
         "forward",
-        &[Link::Put, Link::Note, Link::Pair],
-        Some(&[Link::Put, Link::Worth]),
+        &[Link::PUT, Link::Note, Link::pair()],
+        Some(&[Link::PUT, Link::WORTH]),
         false,
     );
     let backward = chain(
         "backward",
-        &[Link::Put, Link::Worth, Link::Pair, Link::Put],
+        &[Link::PUT, Link::WORTH, Link::pair(), Link::PUT],
         None,
         true,
     );
@@ -64,7 +64,7 @@ fn workload() -> Vec<Vec<Op>> {
             4,
             Task::Enqueue(forward, Then::Await),
             &[
-                ("forward/2b", &[Weather::DoubtAfter]),
+                ("forward/2.1.0", &[Weather::DoubtAfter]),
                 ("forward/3", &[Weather::PanicAfter]),
             ],
         ),
@@ -73,7 +73,7 @@ fn workload() -> Vec<Vec<Op>> {
             Task::Enqueue(backward, Then::Await),
             &[
                 ("backward/3", &[Weather::DoubtAfter]),
-                ("undo backward/2b", &[Weather::PanicAfter]),
+                ("undo backward/2.1.0", &[Weather::PanicAfter]),
                 ("undo backward/0", &[Weather::Retryable]),
             ],
         ),

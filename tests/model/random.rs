@@ -13,7 +13,7 @@ fn cases() -> u32 {
     asked.and_then(|text| text.parse().ok()).unwrap_or(256)
 }
 
-fn config() -> Config {
+pub(crate) fn config() -> Config {
     Config {
         cases: cases(),
         max_shrink_iters: 400,

@@ -40,12 +40,12 @@ fn live(path: &Path) {
         tenant.submit(Worth, "first").await.unwrap();
         let put = tenant.submit(Put, "second").key(Key::named("second"));
         put.await.unwrap();
-        let all = [Link::Put, Link::Pair, Link::Nap, Link::Note, Link::Worth];
+        let all = [Link::PUT, Link::pair(), Link::Nap, Link::Note, Link::WORTH];
         for (name, gives_up) in [("forward", false), ("backward", true)] {
             let plan = Plan {
                 name: name.to_owned(),
                 before: all.to_vec(),
-                after: Some(vec![Link::Put]),
+                after: Some(vec![Link::PUT]),
                 gives_up,
             };
             let ticket = tenant.start::<Chain>(Key::named(name), plan).await.unwrap();
