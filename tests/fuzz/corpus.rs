@@ -1,5 +1,7 @@
 //! The committed corpus of the fuzz targets, through the very same code, on every toolchain.
 
+#![allow(clippy::unwrap_used, reason = "a test ends by panicking")]
+
 mod decoders;
 
 use std::path::PathBuf;

@@ -22,6 +22,7 @@ pub(crate) enum Fate {
 }
 
 /// One step. The outside is told its fate; the code goes by the rest.
+#[allow(clippy::struct_excessive_bools, reason = "each is drawn by itself")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Step {
     /// Whether it writes, or only computes.

@@ -199,7 +199,7 @@ fn seed_histories(index: usize, live: &Live, seeds: &mut Vec<Seed>) {
         };
         let sealed = history.encode().unwrap();
         let body = &sealed[20..sealed.len() - 32];
-        seeds.push(seed("histories", format!("saga-{saga}-{index}"), &body));
+        seeds.push(seed("histories", format!("saga-{saga}-{index}"), body));
     }
 }
 
@@ -234,7 +234,7 @@ fn seeds() -> Vec<Seed> {
     let id = read_all(&store, "FORMAT", "")[0][20..36]
         .try_into()
         .unwrap();
-    let disk = Arc::new(FileDisk::default());
+    let disk = Arc::new(FileDisk);
     let options = LogOptions {
         reserve_bytes: 0,
         ..LogOptions::default()
