@@ -2,7 +2,7 @@
 
 use orlop::CancelError;
 
-use crate::chain::{Link, Placed, Plan, output_of};
+use crate::chain::{Fate, Link, Placed, Plan, output_of};
 use crate::outside::Outside;
 
 /// How a chain ended.
@@ -50,8 +50,20 @@ fn natural(plan: &Plan) -> End {
 
 /// The first step whose failure ends the chain.
 fn first_doom(plan: &Plan) -> Option<Placed> {
-    let ends = |placed: &Placed| placed.step.is_doomed() && !placed.step.tolerant;
-    plan.steps().into_iter().find(ends)
+    plan.steps().into_iter().find(ends_chain)
+}
+
+/// Whether the chain does not go on after this step.
+fn ends_chain(placed: &Placed) -> bool {
+    placed.step.is_doomed() && (!placed.step.tolerant || halts(placed))
+}
+
+/// Whether the engine halts the chain here and asks for an operator, whatever the code would do.
+fn halts(placed: &Placed) -> bool {
+    match placed.step.fate {
+        Fate::Tires => placed.pivoted,
+        Fate::Sound | Fate::Fails => false,
+    }
 }
 
 fn reach(plan: &Plan, placed: &Placed) -> Reach {
@@ -59,10 +71,7 @@ fn reach(plan: &Plan, placed: &Placed) -> Reach {
         return Reach::Never;
     }
     let steps = plan.steps();
-    let ends: Vec<&Placed> = steps
-        .iter()
-        .filter(|other| other.step.is_doomed() && !other.step.tolerant)
-        .collect();
+    let ends: Vec<&Placed> = steps.iter().filter(|other| ends_chain(other)).collect();
     let Some(link) = ends.first().map(|first| first.link) else {
         return Reach::Done;
     };
@@ -72,7 +81,8 @@ fn reach(plan: &Plan, placed: &Placed) -> Reach {
     }
     let here: Vec<&&Placed> = ends.iter().filter(|end| end.link == link).collect();
     let leads_there = here.iter().any(|end| placed.precedes(end));
-    let (eager, alone) = (is_eager(plan, link), here.len() == 1);
+    let halted = here.iter().any(|end| halts(end));
+    let (eager, alone) = (halted || is_eager(plan, link), here.len() == 1);
     if placed.link < link || !eager || (alone && leads_there) {
         Reach::Done
     } else {
