@@ -34,6 +34,10 @@ pub struct EngineSnapshot {
     pub effects: usize,
     /// Unfinished sagas, held ones included.
     pub sagas: usize,
+    /// How many of these sagas have their functions in memory.
+    pub sagas_resident: usize,
+    /// How many are passivated: of these there is their recorded state alone.
+    pub sagas_passivated: usize,
     /// Every bulkhead.
     pub bulkheads: Vec<BulkheadSnapshot>,
     /// The device.
@@ -96,6 +100,8 @@ impl Engine {
     /// What it does at this moment.
     pub fn snapshot(&self) -> EngineSnapshot {
         let executor = &self.core.executor;
+        let sagas = self.core.driver.sagas();
+        let sagas_resident = self.core.driver.resident().min(sagas);
         let mut bulkheads: Vec<BulkheadSnapshot> = executor
             .bulkheads
             .values()
@@ -104,7 +110,9 @@ impl Engine {
         bulkheads.sort_by(|a, b| a.name.cmp(&b.name));
         EngineSnapshot {
             effects: self.core.flying(),
-            sagas: self.core.driver.sagas(),
+            sagas,
+            sagas_resident,
+            sagas_passivated: sagas.saturating_sub(sagas_resident),
             bulkheads,
             device: executor.device.snapshot(),
             store: self.core.store.0.health(),

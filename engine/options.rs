@@ -64,6 +64,11 @@ pub struct Limits {
     pub effects_max: usize,
     /// How many sagas may be unfinished at once, over all tenants.
     pub sagas_max: usize,
+    /// How many sagas may have their functions in memory while they wait: for a sleep, a signal, a
+    /// child, an operator. Beyond, those that were longest idle are passivated: dropped, and run
+    /// again from their beginning when there is something to tell them. With 0 each is passivated
+    /// as soon as it waits, also for an attempt that runs.
+    pub sagas_resident_max: usize,
     /// How many calls one saga may make.
     pub saga_calls_max: usize,
     /// How many bytes of input, outputs, undo arguments and signals one saga may have together.
@@ -95,6 +100,7 @@ impl Default for Limits {
             joiners_max: 4096,
             effects_max: 1 << 20,
             sagas_max: 1 << 20,
+            sagas_resident_max: 1 << 14,
             saga_calls_max: 10_000,
             saga_bytes_max: 48 << 20,
             saga_signals_max: 1024,
@@ -180,6 +186,12 @@ impl Options {
             ("limits.joiners_max", limits.joiners_max, 1, 1 << 20),
             ("limits.effects_max", limits.effects_max, 1, 1 << 24),
             ("limits.sagas_max", limits.sagas_max, 1, 1 << 24),
+            (
+                "limits.sagas_resident_max",
+                limits.sagas_resident_max,
+                0,
+                1 << 24,
+            ),
             ("limits.saga_calls_max", limits.saga_calls_max, 1, 1 << 20),
             ("limits.subscribers_max", limits.subscribers_max, 0, 4096),
             (

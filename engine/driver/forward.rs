@@ -54,7 +54,7 @@ impl Run {
         }
         let mut news = false;
         if self.player.is_none() {
-            if !self.begin(core) {
+            if self.rests() || !self.begin(core) {
                 return;
             }
             news = true;

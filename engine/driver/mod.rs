@@ -8,6 +8,7 @@
 //! | `attempt` | attempts of steps and undos on their way |
 //! | `backward` | ending: completion, unwinding, holds |
 //! | `operate` | what an operator has done to it |
+//! | `resident` | whose functions are in memory |
 //! | `deadline` | by when it has to have ended |
 //! | `signal` | what it is told from outside |
 //!
@@ -22,6 +23,7 @@ mod backward;
 mod deadline;
 mod forward;
 mod operate;
+mod resident;
 mod run;
 mod signal;
 
@@ -40,6 +42,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 pub(crate) use self::operate::{Fault, Order, Verb, Wish};
+use self::resident::Residents;
 use self::run::Run;
 pub(crate) use self::signal::Sending;
 use crate::core::Core;
@@ -202,6 +205,8 @@ pub(crate) struct Driver {
     outlet: Mutex<Option<Receiver<Told>>>,
     timers: Timers,
     sagas: AtomicUsize,
+    /// How many of them have their functions in memory.
+    resident: AtomicUsize,
     saga_last: AtomicU64,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
@@ -215,6 +220,7 @@ impl Driver {
             outlet: Mutex::new(Some(outlet)),
             timers,
             sagas: AtomicUsize::new(0),
+            resident: AtomicUsize::new(0),
             saga_last: AtomicU64::new(saga_last.get()),
             thread: Mutex::new(None),
         }
@@ -228,6 +234,7 @@ impl Driver {
         let player = Player {
             core: Arc::downgrade(core),
             runs: BTreeMap::new(),
+            residents: Residents::new(core.limits.sagas_resident_max),
             ended: VecDeque::new(),
             current: None,
             closing: None,
@@ -242,6 +249,11 @@ impl Driver {
     /// How many sagas are unfinished.
     pub(crate) fn sagas(&self) -> usize {
         self.sagas.load(Ordering::Relaxed)
+    }
+
+    /// How many unfinished sagas have their functions in memory.
+    pub(crate) fn resident(&self) -> usize {
+        self.resident.load(Ordering::Relaxed)
     }
 
     pub(crate) fn start(&self, flight: Arc<Flight>, start: Box<SagaStart>) {
@@ -316,6 +328,7 @@ struct Player {
     runs: BTreeMap<SagaId, Run>,
     /// What ended and is perhaps not in the tables yet, with the record of its end.
     ended: VecDeque<(Lsn, Run)>,
+    residents: Residents,
     /// The saga that is being heard.
     current: Option<SagaId>,
     closing: Option<std::sync::mpsc::Sender<()>>,
@@ -378,7 +391,8 @@ impl Player {
         };
         let (saga, text) = (self.current, panic_text(&*panic));
         tracing::error!(?saga, text, "the driver panicked");
-        if let Some(run) = saga.and_then(|saga| self.runs.remove(&saga)) {
+        if let Some(mut run) = saga.and_then(|saga| self.runs.remove(&saga)) {
+            self.residents.left(&mut run);
             run.flight.hold(&Arc::from(format!("the driver: {text}")));
             core.driver.ended();
         }
@@ -427,6 +441,7 @@ impl Player {
         if self.runs.get(&saga).is_some_and(Run::is_over) {
             self.let_go(core, saga);
         }
+        self.residents.moved(&core.driver, &mut self.runs, saga);
     }
 
     /// A saga is over. Its end is found in the tables once they have it, and here until then.
@@ -435,9 +450,10 @@ impl Player {
         while self.ended.front().is_some_and(|(lsn, _)| *lsn <= projected) {
             self.ended.pop_front();
         }
-        let Some(run) = self.runs.remove(&saga) else {
+        let Some(mut run) = self.runs.remove(&saga) else {
             return;
         };
+        self.residents.left(&mut run);
         if let Some(lsn) = run.finished_at() {
             if self.ended.len() >= ENDED_MAX {
                 self.ended.pop_front();

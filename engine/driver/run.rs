@@ -20,6 +20,7 @@ use orlop_saga::time::Monotonic;
 use orlop_store::log::{AppendError, LsnRange, Purpose};
 
 use super::attempt::Active;
+use super::resident::Residence;
 use super::{CancelError, Fault, Message, Tell, not_recorded};
 use crate::core::Core;
 use crate::flight::Flight;
@@ -78,6 +79,9 @@ pub(super) struct Run {
     pub(super) active: BTreeMap<StepIndex, Active>,
     /// Before when the undo of a step in doubt must not start.
     pub(super) undo_at: HashMap<StepIndex, Monotonic>,
+    /// How many deliveries its function had been told when it was passivated.
+    pub(super) resting: Option<usize>,
+    pub(super) residence: Residence,
     /// When its deadline passes.
     pub(super) due_at: Option<Monotonic>,
     /// The sleeps whose timers run.
@@ -129,6 +133,8 @@ impl Run {
             player: None,
             active: BTreeMap::new(),
             undo_at: HashMap::new(),
+            resting: None,
+            residence: Residence::default(),
             due_at: None,
             asleep: BTreeSet::new(),
             outbox: VecDeque::new(),
@@ -262,6 +268,7 @@ impl Run {
 
     /// Ends this execution of the function. It is the embedder's, and so is what it drops.
     pub(super) fn bury(&mut self) {
+        self.resting = None;
         let playing = self.player.take();
         if catch_unwind(AssertUnwindSafe(|| drop(playing))).is_err() {
             tracing::error!(saga = %self.id, "the saga's function panicked when it was dropped");

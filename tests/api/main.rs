@@ -20,6 +20,7 @@ mod keys;
 mod limits;
 mod mistakes;
 mod operators;
+mod passivation;
 mod poison;
 mod replay;
 mod runtimes;
