@@ -45,6 +45,18 @@ pub(crate) struct Measured {
 impl Figure {
     /// A figure that must be below a limit.
     pub(crate) fn below(measured: &Measured, limit: f64) -> Self {
+        let target = format!("below {limit} {}", measured.unit);
+        let met = measured.value < limit;
+        Self::beside(measured, "limit", limit, Some((target, met)))
+    }
+
+    /// A figure beside what it is compared to, with its target and whether that is met.
+    pub(crate) fn beside(
+        measured: &Measured,
+        reference: &'static str,
+        reference_value: f64,
+        target: Option<(String, bool)>,
+    ) -> Self {
         let &Measured {
             id,
             suite,
@@ -54,17 +66,18 @@ impl Figure {
             samples,
             median_of,
         } = measured;
+        let (target, met) = target.unzip();
         Self {
             id,
             suite,
             name,
             value,
             unit,
-            reference: "limit",
-            reference_value: limit,
-            ratio: value / limit,
-            target: Some(format!("below {limit} {unit}")),
-            met: Some(value < limit),
+            reference,
+            reference_value,
+            ratio: value / reference_value,
+            target,
+            met,
             samples,
             median_of,
         }

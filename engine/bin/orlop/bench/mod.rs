@@ -10,6 +10,7 @@
 //!
 //! A new suite is a file, a variant of [`Suite`] and a line in [`Suite::figures`].
 
+mod admission;
 mod cpu;
 mod figure;
 mod idle;
@@ -44,6 +45,8 @@ pub(crate) struct Arguments {
 enum Suite {
     /// The processor time of an open engine that has nothing to do.
     Idle,
+    /// What asking for a permit costs.
+    Admission,
 }
 
 impl Suite {
@@ -51,6 +54,7 @@ impl Suite {
     fn figures(self, duration: Duration) -> Result<Vec<Figure>, BenchError> {
         match self {
             Self::Idle => Ok(vec![idle::measure(duration)?]),
+            Self::Admission => admission::measure(duration),
         }
     }
 }
@@ -82,10 +86,19 @@ enum BenchError {
     /// The engine did not close cleanly.
     #[error("the engine did not close")]
     Close(#[from] CloseError),
+    /// A bulkhead or a tenant of the bench was not made.
+    #[error("admission was not set up: {0}")]
+    Admission(String),
     /// The system does not tell how much processor time this process has used.
     #[error("the system does not tell the processor time of this process")]
     #[cfg_attr(target_os = "linux", expect(dead_code, reason = "Linux always tells"))]
     NoClock,
+}
+
+impl BenchError {
+    fn admission(error: impl std::fmt::Display) -> Self {
+        Self::Admission(error.to_string())
+    }
 }
 
 /// Measures, prints, writes; the exit code says whether every target was met.
