@@ -3,9 +3,8 @@
 //! One moving average per computation, lane and size class (a class is a power of two of the size
 //! in bytes). Bounded: beyond [`KINDS_MAX`] kinds nothing new is learnt.
 
-use std::collections::HashMap;
-
 use orlop_saga::amount::{BusyNanos, ByteCount};
+use rustc_hash::FxHashMap;
 
 use crate::request::{ComputationId, Lane};
 
@@ -46,7 +45,7 @@ impl Kind {
 #[derive(Debug)]
 pub(crate) struct Estimates {
     /// Averages in sixteenths of a nanosecond, so that rounding does not make them drift.
-    averages: HashMap<Kind, u64>,
+    averages: FxHashMap<Kind, u64>,
     guess: u64,
 }
 
@@ -54,7 +53,7 @@ impl Estimates {
     /// Knows nothing; `guess` is what the first of a kind is taken to cost.
     pub(crate) fn new(guess: BusyNanos) -> Self {
         Self {
-            averages: HashMap::new(),
+            averages: FxHashMap::default(),
             guess: guess.get(),
         }
     }

@@ -16,11 +16,10 @@
 //! - A lane is forgotten only when it has nothing queued or in flight and is not ahead of the
 //!   others, or when nobody has anything.
 
-use std::collections::HashMap;
-
 use orlop_saga::amount::BusyNanos;
 use orlop_saga::id::TenantId;
 use orlop_saga::tenant::Class;
+use rustc_hash::FxHashMap;
 use slab::Slab;
 
 use crate::links::{Linked, Links, List};
@@ -161,9 +160,9 @@ impl Lane {
 pub(crate) struct FairQueue<W> {
     entries: Slab<Entry<W>>,
     lanes: Slab<Lane>,
-    lane_of: HashMap<OwnerKey, usize>,
+    lane_of: FxHashMap<OwnerKey, usize>,
     groups: Slab<Group>,
-    group_of: HashMap<GroupId, usize>,
+    group_of: FxHashMap<GroupId, usize>,
     turns: Turns,
     /// Lanes that are not idle.
     busy: usize,
@@ -176,9 +175,9 @@ impl<W> FairQueue<W> {
         Self {
             entries: Slab::new(),
             lanes: Slab::new(),
-            lane_of: HashMap::new(),
+            lane_of: FxHashMap::default(),
             groups: Slab::new(),
-            group_of: HashMap::new(),
+            group_of: FxHashMap::default(),
             turns: Turns::default(),
             busy: 0,
             slots_per_owner_max: u64::from(slots_per_owner_max),
