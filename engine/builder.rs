@@ -90,7 +90,6 @@ impl EngineBuilder {
 
     /// Has every attempt pass a turnstile.
     #[cfg(feature = "testkit")]
-    #[allow(dead_code, reason = "the sweep over crashes lets attempts through")]
     pub(crate) fn turnstile(
         mut self,
         turnstile: Arc<dyn crate::executor::turnstile::Turnstile>,

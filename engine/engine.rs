@@ -23,7 +23,7 @@ use crate::tenant::{Tenant, TenantError, TenantManager};
 /// last engine, tenant and ticket are dropped.
 #[derive(Clone)]
 pub struct Engine {
-    core: Handle,
+    pub(crate) core: Handle,
     recovery: Arc<Recovery>,
 }
 

@@ -7,7 +7,6 @@
 
 mod device;
 #[cfg(feature = "testkit")]
-#[allow(dead_code, reason = "the sweep over crashes lets attempts through")]
 pub(crate) mod turnstile;
 
 use std::collections::HashMap;

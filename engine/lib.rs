@@ -58,6 +58,8 @@ mod signal;
 mod start;
 mod submission;
 mod tenant;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 mod ticket;
 #[cfg(feature = "tiered")]
 pub mod tiered;

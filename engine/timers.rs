@@ -55,29 +55,24 @@ impl Timers {
 
     /// A sleep that may be awaited on any runtime, or none.
     pub(crate) fn sleep(&self, wait: Duration) -> Sleeping {
-        match &self.simulated {
-            Some(simulated) => {
-                let (ring, rung) = oneshot::channel();
-                let at = self.clock.monotonic().after(wait);
-                let call = simulated.call_at(
-                    at,
-                    Box::new(move || {
-                        // Whoever slept may have left.
-                        let _ = ring.send(());
-                    }),
-                );
-                let simulated = Arc::clone(simulated);
-                Sleeping::Simulated(Rung {
-                    rung,
-                    call,
-                    simulated,
-                })
-            }
-            None => {
-                let _timers = self.handle.enter();
-                Sleeping::Real(Box::pin(tokio::time::sleep(wait)))
-            }
-        }
+        let Some(simulated) = &self.simulated else {
+            let _timers = self.handle.enter();
+            return Sleeping::Real(Box::pin(tokio::time::sleep(wait)));
+        };
+        let (ring, heard) = oneshot::channel();
+        let at = self.clock.monotonic().after(wait);
+        let call = simulated.call_at(
+            at,
+            Box::new(move || {
+                // Whoever slept may have left.
+                let _ = ring.send(());
+            }),
+        );
+        Sleeping::Simulated(Rung {
+            heard,
+            call,
+            simulated: Arc::clone(simulated),
+        })
     }
 
     /// Calls `work` once `wait` has passed, unless the engine ends before.
@@ -127,7 +122,7 @@ pub(crate) enum Sleeping {
 
 /// A simulated timer that somebody waits for.
 pub(crate) struct Rung {
-    rung: oneshot::Receiver<()>,
+    heard: oneshot::Receiver<()>,
     call: u64,
     simulated: Arc<dyn Simulated>,
 }
@@ -144,7 +139,7 @@ impl Future for Sleeping {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         match &mut *self {
             Self::Real(sleep) => sleep.as_mut().poll(context),
-            Self::Simulated(timer) => match timer.rung.poll_unpin(context) {
+            Self::Simulated(timer) => match timer.heard.poll_unpin(context) {
                 Poll::Ready(Ok(())) => Poll::Ready(()),
                 // Forgotten with its clock: time passes no more.
                 Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,

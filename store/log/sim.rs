@@ -46,7 +46,16 @@ struct Image {
     sync_fails_at: Option<u64>,
     full: bool,
     /// Who waits to hear that the power is gone.
-    told: Option<Sender<()>>,
+    told: Option<Told>,
+}
+
+/// What is called when the power is gone.
+struct Told(Box<dyn FnOnce() + Send>);
+
+impl fmt::Debug for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Told")
+    }
 }
 
 impl Image {
@@ -86,7 +95,15 @@ impl SimLogDisk {
     /// Has `told` hear it when a group meets the power off: from then on nobody is answered, which
     /// nobody who waits for an answer could otherwise know.
     pub fn tell_power_off(&self, told: Sender<()>) {
-        self.0.lock().told = Some(told);
+        self.on_power_off(move || {
+            // Whoever wanted to know may have left.
+            let _ = told.send(());
+        });
+    }
+
+    /// The same, for `told` to be called on the log's own thread.
+    pub fn on_power_off(&self, told: impl FnOnce() + Send + 'static) {
+        self.0.lock().told = Some(Told(Box::new(told)));
     }
 
     /// Lets `groups` more groups become durable. The sync of the one after fails,
@@ -105,9 +122,15 @@ impl SimLogDisk {
     /// what was written and not synced a prefix of whole batches drawn from `seed`.
     #[must_use]
     pub fn crash(&self, seed: u64) -> Self {
+        let unsynced = self.0.lock().unsynced.len() as u64;
+        self.crash_keeping(Rng::with_seed(seed).u64(..=unsynced))
+    }
+
+    /// The same with the oldest `kept` of the batches that were written and not synced.
+    #[must_use]
+    pub fn crash_keeping(&self, kept: u64) -> Self {
         let image = self.0.lock();
-        let mut rng = Rng::with_seed(seed);
-        let kept = rng.usize(..=image.unsynced.len());
+        let kept = usize::try_from(kept).unwrap_or(usize::MAX);
         let durable = image.durable.iter().chain(image.unsynced.iter().take(kept));
         Self::of(durable.cloned().collect(), image.next())
     }
@@ -377,11 +400,12 @@ impl SimLogDisk {
             .is_some_and(|limit| image.groups >= limit);
         if power_off || fails {
             image.unsynced.extend(stored);
+            let told = image.told.take_if(|_| power_off);
+            drop(image);
+            if let Some(Told(tell)) = told {
+                tell();
+            }
             return if power_off {
-                if let Some(told) = image.told.take() {
-                    // Whoever wanted to know may have left.
-                    let _ = told.send(());
-                }
                 Synced::PowerOff
             } else {
                 Synced::Failed
