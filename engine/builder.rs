@@ -15,6 +15,7 @@ use crate::buffer::BufferSource;
 use crate::clock::SystemClock;
 use crate::computation::{Computation, External, Pure, Undo};
 use crate::core::{Core, CoreParts, Projections};
+use crate::counter::CounterSaga;
 use crate::device::{Blake3, Crc32c, DeviceBound, DeviceFunction, Noop};
 use crate::engine::Engine;
 use crate::error::RegisterError;
@@ -171,11 +172,22 @@ impl EngineBuilder {
     }
 
     /// Registers a saga.
-    pub fn saga<S: Saga>(mut self, saga: S) -> Self {
+    pub fn saga<S: Saga>(self, saga: S) -> Self {
+        self.add_saga(saga, None)
+    }
+
+    /// Registers a saga and the one that takes it back after its pivot: a cancel that comes too
+    /// late names it.
+    pub fn saga_with_counter<S: Saga, C: CounterSaga<S>>(self, saga: S, counter: C) -> Self {
+        self.add_saga(saga, Some(C::NAME.into())).saga(counter)
+    }
+
+    fn add_saga<S: Saga>(mut self, saga: S, counter: Option<Box<str>>) -> Self {
         match self.registry.claim(S::NAME) {
             Ok(_) => self.registry.add_saga(SagaEntry {
                 reference: CodeRef::new(S::NAME, S::VERSION),
                 code: Arc::new(saga),
+                counter,
             }),
             Err(error) => self.error = self.error.or(Some(error)),
         }

@@ -49,6 +49,8 @@ pub(crate) struct UndoEntry {
 pub(crate) struct SagaEntry {
     pub(crate) reference: CodeRef,
     pub(crate) code: Arc<dyn SagaCode>,
+    /// The saga that takes it back after its pivot.
+    pub(crate) counter: Option<Box<str>>,
 }
 
 /// See the module.

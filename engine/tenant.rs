@@ -263,10 +263,8 @@ impl TenantManager {
             key,
         };
         let flight = core.flights.get(&id).map(|entry| Arc::clone(entry.value()));
-        match flight.and_then(|flight| flight.saga()) {
-            Some(saga) => core.driver.cancel(saga).await,
-            None => Err(CancelError::Ended),
-        }
+        let saga = flight.and_then(|flight| flight.saga());
+        core.cancel_saga(id, saga).await
     }
 
     /// Has a stuck effect tried again, all its attempts free again; false if it is not stuck.

@@ -118,14 +118,6 @@ impl<T> SagaTicket<T> {
     /// [`CancelError`]: it goes on as it was.
     pub async fn cancel(&self) -> Result<(), CancelError> {
         let core = &self.claim.tenant.core;
-        if let Err(error) = core.check_process() {
-            return Err(CancelError::NotRecorded {
-                reason: error.to_string(),
-            });
-        }
-        match self.id() {
-            Some(saga) => core.driver.cancel(saga).await,
-            None => Err(CancelError::Ended),
-        }
+        core.cancel_saga(self.claim.seat.flight.id, self.id()).await
     }
 }

@@ -56,9 +56,16 @@ use crate::timers::{Timers, Work};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CancelError {
-    /// It has passed its pivot: it can only go forward. Start a saga that rolls it back.
-    #[error("the saga has passed its pivot; only another saga can roll it back")]
-    RollbackRequired,
+    /// It has passed its pivot: it can only go forward. Start a saga that rolls it back, if one is
+    /// registered with [`Tenant::roll_back`](crate::Tenant::roll_back).
+    #[error(
+        "the saga has passed its pivot; only another saga can roll it back: {}",
+        counter.as_deref().unwrap_or("none is registered")
+    )]
+    RollbackRequired {
+        /// The name of the saga that is registered to take it back.
+        counter: Option<Box<str>>,
+    },
     /// It has ended, or it is not in this engine.
     #[error("the saga has ended")]
     Ended,

@@ -294,7 +294,8 @@ impl Run {
         if self.state.ended() {
             let _ = tell.send(Err(CancelError::Ended));
         } else if self.state.pivoted() {
-            let _ = tell.send(Err(CancelError::RollbackRequired));
+            let counter = core.counter_of(&self.state.start().code.name);
+            let _ = tell.send(Err(CancelError::RollbackRequired { counter }));
         } else if self.record(SagaEvent::CancelRequested) {
             if matches!(self.state.phase(), Phase::Running) {
                 // Unwinding needs nothing of what holds it: neither its code nor an answer. Its

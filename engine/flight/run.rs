@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use orlop_admission::{Acquired, Grantee, Lane, Permit, Refusal};
-use orlop_saga::effect::Withdrawal;
+use orlop_saga::effect::{Settlement, Withdrawal};
 use orlop_saga::id::{Fence, SagaId};
 use orlop_saga::outcome::Outcome;
 use orlop_saga::saga::SagaStart;
@@ -388,6 +388,14 @@ impl Flight {
         let mut state = self.state.lock();
         if matches!(state.phase, Phase::Stuck(_)) {
             state.phase = Phase::Driven;
+        }
+    }
+
+    /// The outcome under this key, once that is durable.
+    pub(crate) fn known(&self) -> Option<Arc<Settlement>> {
+        match &self.state.lock().subject {
+            Subject::Known(settlement) => Some(Arc::clone(settlement)),
+            Subject::Effect(_) | Subject::Saga { .. } | Subject::Orphan { .. } => None,
         }
     }
 

@@ -97,8 +97,10 @@ impl Tiered {
             .undo(ManifestDelete, self.clone())
             .external(LocatorUpdate, self.clone())
             .undo(LocatorRestore, self.clone())
-            .saga(CompactionPublish::new(attempt_timeout))
-            .saga(CompactionRollback::new(attempt_timeout))
+            .saga_with_counter(
+                CompactionPublish::new(attempt_timeout),
+                CompactionRollback::new(attempt_timeout),
+            )
             .external(SymbolPutBatch, self.clone())
             .external(SymbolDeleteBatch, self.clone())
             .undo(SymbolDeleteBatch, self.clone())

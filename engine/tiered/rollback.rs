@@ -4,10 +4,11 @@
 
 use std::time::Duration;
 
-use super::compact::Published;
+use super::compact::{CompactionPublish, Published};
 use super::delete::SegmentDelete;
 use super::manifest::{ManifestDelete, TableManifest};
 use super::update::{LocatorMove, LocatorRestore, LocatorUpdate};
+use crate::counter::{CounterSaga, Original};
 use crate::saga::{Saga, SagaContext, SagaError};
 
 /// Takes a published compaction back: move the locator to the manifest before, pivot, delete the
@@ -24,6 +25,13 @@ pub struct CompactionRollback {
 impl CompactionRollback {
     pub(crate) fn new(attempt_timeout: Duration) -> Self {
         Self { attempt_timeout }
+    }
+}
+
+impl CounterSaga<CompactionPublish> for CompactionRollback {
+    fn input(original: Original<CompactionPublish>) -> Option<Published> {
+        // Without its output nobody knows which revision it moved the locator to.
+        original.output
     }
 }
 

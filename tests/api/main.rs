@@ -13,6 +13,7 @@ mod support;
 
 mod blobs;
 mod capabilities;
+mod counters;
 mod divergence;
 mod effects;
 mod gate;

@@ -282,7 +282,10 @@ fn a_cancel_after_the_pivot_says_that_only_another_saga_can_roll_it_back() {
     let engine = open_after_drop(|| stage.builder::<1>(pivots));
     let tenant = engine.blocking().tenant("a").unwrap();
     let ticket = wait(tenant.start::<Any<1>>(key(), ())).unwrap();
-    assert_eq!(wait(ticket.cancel()), Err(CancelError::RollbackRequired));
+    assert_eq!(
+        wait(ticket.cancel()),
+        Err(CancelError::RollbackRequired { counter: None })
+    );
     stage.gate.let_go(10);
     assert_eq!(wait(ticket).unwrap().output, [0_u64; 0]);
     assert_eq!(stage.world.outside.ledger(), ["put one"]);

@@ -109,7 +109,7 @@ pub(crate) fn check_end(plan: &Plan, end: &End, cancel: &Cancel) {
             assert_eq!(*end, natural, "{name}, {cancel:?}");
         }
         Cancel::Told(Ok(())) => assert_eq!(*end, End::Compensated, "{name} was cancelled"),
-        Cancel::Told(Err(CancelError::RollbackRequired)) => {
+        Cancel::Told(Err(CancelError::RollbackRequired { .. })) => {
             assert_eq!(*end, natural, "{name} had pivoted");
             assert!(plan.after.is_some() && !plan.gives_up, "{name} has a pivot");
         }

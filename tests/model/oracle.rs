@@ -120,7 +120,7 @@ impl Oracle {
                 Seen::SagaCancelled(Ok(())) => {
                     self.cancelled.insert(slot.clone());
                 }
-                Seen::SagaCancelled(Err(CancelError::RollbackRequired)) => {
+                Seen::SagaCancelled(Err(CancelError::RollbackRequired { .. })) => {
                     self.pivoted.insert(slot.clone());
                 }
                 Seen::SagaCancelled(Err(error)) => {

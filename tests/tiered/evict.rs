@@ -162,7 +162,7 @@ fn a_cancel_after_the_pivot_is_refused_and_the_eviction_completes() {
     let ticket = wait(start).unwrap();
     world.local.wait_for_removal();
     let refused = wait(ticket.cancel()).unwrap_err();
-    assert_eq!(refused, CancelError::RollbackRequired);
+    assert_eq!(refused, CancelError::RollbackRequired { counter: None });
     world.local.open_gate();
     wait(ticket).unwrap();
     assert_eq!(world.outside.segments().len(), 1);
