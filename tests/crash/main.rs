@@ -1,4 +1,5 @@
-//! Real processes over real files, ended by a real SIGKILL.
+//! Real processes over real files, ended by a real SIGKILL; and the reference sagas on a simulated
+//! machine, crashed at every point there is, with the number of points on the standard output.
 //!
 //! `ORLOP_CRASH_KILLS` kills more often than the default, `ORLOP_CRASH_SEED` draws other moments.
 
@@ -15,3 +16,5 @@ mod child;
 mod code;
 mod ledger;
 mod parent;
+mod remote;
+mod tiers;
