@@ -10,6 +10,7 @@
 //!   order of its states; admission, wakers and the tables are called without it.
 
 mod enter;
+mod look;
 mod record;
 mod run;
 mod wait;
@@ -50,6 +51,8 @@ struct State {
     retention_ms: u64,
     /// What the journal says of a plain effect once everything appended is durable.
     journaled: Option<Effect>,
+    /// Other requests that came while the tables were asked, in order of arrival.
+    rivals: Vec<look::Rival>,
     /// Tells this admission from an earlier one.
     round: u64,
     /// The record of the outcome, once it is durable.
@@ -150,6 +153,20 @@ impl State {
         match &mut self.subject {
             Subject::Effect(plain) => Some(plain),
             Subject::Saga { .. } | Subject::Orphan { .. } | Subject::Known(_) => None,
+        }
+    }
+
+    /// A joiner's class counts from now on, if it is more urgent; whether it is.
+    fn urge(&mut self, work: &Work) -> bool {
+        let Work::Effect { request, .. } = work else {
+            return false;
+        };
+        match self.plain() {
+            Some(plain) if request.class < plain.request.class => {
+                plain.request.class = request.class;
+                true
+            }
+            Some(_) | None => false,
         }
     }
 

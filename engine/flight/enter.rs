@@ -5,11 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use dashmap::mapref::entry::Entry;
 use orlop_admission::{Refusal, TenantAccount};
-use orlop_saga::effect::{Effect, EffectId, Request, Settlement, Withdrawal};
+use orlop_saga::effect::{Effect, EffectId, Request};
 use orlop_saga::id::{Lsn, SagaId, TenantId};
 use orlop_saga::key::Fingerprint;
 use orlop_saga::saga::SagaStart;
-use orlop_store::tables::TablesError;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -33,6 +32,7 @@ pub(crate) enum Want {
 }
 
 /// What is submitted under a key.
+#[derive(Clone)]
 pub(crate) enum Work {
     /// A computation.
     Effect {
@@ -45,14 +45,14 @@ pub(crate) enum Work {
 }
 
 impl Work {
-    fn fingerprint(&self) -> Fingerprint {
+    pub(super) fn fingerprint(&self) -> Fingerprint {
         match self {
             Self::Effect { request, .. } => request.fingerprint,
             Self::Saga(start) => start.fingerprint,
         }
     }
 
-    fn retention_ms(&self) -> u64 {
+    pub(super) fn retention_ms(&self) -> u64 {
         match self {
             Self::Effect { request, .. } => request.retention_ms,
             Self::Saga(start) => start.retention_ms,
@@ -184,7 +184,7 @@ impl Core {
 
 impl Core {
     /// Whether the tenant may have more outcomes that are kept in blobs.
-    fn check_blobs(&self, tenant: TenantId) -> Result<(), SubmitError> {
+    pub(super) fn check_blobs(&self, tenant: TenantId) -> Result<(), SubmitError> {
         let (bytes, bytes_max) = self.store.0.blob_bytes(tenant);
         if bytes < bytes_max {
             return Ok(());
@@ -198,9 +198,9 @@ impl Core {
     }
 }
 
-impl Flight {
-    fn new(core: &Arc<Core>, entrance: &Entrance, looking: bool) -> Self {
-        let subject = match &entrance.work {
+impl Subject {
+    pub(super) fn of(core: &Core, work: &Work) -> Self {
+        match work {
             Work::Effect {
                 request,
                 code,
@@ -220,7 +220,13 @@ impl Flight {
                 fingerprint: start.fingerprint,
                 id: SagaId::default(),
             },
-        };
+        }
+    }
+}
+
+impl Flight {
+    fn new(core: &Arc<Core>, entrance: &Entrance, looking: bool) -> Self {
+        let subject = Subject::of(core, &entrance.work);
         Self {
             core: Arc::downgrade(core),
             id: entrance.id,
@@ -239,6 +245,7 @@ impl Flight {
                 retention_ms: entrance.work.retention_ms(),
                 settled_at: Lsn::default(),
                 withdrawal: None,
+                rivals: Vec::new(),
                 journaled: None,
                 round: 0,
             }),
@@ -324,6 +331,7 @@ impl Flight {
                 retention_ms,
                 settled_at: Lsn::default(),
                 withdrawal: None,
+                rivals: Vec::new(),
                 journaled: None,
                 round: 0,
             }),
@@ -410,9 +418,16 @@ impl Flight {
             plain.cancelled = false;
             self.cancel.store(false, Ordering::Relaxed);
         }
-        // The strongest durability of all joiners counts.
-        let strengthened =
-            state.durability < entrance.durability && state.fingerprint() == fingerprint;
+        if state.fingerprint() != fingerprint {
+            // The tables are being asked: it may be this one that they know, or that runs.
+            state.rival(entrance);
+            return Ok(Some(seat));
+        }
+        // The strongest durability and the most urgent class of all joiners count. Of deadlines it
+        // is the latest: each ends the wait of its caller, and the last who leaves takes the work
+        // along.
+        let urged = state.urge(&entrance.work);
+        let strengthened = state.durability < entrance.durability;
         if strengthened {
             state.durability = entrance.durability;
             // What is promised now must not end where the first caller would have given up.
@@ -423,6 +438,9 @@ impl Flight {
         let letters = self.news(&mut state);
         drop(state);
         wait::send(letters);
+        if urged {
+            self.queue_anew(core);
+        }
         if strengthened {
             self.record_acceptance(core);
         }
@@ -486,86 +504,6 @@ impl Flight {
                 }),
             })
         })
-    }
-
-    /// The tables answered whether the key has an outcome.
-    fn looked_up(
-        self: Arc<Self>,
-        row: Result<Option<Settlement>, TablesError>,
-        start: Option<Box<SagaStart>>,
-    ) {
-        let Some(core) = self.core.upgrade() else {
-            return;
-        };
-        match row {
-            Ok(Some(settlement)) if settlement.expires_at > core.retention.now() => {
-                self.found_settled(&core, settlement);
-            }
-            Ok(Some(_) | None) => self.found_unknown(&core, start),
-            Err(error) => {
-                let key = self.id.key;
-                let reason = Arc::from(error.to_string());
-                let error = match error {
-                    TablesError::Blob { .. } => SubmitError::Damaged { key, reason },
-                    TablesError::Io { .. }
-                    | TablesError::Damaged { .. }
-                    | TablesError::Poisoned
-                    | TablesError::TooLarge { .. }
-                    | TablesError::Closed
-                    | _ => SubmitError::Lookup { key, reason },
-                };
-                self.withdraw(&core, error, Withdrawal::Refused);
-            }
-        }
-    }
-
-    fn found_settled(self: &Arc<Self>, core: &Arc<Core>, settlement: Settlement) {
-        let key = self.id.key;
-        let settlement = Arc::new(settlement);
-        let mut state = self.state.lock();
-        state.phase = Phase::Gone;
-        state.subject = Subject::Known(Arc::clone(&settlement));
-        let letters = state.waiters.answer(|waiter| {
-            Some(if waiter.fingerprint == settlement.fingerprint {
-                let settlement = Arc::clone(&settlement);
-                match waiter.want {
-                    Want::Outcome => Ok(Arrival::Settled {
-                        settlement,
-                        replayed: true,
-                    }),
-                    Want::Acceptance => Ok(Arrival::Accepted),
-                }
-            } else {
-                Err(SubmitError::Conflict { key })
-            })
-        });
-        drop(state);
-        // The row stays in the tables: the table of flights need not hold it too.
-        self.remove(core);
-        wait::send(letters);
-    }
-
-    fn found_unknown(self: &Arc<Self>, core: &Arc<Core>, start: Option<Box<SagaStart>>) {
-        let key = self.id.key;
-        let mut state = self.state.lock();
-        let fingerprint = state.fingerprint();
-        state.phase = Phase::Admitting(None);
-        let letters = state.waiters.answer(|waiter| {
-            (waiter.fingerprint != fingerprint).then_some(Err(SubmitError::Conflict { key }))
-        });
-        let deserted = state.waiters.is_empty();
-        if deserted {
-            state.phase = Phase::Gone;
-        }
-        drop(state);
-        wait::send(letters);
-        if deserted {
-            self.remove(core);
-        } else if let Err(error) = core.check_blobs(self.id.tenant) {
-            self.withdraw(core, error, Withdrawal::Refused);
-        } else {
-            self.begin(core, start);
-        }
     }
 
     /// Leaves the table, unless another flight has taken the key since.

@@ -89,8 +89,16 @@ impl Flight {
             Ok(Acquired::Queued(ticket)) => {
                 let mut state = self.state.lock();
                 let mine = state.round == round;
+                let class = state.plain().map(|plain| plain.request.class);
                 match &mut state.phase {
-                    Phase::Admitting(place) if mine => *place = Some(ticket),
+                    Phase::Admitting(place) if mine => {
+                        *place = Some(ticket);
+                        drop(state);
+                        // A joiner may have been more urgent meanwhile.
+                        if class != Some(demand.class) {
+                            self.queue_anew(core);
+                        }
+                    }
                     // Granted or withdrawn in the meantime: it must not keep a place.
                     Phase::Admitting(_)
                     | Phase::Looking
@@ -112,6 +120,63 @@ impl Flight {
         }
     }
 
+    /// Gives its place in the queue up for one in the class that it has now. Its old place is kept
+    /// until the new one is there, and where there is none.
+    pub(super) fn queue_anew(self: &Arc<Self>, core: &Arc<Core>) {
+        let mut state = self.state.lock();
+        if !matches!(state.phase, Phase::Admitting(Some(_))) {
+            return;
+        }
+        let round = state.round;
+        let Some((action, demand)) = self.action(&mut state) else {
+            return;
+        };
+        drop(state);
+        let grantee: Arc<dyn Grantee> = Arc::<Self>::clone(self);
+        let acquired = match core.executor.admit(&action, &demand, grantee) {
+            Ok(acquired) => acquired,
+            Err(refusal) => {
+                tracing::debug!(key = %self.id.key, %refusal, "queued in its class of before");
+                return;
+            }
+        };
+        let mut state = self.state.lock();
+        let mine = state.round == round;
+        let before = match &mut state.phase {
+            Phase::Admitting(place) if mine => place.take(),
+            Phase::Admitting(_)
+            | Phase::Looking
+            | Phase::Recording(_)
+            | Phase::Running
+            | Phase::BackingOff
+            | Phase::Driven
+            | Phase::Settling
+            | Phase::Settled
+            | Phase::Stuck(_)
+            | Phase::Broken(_)
+            | Phase::Gone => {
+                drop(state);
+                // Granted or withdrawn in the meantime: it must not keep a second place.
+                give_up(acquired);
+                return;
+            }
+        };
+        match acquired {
+            Acquired::Granted(permit) => {
+                drop(state);
+                self.permitted(core, permit);
+            }
+            Acquired::Queued(ticket) => {
+                state.phase = Phase::Admitting(Some(ticket));
+                drop(state);
+            }
+        }
+        if let Some(before) = before {
+            // If it was granted just now, `permitted` takes the first and gives back the second.
+            let _ = before.cancel();
+        }
+    }
+
     /// What the next attempt does and on whose behalf; `None` if nothing is to be done any more.
     fn next_action(&self) -> Option<(Action, Demand, u64)> {
         let mut state = self.state.lock();
@@ -121,6 +186,11 @@ impl Flight {
         state.phase = Phase::Admitting(None);
         state.round += 1;
         let round = state.round;
+        let (action, demand) = self.action(&mut state)?;
+        Some((action, demand, round))
+    }
+
+    fn action(&self, state: &mut State) -> Option<(Action, Demand)> {
         let plain = state.plain()?;
         let code = Arc::clone(&plain.code);
         let input = plain.request.input.clone();
@@ -136,7 +206,7 @@ impl Flight {
             lane,
             deadline: None,
         };
-        Some((action, demand, round))
+        Some((action, demand))
     }
 
     fn not_admitted(self: &Arc<Self>, core: &Arc<Core>, refusal: Refusal) {
@@ -417,6 +487,16 @@ impl Flight {
     pub(crate) fn tell_all(&self, reply: &Reply) {
         let letters = self.state.lock().waiters.answer_all(reply);
         wait::send(letters);
+    }
+}
+
+/// Gives a permit, or a place in a queue, back.
+fn give_up(acquired: Acquired) {
+    match acquired {
+        Acquired::Granted(permit) => drop(permit),
+        Acquired::Queued(ticket) => {
+            let _ = ticket.cancel();
+        }
     }
 }
 

@@ -89,6 +89,13 @@ impl Waiters {
         self.list.is_empty()
     }
 
+    /// Whether somebody waits for this request.
+    pub(crate) fn any(&self, fingerprint: Fingerprint) -> bool {
+        self.list
+            .iter()
+            .any(|waiter| waiter.fingerprint == fingerprint)
+    }
+
     pub(crate) fn sit(
         &mut self,
         fingerprint: Fingerprint,
