@@ -73,8 +73,11 @@ enum Mode {
 #[derive(Clone, Default)]
 struct Stage {
     modes: Arc<Mutex<HashMap<TenantId, Mode>>>,
-    runs: Arc<(Mutex<Vec<(TenantId, u64)>>, Condvar)>,
+    runs: Arc<(Mutex<Runs>, Condvar)>,
 }
+
+/// On whose behalf what was worked on, in order.
+type Runs = Vec<(TenantId, u64)>;
 
 impl Stage {
     fn set(&self, tenant: &Tenant, mode: Mode) {
@@ -96,7 +99,7 @@ impl Stage {
     fn wait_for_run(&self, tenant: &Tenant, input: u64) {
         let this = (tenant.id(), input);
         let runs = self.runs.0.lock().unwrap();
-        let none = |runs: &mut Vec<(TenantId, u64)>| !runs.contains(&this);
+        let none = |runs: &mut Runs| !runs.contains(&this);
         drop(self.runs.1.wait_while(runs, none).unwrap());
     }
 
