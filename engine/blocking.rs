@@ -5,6 +5,9 @@
 
 use std::fmt;
 use std::future::IntoFuture;
+use std::path::Path;
+
+use orlop_store::backup::{Backup, BackupError};
 
 use crate::close::CloseError;
 use crate::engine::Engine;
@@ -43,6 +46,14 @@ impl BlockingEngine {
     /// [`TenantError`]: as there.
     pub fn tenant(&self, label: &str) -> Result<Tenant, TenantError> {
         pollster::block_on(self.engine.tenant(label))
+    }
+
+    /// As [`Engine::backup`].
+    ///
+    /// # Errors
+    /// [`BackupError`]: as there.
+    pub fn backup(&self, into: impl AsRef<Path>) -> Result<Backup, BackupError> {
+        pollster::block_on(self.engine.backup(into))
     }
 
     /// As [`Engine::close`].

@@ -38,6 +38,8 @@ pub(crate) struct Core {
     pub(crate) store: Journal,
     pub(crate) store_id: StoreId,
     pub(crate) incarnation: Incarnation,
+    /// The outside may have seen more than the journal says: it is asked first.
+    pub(crate) outside_ahead: bool,
     pub(crate) limits: Limits,
     pub(crate) clock: Arc<dyn Clock>,
     /// Says when outcomes end and whether they have expired, however the wall clock is set.
@@ -116,6 +118,7 @@ impl Core {
             feed: Feed::default(),
             store_id: recovered.store_id,
             incarnation: recovered.incarnation,
+            outside_ahead: recovered.live.outside_ahead(),
             limits: options.limits,
             retention: RetentionClock::new(Arc::clone(&clock)),
             clock,
@@ -215,7 +218,11 @@ impl Core {
 
     /// The course of a computation's attempts.
     pub(crate) fn course(&self, code: &Code, retry: RetryPolicy) -> Course {
-        Course::new(code.late, retry, self.limits.reconciles_max)
+        let mut course = Course::new(code.late, retry, self.limits.reconciles_max);
+        if self.outside_ahead {
+            course.resume(0, self.clock.monotonic());
+        }
+        course
     }
 
     /// The canonical bytes of an input, warned about from half of the limit on.

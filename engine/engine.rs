@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use orlop_admission::BulkheadSnapshot;
 use orlop_gpu::DeviceSnapshot;
+use orlop_store::backup::{Backup, BackupError};
 use orlop_store::projector::ProjectorError;
 use orlop_store::store::StoreHealth;
 use tokio::sync::oneshot;
@@ -131,6 +132,27 @@ impl Engine {
         told.await
             .unwrap_or(Err(ProjectorError::Closed))
             .map(|_| ())
+    }
+
+    /// Writes a backup into a folder that is new or empty, while the engine works: everything that
+    /// was acknowledged before the call is in it, at one place of the journal. It is read back
+    /// before it counts as one. [`restore`](crate::restore) and [`clone_store`](crate::clone_store)
+    /// make a store of it.
+    ///
+    /// # Errors
+    /// [`BackupError`]: there is no backup in the folder; what is there never opens as a store.
+    pub async fn backup(&self, into: impl AsRef<Path>) -> Result<Backup, BackupError> {
+        let (tell, told) = oneshot::channel();
+        let (core, into) = (self.core.clone(), into.as_ref().to_path_buf());
+        let thread = std::thread::Builder::new().name("orlop-backup".to_owned());
+        let spawned = thread.spawn(move || {
+            // If nobody waits any more, the backup is there all the same.
+            let _ = tell.send(core.store.0.backup(&into));
+        });
+        if let Err(source) = spawned {
+            return Err(BackupError::Thread { source });
+        }
+        told.await.unwrap_or(Err(BackupError::Closed))
     }
 
     /// Closes: refuses new work, waits for attempts that run as long as `close_timeout` says,

@@ -28,6 +28,7 @@
 //! # }
 //! ```
 
+mod backup;
 mod batch;
 mod blocking;
 mod buffer;
@@ -66,6 +67,7 @@ mod ticket;
 pub mod tiered;
 mod timers;
 
+pub use backup::{RestoreOptions, clone_store, restore, verify_backup};
 pub use batch::Batch;
 pub use blocking::{BlockingEngine, wait};
 pub use buffer::{Buffer, BufferError, BufferSource};
@@ -108,6 +110,7 @@ pub use orlop_admission::{
 pub use orlop_gpu::{BufferRef, DeviceOptions, DeviceSnapshot, HostOp, Opcode};
 pub use orlop_saga::amount::{BusyNanos, ByteCount};
 pub use orlop_saga::canonical::{DecodeError, EncodeError, Payload};
+pub use orlop_saga::compat::{Format, NotInFormat};
 pub use orlop_saga::digest::Digest;
 pub use orlop_saga::history::{History, HistoryError};
 pub use orlop_saga::id::{Fence, Incarnation, SagaId, StoreId, TenantId};
@@ -118,6 +121,7 @@ pub use orlop_saga::saga::{PauseReason, Remains, SagaStatus, SignalId, StatusKin
 pub use orlop_saga::tenant::{AuditTag, Class};
 pub use orlop_saga::time::{Clock, Monotonic, Simulated, WallMillis};
 pub use orlop_saga::trace::TraceContext;
+pub use orlop_store::backup::{Backup, BackupError, RestoreError, Restored};
 pub use orlop_store::projector::ProjectorError;
 pub use orlop_store::store::{OpenError as StoreOpenError, Parts, StoreHealth, StoreOptions};
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use orlop_admission::{Quotas, TenantAccount};
+use orlop_saga::compat::Format;
 use orlop_saga::effect::{Effect, EffectId};
 use orlop_saga::id::{Incarnation, StoreId, TenantId};
 use orlop_saga::saga::SagaState;
@@ -18,7 +19,9 @@ use crate::open::OpenError;
 pub struct Recovery {
     /// The store's id.
     pub store_id: StoreId,
-    /// How often it has been opened.
+    /// What the store is written in.
+    pub format: Format,
+    /// Which opening of the store this is; above all that the original used if it was restored.
     pub incarnation: Incarnation,
     /// Effects that go on.
     pub effects: usize,
@@ -43,6 +46,7 @@ pub(crate) fn go_on(core: &Arc<Core>, recovered: Recovered) -> Result<Recovery, 
     }
     let recovery = Recovery {
         store_id: recovered.store_id,
+        format: recovered.format,
         incarnation: recovered.incarnation,
         effects: live.effects().len(),
         sagas: live.sagas().len(),

@@ -4,6 +4,8 @@
 //! it while the engine runs and writes it out as the next checkpoint. What is finished leaves the
 //! fold as a [`Finished`] and belongs to the tables from then on.
 
+mod backup;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -20,6 +22,7 @@ pub struct Live {
     pub(crate) lsn: Lsn,
     pub(crate) incarnation: Incarnation,
     pub(crate) closed: bool,
+    pub(crate) outside_ahead: bool,
     pub(crate) saga_last: SagaId,
     pub(crate) tenants: BTreeMap<TenantId, TenantLabel>,
     pub(crate) effects: BTreeMap<EffectId, Effect>,

@@ -25,10 +25,10 @@ use parking_lot::Mutex;
 
 use crate::sealed::{self, UnsealError};
 
-const FORMAT: &str = "FORMAT";
-const FORMAT_NEW: &str = "FORMAT.new";
+pub(crate) const FORMAT: &str = "FORMAT";
+pub(crate) const FORMAT_NEW: &str = "FORMAT.new";
 const LOCK: &str = "LOCK";
-const LOG: &str = "log";
+pub(crate) const LOG: &str = "log";
 const TABLES: &str = "tables";
 const KIND: sealed::Kind = kind(Format::NEWEST);
 
@@ -489,9 +489,14 @@ fn begin(path: &Path) -> Result<StoreId, FolderError> {
 /// Writes what is to be `FORMAT`.
 fn write_new(path: &Path, store: StoreId) -> io::Result<()> {
     let mut file = File::create(path.join(FORMAT_NEW))?;
-    file.write_all(&sealed::seal(KIND, store.as_bytes()))?;
+    file.write_all(&format_bytes(store))?;
     file.sync_all()?;
     sync_folder(path)
+}
+
+/// The bytes of `FORMAT`, for a store in the newest format.
+pub(crate) fn format_bytes(store: StoreId) -> Vec<u8> {
+    sealed::seal(KIND, store.as_bytes())
 }
 
 fn sync_folder(path: &Path) -> io::Result<()> {

@@ -2,6 +2,7 @@
 //!
 //! Imports `saga` only.
 
+pub mod backup;
 pub mod blob;
 pub mod checkpoint;
 pub mod disk;

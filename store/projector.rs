@@ -48,7 +48,7 @@ use crate::tables::{Tables, TablesError, TablesHome};
 pub(crate) use self::blobs::DeadBlobs;
 pub(crate) use self::fold::Applier;
 use self::inbox::{Inbox, Request};
-pub(crate) use self::job::{list as exports, restore};
+pub(crate) use self::job::{Exported, export_path, list as exports, restore};
 pub use self::retention::RetentionClock;
 use self::worker::Worker;
 
@@ -225,6 +225,10 @@ impl Projector {
 
     pub(crate) fn checkpoint(&self, export: bool, answer: Answer<Lsn, ProjectorError>) {
         self.inbox.ask(Request::Checkpoint { export, answer });
+    }
+
+    pub(crate) fn backup(&self, folder: PathBuf, answer: Answer<Exported, ProjectorError>) {
+        self.inbox.ask(Request::Backup { folder, answer });
     }
 
     /// Bytes of records that wait to be projected.

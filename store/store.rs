@@ -25,6 +25,7 @@ use orlop_saga::time::Clock;
 use parking_lot::{Condvar, Mutex};
 
 use self::opening::Opening;
+use crate::backup::{Backup, BackupError, Writing};
 use crate::blob::{BlobError, BlobHold, Carried, Keeper};
 use crate::disk::{Disk, FileDisk};
 use crate::folder::{Folder, FolderError, Forked, check_process};
@@ -293,6 +294,9 @@ pub struct Store {
 struct Inner {
     id: StoreId,
     format: Format,
+    disk: Arc<dyn Disk>,
+    folder: PathBuf,
+    clock: Arc<dyn Clock>,
     pid: u32,
     log: Arc<dyn Log>,
     projector: Projector,
@@ -509,6 +513,28 @@ impl Store {
             return;
         }
         self.inner.projector.checkpoint(export, answer);
+    }
+
+    /// Writes a backup of everything that was acknowledged before the call, and perhaps more, into
+    /// a new or empty folder; reads it back; and answers what it has. Blocks for as long as the
+    /// disk takes, while the store goes on with its work.
+    ///
+    /// # Errors
+    /// [`BackupError`]: there is no backup in `into`.
+    pub fn backup(&self, into: &Path) -> Result<Backup, BackupError> {
+        let inner = &*self.inner;
+        if check_process(inner.pid).is_err() || inner.closing.load(Ordering::Acquire) {
+            return Err(BackupError::Closed);
+        }
+        let writing = Writing {
+            disk: &*inner.disk,
+            folder: &inner.folder,
+            store: inner.id,
+            projector: &inner.projector,
+            at: inner.clock.wall(),
+            hold: self.hold_blobs(),
+        };
+        writing.run(into)
     }
 
     /// How the store is.

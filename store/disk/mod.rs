@@ -10,6 +10,7 @@
 //! - [`SimDisk`] never gives back after a crash what was neither synced nor possibly written.
 
 mod file;
+mod read_only;
 mod sim;
 mod sim_image;
 #[cfg(test)]
@@ -20,6 +21,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use file::FileDisk;
+pub use read_only::ReadOnlyDisk;
 pub use sim::{Failure, Occurrence, Operation, SimDisk};
 
 /// Folders and files.

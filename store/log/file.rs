@@ -193,7 +193,22 @@ impl FileLog {
         options: LogOptions,
         store: StoreId,
     ) -> Result<OpenedLog, OpenLogError> {
-        opened::create(disk, dir, options, store)
+        opened::create(disk, dir, options, store, Lsn::new(1))
+    }
+
+    /// The same for a log that goes on behind what is kept elsewhere: its first record will be
+    /// `lsn`.
+    ///
+    /// # Errors
+    /// [`OpenLogError`]: there is no log; files that it left are removed by the next attempt.
+    pub fn create_at(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        options: LogOptions,
+        store: StoreId,
+        lsn: Lsn,
+    ) -> Result<OpenedLog, OpenLogError> {
+        opened::create(disk, dir, options, store, lsn)
     }
 
     /// Opens the log in a folder. What it answers is durable, whatever the page cache held.

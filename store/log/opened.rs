@@ -71,12 +71,14 @@ impl fmt::Debug for OpenedLog {
     }
 }
 
-/// Creates a log in a folder that has none; creates the folder if need be.
+/// Creates a log whose first record will be `lsn` in a folder that has none; creates the folder if
+/// need be.
 pub(super) fn create(
     disk: Arc<dyn Disk>,
     dir: &Path,
     options: LogOptions,
     store: StoreId,
+    lsn: Lsn,
 ) -> Result<OpenedLog, OpenLogError> {
     options.check()?;
     if !disk.exists(dir).map_err(io_error("look", dir))? {
@@ -102,7 +104,7 @@ pub(super) fn create(
     let first = First {
         sequence: 1,
         copied: None,
-        lsn: Lsn::new(1),
+        lsn,
     };
     let active = first.make(disk.as_ref(), dir, &options, store)?;
     Ok(OpenedLog {
@@ -112,8 +114,8 @@ pub(super) fn create(
         store,
         kept: Vec::new(),
         active,
-        first: Lsn::new(1),
-        next: Lsn::new(1),
+        first: lsn,
+        next: lsn,
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::log::Batch;
 use crate::projection::Retained;
+use crate::projector::job::Exported;
 use crate::projector::{Answer, ProjectorError};
 use crate::tables::TablesError;
 
@@ -29,6 +31,11 @@ pub(super) enum Request {
         export: bool,
         answer: Answer<Lsn, ProjectorError>,
     },
+    /// An export into a folder of somebody else.
+    Backup {
+        folder: PathBuf,
+        answer: Answer<Exported, ProjectorError>,
+    },
 }
 
 impl Request {
@@ -36,7 +43,7 @@ impl Request {
     pub(super) fn is_lookup(&self) -> bool {
         match self {
             Self::Outcome { .. } | Self::Saga { .. } => true,
-            Self::Checkpoint { .. } => false,
+            Self::Checkpoint { .. } | Self::Backup { .. } => false,
         }
     }
 
@@ -45,15 +52,20 @@ impl Request {
         match self {
             Self::Outcome { answer, .. } => answer(Err(error)),
             Self::Saga { answer, .. } => answer(Err(error)),
-            Self::Checkpoint { answer, .. } => answer(Err(match error {
-                TablesError::Closed => ProjectorError::Closed,
-                TablesError::Io { .. }
-                | TablesError::Damaged { .. }
-                | TablesError::Poisoned
-                | TablesError::Blob { .. }
-                | TablesError::TooLarge { .. } => ProjectorError::Tables(error),
-            })),
+            Self::Checkpoint { answer, .. } => answer(Err(refusal(error))),
+            Self::Backup { answer, .. } => answer(Err(refusal(error))),
         }
+    }
+}
+
+fn refusal(error: TablesError) -> ProjectorError {
+    match error {
+        TablesError::Closed => ProjectorError::Closed,
+        TablesError::Io { .. }
+        | TablesError::Damaged { .. }
+        | TablesError::Poisoned
+        | TablesError::Blob { .. }
+        | TablesError::TooLarge { .. } => ProjectorError::Tables(error),
     }
 }
 

@@ -6,11 +6,11 @@
 use std::path::{Path, PathBuf};
 
 use orlop_saga::compat::Format;
-use orlop_saga::id::{Lsn, StoreId};
+use orlop_saga::id::{Incarnation, Lsn, StoreId};
 use orlop_saga::live::Live;
 
 use crate::disk::Disk;
-use crate::projector::ProjectorError;
+use crate::projector::{Answer, ProjectorError};
 use crate::tables::copy::RowCopy;
 use crate::tables::export::{ExportEnd, ExportError, ExportWriter, read_export};
 use crate::tables::{Change, Tables, TablesError, TablesHome};
@@ -30,6 +30,26 @@ pub(super) enum Job {
         copy: RowCopy,
         fresh: Box<dyn Tables>,
     },
+    /// An export for a backup, into a folder that is not the store's.
+    Backup {
+        copy: RowCopy,
+        writer: ExportWriter,
+        folder: PathBuf,
+        answer: Answer<Exported, ProjectorError>,
+    },
+}
+
+/// An export that was written for a backup.
+#[derive(Clone, Debug)]
+pub(crate) struct Exported {
+    /// The file.
+    pub(crate) file: PathBuf,
+    /// Everything up to here is in it.
+    pub(crate) lsn: Lsn,
+    /// Its size.
+    pub(crate) bytes: u64,
+    /// The incarnation it was written by.
+    pub(crate) incarnation: Incarnation,
 }
 
 impl Job {
@@ -45,6 +65,25 @@ impl Job {
         })
     }
 
+    /// The same into `folder`, for whoever waits for the answer; gives the answer back on failure.
+    pub(super) fn backup(
+        disk: &dyn Disk,
+        folder: PathBuf,
+        store: StoreId,
+        format: Format,
+        answer: Answer<Exported, ProjectorError>,
+    ) -> Result<Self, (ProjectorError, Answer<Exported, ProjectorError>)> {
+        match ExportWriter::create(disk, folder.join(NEW), store, format) {
+            Ok(writer) => Ok(Self::Backup {
+                copy: RowCopy::new(),
+                writer,
+                folder,
+                answer,
+            }),
+            Err(error) => Err((error.into(), answer)),
+        }
+    }
+
     pub(super) fn move_rows(home: &mut dyn TablesHome) -> Result<Self, ProjectorError> {
         Ok(Self::Move {
             copy: RowCopy::new(),
@@ -55,7 +94,7 @@ impl Job {
     /// Copies the next slice; true once every row has been copied.
     pub(super) fn step(&mut self, tables: &mut dyn Tables) -> Result<bool, ProjectorError> {
         match self {
-            Self::Export { copy, writer } => {
+            Self::Export { copy, writer } | Self::Backup { copy, writer, .. } => {
                 writer.changes(&copy.step(tables, SLICE_BYTES)?)?;
                 Ok(copy.is_done())
             }
@@ -70,7 +109,9 @@ impl Job {
     /// Passes on what changed in rows that were copied already.
     pub(super) fn follow(&mut self, changes: &[Change]) -> Result<(), ProjectorError> {
         match self {
-            Self::Export { copy, writer } => writer.changes(&copy.passed(changes))?,
+            Self::Export { copy, writer } | Self::Backup { copy, writer, .. } => {
+                writer.changes(&copy.passed(changes))?;
+            }
             Self::Move { copy, fresh } => {
                 let passed = copy.passed(changes);
                 if !passed.is_empty() {
@@ -100,9 +141,33 @@ pub(super) fn end_export(
         live: live.clone(),
     };
     let bytes = writer.byte_len();
-    let name = folder.join(format!("{PREFIX}{:016x}", end.lsn.get()));
+    let name = export_path(folder, end.lsn);
     writer.finish(disk, &name, store, &end)?;
     Ok(bytes)
+}
+
+/// Ends an export for a backup.
+pub(super) fn end_backup(
+    writer: ExportWriter,
+    disk: &dyn Disk,
+    folder: &Path,
+    store: StoreId,
+    tables: &dyn Tables,
+    live: &Live,
+) -> Result<Exported, ProjectorError> {
+    let bytes = end_export(writer, disk, folder, store, tables, live)?;
+    let lsn = tables.applied();
+    Ok(Exported {
+        file: export_path(folder, lsn),
+        lsn,
+        bytes,
+        incarnation: live.incarnation(),
+    })
+}
+
+/// Where the export at `lsn` is.
+pub(crate) fn export_path(folder: &Path, lsn: Lsn) -> PathBuf {
+    folder.join(format!("{PREFIX}{:016x}", lsn.get()))
 }
 
 /// Ends a move into `fresh`: it is compared with `tables`, synced, and takes their place.

@@ -1,5 +1,6 @@
 //! The projector's thread: what it does, in which order, and when it sleeps.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
@@ -20,9 +21,9 @@ use crate::projection::{self, Retained};
 use crate::projector::blobs::{BlobReader, DeadBlobs};
 use crate::projector::fold::Applier;
 use crate::projector::inbox::{Inbox, Request, Stop};
-use crate::projector::job::{self, Job};
+use crate::projector::job::{self, Exported, Job};
 use crate::projector::retention::{RetentionClock, expired};
-use crate::projector::{Projected, ProjectorError, ProjectorOptions, Start};
+use crate::projector::{Answer, Projected, ProjectorError, ProjectorOptions, Start};
 use crate::retained::RetainedKeys;
 use crate::tables::{Change, Tables, TablesError, TablesHome};
 
@@ -46,6 +47,8 @@ pub(crate) struct Worker<'a> {
     clock: Arc<dyn orlop_saga::time::Clock>,
     options: ProjectorOptions,
     job: Option<Job>,
+    /// Backups that wait for their turn.
+    backups: VecDeque<(PathBuf, Answer<Exported, ProjectorError>)>,
     checkpointed: Option<Lsn>,
     bytes_since_checkpoint: u64,
     bytes_since_export: u64,
@@ -93,6 +96,7 @@ impl<'a> Worker<'a> {
             clock: start.clock,
             options: start.options,
             job: None,
+            backups: VecDeque::new(),
             checkpointed: start.checkpointed,
             bytes_since_checkpoint: start.replayed_bytes,
             bytes_since_export: start.unexported_bytes,
@@ -223,13 +227,42 @@ impl<'a> Worker<'a> {
 
     fn give_up(&mut self, error: &ProjectorError) -> Result<(), ProjectorError> {
         tracing::warn!(%error, "a copy of the tables was given up");
-        self.bytes_since_export = 0;
-        if let Some(Job::Move { fresh, .. }) = self.job.take() {
-            // It failed already; whatever closing it says changes nothing.
-            let _ = fresh.close();
-            self.home.discard()?;
+        match self.job.take() {
+            Some(Job::Move { fresh, .. }) => {
+                self.bytes_since_export = 0;
+                // It failed already; whatever closing it says changes nothing.
+                let _ = fresh.close();
+                self.home.discard()?;
+            }
+            Some(Job::Backup { answer, .. }) => {
+                answer(Err(error.clone()));
+                self.next_backup();
+            }
+            Some(Job::Export { .. }) | None => self.bytes_since_export = 0,
         }
         Ok(())
+    }
+
+    /// Starts the next backup that waits, if nothing is under way.
+    fn next_backup(&mut self) {
+        while self.job.is_none()
+            && let Some((folder, answer)) = self.backups.pop_front()
+        {
+            match Job::backup(&*self.disk, folder, self.store, self.format, answer) {
+                Ok(job) => self.job = Some(job),
+                Err((error, answer)) => answer(Err(error)),
+            }
+        }
+    }
+
+    /// Nobody will write the backups that are under way or wait.
+    fn refuse_backups(&mut self, error: &ProjectorError) {
+        let waiting = std::mem::take(&mut self.backups).into_iter();
+        waiting.for_each(|(_, answer)| answer(Err(error.clone())));
+        match self.job.take() {
+            Some(Job::Backup { answer, .. }) => answer(Err(error.clone())),
+            other @ (Some(Job::Export { .. } | Job::Move { .. }) | None) => self.job = other,
+        }
     }
 
     /// Syncs the tables and writes the fold that stands at the same lsn.
@@ -327,6 +360,21 @@ impl<'a> Worker<'a> {
             Some(Job::Move { fresh, .. }) => {
                 job::end_move(fresh, &mut self.tables, &mut *self.home)
             }
+            Some(Job::Backup {
+                writer,
+                folder,
+                answer,
+                ..
+            }) => {
+                let tables = self.tables.as_deref().ok_or(TablesError::Closed)?;
+                let live = &self.applier.live;
+                let disk = &*self.disk;
+                answer(job::end_backup(
+                    writer, disk, &folder, self.store, tables, live,
+                ));
+                self.next_backup();
+                Ok(())
+            }
         }
     }
 
@@ -380,6 +428,14 @@ impl<'a> Worker<'a> {
                 let done = self.checkpoint_now(export);
                 answer(done.clone());
                 self.settle(done.map(drop));
+            }
+            Request::Backup { folder, answer } => {
+                // What was acknowledged before it was asked for is in it.
+                let batches = self.inbox.take_batches();
+                let projected = self.project(&batches);
+                self.backups.push_back((folder, answer));
+                self.next_backup();
+                self.settle(projected);
             }
         }
     }
@@ -443,6 +499,7 @@ impl<'a> Worker<'a> {
             if matches!(error, ProjectorError::Tables(_)) {
                 self.home.distrust();
             }
+            self.refuse_backups(&error);
             self.inbox.fail(error);
         }
     }
@@ -457,6 +514,7 @@ impl<'a> Worker<'a> {
             };
             self.settle(result.clone());
         }
+        self.refuse_backups(&ProjectorError::Closed);
         if let Some(Job::Move { fresh, .. }) = self.job.take() {
             let _ = fresh.close();
             let _ = self.home.discard();

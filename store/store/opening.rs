@@ -94,6 +94,8 @@ impl Opening {
         let parts = self.parts;
         let hold = self.hold.clone();
         let (disk, folder) = (Arc::clone(&parts.disk), parts.folder.clone());
+        let (own_disk, own_folder) = (Arc::clone(&disk), folder.clone());
+        let clock = Arc::clone(&self.clock);
         let mut blobs = self.options.blobs;
         match self.format {
             // It cannot say that an outcome is in a blob.
@@ -144,6 +146,9 @@ impl Opening {
             inner: Arc::new(Inner {
                 id: parts.store,
                 format: self.format,
+                disk: own_disk,
+                folder: own_folder,
+                clock,
                 pid: std::process::id(),
                 log,
                 projector,

@@ -1,5 +1,6 @@
 //! The store on simulated parts and on real files.
 
+mod backup;
 mod blobs;
 mod harness;
 mod real;

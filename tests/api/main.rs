@@ -11,6 +11,7 @@
 
 mod support;
 
+mod backups;
 mod blobs;
 mod capabilities;
 mod counters;

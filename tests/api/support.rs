@@ -18,6 +18,8 @@ pub(crate) struct Outside {
 pub(crate) struct OutsideState {
     pub(crate) present: BTreeMap<[u8; 32], String>,
     pub(crate) ledger: Vec<String>,
+    /// The names of all writes that were attempted.
+    pub(crate) runs: Vec<String>,
     /// Names whose next writes fail, and how.
     pub(crate) failing: BTreeMap<String, Vec<Failure>>,
 }
@@ -51,6 +53,7 @@ impl Outside {
 
     fn put(&self, key: RemoteKey, name: &str) -> Result<u64, Failure> {
         let mut state = self.state.lock().unwrap();
+        state.runs.push(name.to_owned());
         if let Some(failure) = state.failing.get_mut(name).and_then(Vec::pop) {
             return Err(failure);
         }

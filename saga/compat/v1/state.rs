@@ -350,11 +350,15 @@ impl Frozen<Live> for live::Live {
             incarnation,
             // Only whether lost questions count.
             closed: _,
+            outside_ahead,
             saga_last,
             tenants,
             effects,
             sagas,
         } = self;
+        if *outside_ahead {
+            return Err(NotInFormat::since_v2("a restored backup"));
+        }
         let effects = effects
             .iter()
             .map(|(id, effect)| Ok((*id, effect.freeze()?)));
@@ -377,6 +381,7 @@ impl Frozen<Live> for live::Live {
             incarnation: frozen.incarnation,
             // Version 1 does not say; then nothing is counted.
             closed: true,
+            outside_ahead: false,
             saga_last: frozen.saga_last,
             tenants: frozen.tenants,
             effects: effects
