@@ -9,6 +9,7 @@
 //! - No operation retries a sync.
 //! - [`SimDisk`] never gives back after a crash what was neither synced nor possibly written.
 
+mod faulty;
 mod file;
 mod read_only;
 mod sim;
@@ -20,6 +21,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use faulty::FaultyDisk;
 pub use file::FileDisk;
 pub use read_only::ReadOnlyDisk;
 pub use sim::{Failure, Occurrence, Operation, SimDisk};

@@ -65,8 +65,9 @@ pub enum Occurrence {
     From(u64),
 }
 
+/// A planned failure.
 #[derive(Clone, Copy, Debug)]
-struct Fault {
+pub(super) struct Fault {
     /// `None` for every kind.
     operation: Option<Operation>,
     occurrence: Occurrence,
@@ -75,7 +76,21 @@ struct Fault {
 }
 
 impl Fault {
-    fn meets(&mut self, operation: Operation) -> Option<Failure> {
+    pub(super) fn new(
+        operation: Option<Operation>,
+        occurrence: Occurrence,
+        failure: Failure,
+    ) -> Self {
+        Self {
+            operation,
+            occurrence,
+            failure,
+            seen: 0,
+        }
+    }
+
+    /// Counts an operation; says how it is to fail, if it is.
+    pub(super) fn meets(&mut self, operation: Operation) -> Option<Failure> {
         if self.operation.is_some_and(|only| only != operation) {
             return None;
         }
@@ -141,7 +156,8 @@ impl State {
     }
 }
 
-fn failed(failure: Failure) -> io::Error {
+/// What the system says of such a failure.
+pub(super) fn failed(failure: Failure) -> io::Error {
     match failure {
         Failure::Device | Failure::Short => Errno::IO.into(),
         Failure::NoSpace => Errno::NOSPC.into(),
@@ -178,12 +194,8 @@ impl SimDisk {
 
     /// Makes operations fail; `None` counts operations of every kind.
     pub fn fail(&self, operation: Option<Operation>, occurrence: Occurrence, failure: Failure) {
-        self.0.lock().faults.push(Fault {
-            operation,
-            occurrence,
-            failure,
-            seen: 0,
-        });
+        let fault = Fault::new(operation, occurrence, failure);
+        self.0.lock().faults.push(fault);
     }
 
     /// Forgets every planned fault. What they did to unsynced pages stays.

@@ -183,11 +183,24 @@ enum Change {
     Rename(PathBuf, PathBuf, Node),
 }
 
+impl Change {
+    fn names(&self) -> [&Path; 2] {
+        match self {
+            Self::Link(path, _) | Self::Unlink(path) => [path, path],
+            Self::Rename(from, to, _) => [from, to],
+        }
+    }
+
+    fn shares_a_name(&self, other: &Self) -> bool {
+        self.names().iter().any(|name| other.names().contains(name))
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Pending {
     dir: PathBuf,
     change: Change,
-    /// A sync of the folder failed on it: no later sync settles it.
+    /// A sync of the folder failed on it: only a later change of the same name settles it.
     unknown: bool,
 }
 
@@ -253,19 +266,25 @@ impl Image {
     }
 
     pub(super) fn sync_dir(&mut self, dir: &Path) {
-        let durable_names = &mut self.durable_names;
-        self.pending.retain(|pending| {
-            let settled = pending.dir == dir && !pending.unknown;
-            if settled {
-                apply(durable_names, &pending.change);
+        let mut left: Vec<Pending> = Vec::new();
+        for pending in std::mem::take(&mut self.pending) {
+            if pending.dir == dir && !pending.unknown {
+                // What nobody knew of these names before is settled with them.
+                left.retain(|older| !older.change.shares_a_name(&pending.change));
+                apply(&mut self.durable_names, &pending.change);
+            } else {
+                left.push(pending);
             }
-            !settled
-        });
+        }
+        self.pending = left;
     }
 
     pub(super) fn fail_sync_dir(&mut self, dir: &Path) {
         for pending in &mut self.pending {
-            pending.unknown |= pending.dir == dir;
+            // A folder is never made again, so that nothing could settle it: its creation is the
+            // next sync's, as it is where folders are journaled in order.
+            let is_folder = matches!(pending.change, Change::Link(_, Node::Dir));
+            pending.unknown |= pending.dir == dir && !is_folder;
         }
     }
 

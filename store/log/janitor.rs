@@ -113,6 +113,7 @@ impl Janitor {
                 tracing::warn!(%error, "no space for another segment of the log");
                 state.next = Next::NoSpace;
                 state.full = true;
+                self.recycled &= from_reserve;
                 if from_reserve {
                     // Else the log thread would ask for it again and again.
                     state.reserve = Reserve::NoSpace;

@@ -182,9 +182,9 @@ impl Maker<'_> {
         first: Option<FirstFrame<'_>>,
     ) -> Result<Segment, MakeError> {
         let building = self.dir.join(format!("{sequence:016x}.tmp"));
-        let (path, fresh) = match source {
-            Source::Fresh(_) => (&building, true),
-            Source::Recycle(path) => (path, false),
+        let path = match source {
+            Source::Fresh(_) => &building,
+            Source::Recycle(path) => path,
         };
         let filled = self.fill(path, sequence, source, first);
         let renamed = filled.and_then(|segment| {
@@ -194,10 +194,9 @@ impl Maker<'_> {
         let segment = match renamed {
             Ok(segment) => segment,
             Err(error) if is_no_space(&error) => {
-                if fresh {
-                    // What it took is given back; if that fails, the next attempt begins with it.
-                    let _ = self.disk.remove(path);
-                }
+                // What it took is given back; if that fails, the next attempt begins with it. One
+                // that was to be used again may have failed to sync: it is not tried twice.
+                let _ = self.disk.remove(path);
                 return Err(MakeError::NoSpace(error));
             }
             Err(error) => return Err(MakeError::Failed(error)),

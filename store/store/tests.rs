@@ -2,6 +2,7 @@
 
 mod backup;
 mod blobs;
+mod faults;
 mod harness;
 mod real;
 mod simulated;

@@ -4,5 +4,6 @@ mod conformance;
 mod crash;
 mod damage;
 mod model;
+mod order;
 mod rig;
 mod space;
