@@ -7,6 +7,7 @@ use std::time::Duration;
 use dashmap::DashMap;
 use orlop_admission::{CapacityError, Tenants};
 use orlop_saga::canonical::{self, EncodeError, Payload};
+use orlop_saga::compat::{Format, NotInFormat};
 use orlop_saga::effect::{EffectId, Settlement};
 use orlop_saga::event::Event;
 use orlop_saga::id::{Attempt, Epoch, Fence, Incarnation, Lsn, StoreId, TenantId};
@@ -213,6 +214,14 @@ impl Core {
         match durability {
             Durability::Ephemeral => &self.ephemeral,
             Durability::Outcome | Durability::Accepted => &self.flights,
+        }
+    }
+
+    /// Whether the store's format has what came with format 2.
+    pub(crate) fn check_format(&self, what: &'static str) -> Result<(), Unavailable> {
+        match self.store.0.format() {
+            Format::V1 => Err(Unavailable::Format(NotInFormat::since_v2(what))),
+            Format::V2 => Ok(()),
         }
     }
 

@@ -158,6 +158,7 @@ impl Tenant {
         payload: &T,
     ) -> Result<Sending, SignalError> {
         self.core.check_open()?;
+        self.core.check_format("a signal")?;
         self.account.check()?;
         let _waited_for = StepPath::root(name)?;
         let bytes_max = self.core.limits.input_bytes_max;

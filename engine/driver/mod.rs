@@ -415,6 +415,7 @@ impl Player {
                     .runs
                     .entry(id)
                     .or_insert_with(|| Run::start(id, flight, start));
+                run.format = core.store.0.format();
                 // Before whoever starts it is told, and may see the wall clock set.
                 run.watch_deadline(core);
                 run.advance(core);
@@ -427,6 +428,7 @@ impl Player {
                     .runs
                     .entry(id)
                     .or_insert_with(|| Run::recover(id, flight, *state));
+                run.format = core.store.0.format();
                 run.recovered(core);
                 id
             }

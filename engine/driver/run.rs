@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use orlop_saga::canonical::Payload;
+use orlop_saga::compat::{Format, v1};
 use orlop_saga::effect::Settlement;
 use orlop_saga::event::Event;
 use orlop_saga::id::{Lsn, SagaId, StepIndex};
@@ -73,6 +74,8 @@ struct Sent {
 /// See the module.
 pub(super) struct Run {
     pub(super) id: SagaId,
+    /// What the store is written in.
+    pub(super) format: Format,
     pub(super) state: SagaState,
     pub(super) flight: Arc<Flight>,
     pub(super) player: Option<Playing>,
@@ -129,6 +132,7 @@ impl Run {
     pub(super) fn recover(id: SagaId, flight: Arc<Flight>, state: SagaState) -> Self {
         Self {
             id,
+            format: Format::NEWEST,
             flight,
             player: None,
             active: BTreeMap::new(),
@@ -232,6 +236,12 @@ impl Run {
     /// The driver asks only for what the fold allows; if it does not, the saga is held rather
     /// than the journal given something that would not fold again.
     pub(super) fn record(&mut self, event: SagaEvent) -> bool {
+        if self.format == Format::V1
+            && let Err(error) = v1::can_say(&event)
+        {
+            self.hold(Hold::Stuck(error.to_string()));
+            return false;
+        }
         if let Err(error) = self.state.apply(&event) {
             tracing::error!(saga = %self.id, %error, "the driver asked for an illegal event");
             self.hold(Hold::Stuck(format!("internal: {error}")));

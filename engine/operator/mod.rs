@@ -206,6 +206,16 @@ impl Operator {
 
     /// Has the driver do something; a saga that it does not have may have ended.
     async fn order(&self, saga: SagaId, order: Order) -> Result<(), Fault> {
+        let lacking = match &order {
+            Order::Pause { .. } => Some("a pause by an operator"),
+            Order::Skip { .. } | Order::SkipUndo { .. } => Some("to skip a step or an undo"),
+            Order::Abandon { .. } => Some("to abandon a saga"),
+            Order::Resume | Order::Retry { .. } => None,
+        };
+        if let Some(what) = lacking {
+            let checked = self.core.check_format(what);
+            checked.map_err(|error| Fault::NotRecorded(error.to_string()))?;
+        }
         let (tell, told) = oneshot::channel();
         self.wish(saga, Verb::Order(order, tell))?;
         let answer = told.await.unwrap_or_else(|_| Err(ended_first()));

@@ -13,6 +13,7 @@
     reason = "tests assert by panicking"
 )]
 
+mod formats;
 mod opens;
 mod pages;
 mod world;

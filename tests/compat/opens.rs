@@ -12,7 +12,8 @@ use crate::world::{
 use crate::writer::write;
 
 /// Every store that was ever committed.
-const COMMITTED: [(&str, &[u8]); 1] = [("version 1", include_bytes!("../fixtures/store-v1.pages"))];
+pub(crate) const COMMITTED: [(&str, &[u8]); 1] =
+    [("version 1", include_bytes!("../fixtures/store-v1.pages"))];
 
 /// A fixture laid out in a folder, with its outside.
 pub(crate) struct Found {
@@ -49,7 +50,7 @@ fn saga(tenant: &Tenant, name: &str, mode: u8) -> Result<(u64, u64), SubmitError
 }
 
 /// What had ended is replayed and not done again.
-fn replays(engine: &Engine, world: &World) {
+pub(crate) fn replays(engine: &Engine, world: &World) {
     let acme = engine.blocking().tenant("acme").unwrap();
     let before = world.ledger();
     let reply = wait(acme.submit(Double, 21_u64)).unwrap();
@@ -94,7 +95,7 @@ fn replays(engine: &Engine, world: &World) {
 }
 
 /// What had not ended goes on, and the outside has it once.
-fn goes_on(engine: &Engine, world: &World) {
+pub(crate) fn goes_on(engine: &Engine, world: &World) {
     let manager = wait(engine.manage("acme")).unwrap();
     let acme = manager.tenant();
     for name in ["hangs after", "hangs before", "hangs before, later"] {

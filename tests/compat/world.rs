@@ -287,7 +287,7 @@ impl Saga for Plan {
 }
 
 /// Small segments, so that a fixture is small.
-fn options() -> Options {
+pub(crate) fn options() -> Options {
     let mut store = StoreOptions::default();
     store.log.segment_bytes = 512 << 10;
     store.log.first_segment_bytes = 64 << 10;
@@ -296,6 +296,7 @@ fn options() -> Options {
     store.log.reserve_bytes = 0;
     store.projector.export_bytes_min = 16 << 10;
     store.projector.checkpoint_bytes = 8 << 10;
+    store.projector.blobs.bytes_min = 8 << 10;
     Options {
         store,
         limits: Limits {

@@ -16,6 +16,14 @@ use crate::event::Event;
 use crate::live::Live;
 use crate::saga::SagaState;
 
+/// Whether version 1 can say an event of a saga.
+///
+/// # Errors
+/// [`NotInFormat`]: what it lacks.
+pub fn can_say(event: &crate::saga::SagaEvent) -> Result<(), NotInFormat> {
+    event.freeze().map(drop)
+}
+
 /// Values of today that version 1 may be able to say, through the frozen type `V`.
 trait Frozen<V>: Sized {
     fn freeze(&self) -> Result<V, NotInFormat>;
