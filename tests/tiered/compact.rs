@@ -107,17 +107,19 @@ fn a_cancel_once_the_locator_has_moved_requires_a_rollback_which_takes_it_back()
     let ticket = wait(start).unwrap();
     machine.local.wait_for_removal();
     let refused = wait(ticket.cancel()).unwrap_err();
-    assert!(
-        matches!(refused, CancelError::RollbackRequired { .. }),
-        "{refused:?}"
-    );
+    let required = CancelError::RollbackRequired {
+        counter: Some("compaction_rollback".into()),
+    };
+    assert_eq!(refused, required);
     machine.local.open_gate();
     let second = wait(ticket).unwrap().output;
     let tiered = machine.tiered();
     let located = current(&tiered, tenant).unwrap();
     assert_eq!(located.manifest, Some(second.manifest.clone()));
-    let start = tenant.start::<CompactionRollback>(Key::named("back"), second);
-    let revision = wait(wait(start).unwrap()).unwrap().output;
+    let refused = wait(manager.cancel_saga(Key::named("second"))).unwrap_err();
+    assert_eq!(refused, required);
+    let back = tenant.roll_back::<CompactionPublish, CompactionRollback>(Key::named("second"));
+    let revision = wait(wait(back).unwrap()).unwrap().output;
     let expected = Located {
         revision,
         manifest: Some(first.manifest),
@@ -180,6 +182,28 @@ fn a_move_that_was_built_upon_before_it_could_be_taken_back_is_stuck_with_everyt
     assert_eq!(machine.wire.things(), before);
     let located = current(&tiered, tenant).unwrap();
     assert_eq!(located.revision, second.revision);
+    engine.blocking().close().unwrap();
+}
+
+#[test]
+fn a_move_that_was_given_up_does_not_come_true_when_it_arrives_late() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let tenant = engine.blocking().tenant("a").unwrap();
+    // Upload, verify, manifest twice; then the revision lingers, is asked about, and refused.
+    machine
+        .wire
+        .arm(vec![(4, Fault::Linger), (7, Fault::Refuse)]);
+    let input = compaction(&machine.local, &tenant, 0, &[], &["s"]);
+    let failed = publish(&tenant, "first", input.clone()).unwrap_err();
+    assert!(matches!(failed, SubmitError::Failed(_)), "{failed:?}");
+    assert!(!machine.wire.deliver(), "a move that nobody wants was made");
+    assert_eq!(current(&machine.tiered(), &tenant), None);
+    assert_eq!(machine.wire.things().len(), 0);
+    machine.wire.arm(Vec::new());
+    let published = publish(&tenant, "again", input).unwrap();
+    let located = current(&machine.tiered(), &tenant).unwrap();
+    assert_eq!(located.revision, published.revision);
     engine.blocking().close().unwrap();
 }
 

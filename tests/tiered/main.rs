@@ -12,6 +12,7 @@
 mod compact;
 mod crash;
 mod evict;
+mod faults;
 mod late;
 mod machine;
 mod outside;

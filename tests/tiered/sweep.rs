@@ -431,3 +431,12 @@ fn a_publication_survives_two_crashes_wherever_they_come() {
     assert!(total.completed > 0 && total.restarts > 0);
     assert_eq!(total.compensated, 0);
 }
+
+#[test]
+fn a_write_that_lingers_changes_nothing_once_it_was_given_up() {
+    for scene in [Scene::Evict, Scene::Publish, Scene::RollBack] {
+        let then = [Fault::Refuse, Fault::Pause];
+        let (_, total) = sweep(scene, &[Fault::Linger], &then);
+        assert!(total.completed > 0 && total.compensated > 0, "{scene:?}");
+    }
+}
