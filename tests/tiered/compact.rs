@@ -208,6 +208,35 @@ fn a_move_that_was_given_up_does_not_come_true_when_it_arrives_late() {
 }
 
 #[test]
+fn a_move_in_doubt_is_kept_out_or_taken_back_when_the_saga_is_cancelled() {
+    for fault in [Fault::Linger, Fault::LoseReply] {
+        let machine = Machine::default();
+        let engine = machine.open();
+        let manager = wait(engine.manage("a")).unwrap();
+        let tenant = manager.tenant();
+        let first = compaction(&machine.local, tenant, 0, &[], &["s"]);
+        let first = publish(tenant, "first", first).unwrap();
+        let before = machine.wire.things();
+        // Upload, verify, manifest twice, base; nobody hears of the revision, and who asks about
+        // it gets no answer.
+        machine.wire.arm(vec![(5, fault), (6, Fault::PauseAndLose)]);
+        let second = compaction(&machine.local, tenant, first.revision, &[], &["t"]);
+        let start = tenant.start::<CompactionPublish>(Key::named("second"), second);
+        let ticket = wait(start).unwrap();
+        wait(machine.wire.paused());
+        wait(manager.cancel_saga(Key::named("second"))).unwrap();
+        machine.wire.go();
+        let failed = wait(ticket).unwrap_err();
+        assert!(matches!(failed, SubmitError::Failed(_)), "{failed:?}");
+        assert!(!machine.wire.deliver(), "{fault:?}");
+        let located = current(&machine.tiered(), tenant).unwrap();
+        assert_eq!(located.manifest, Some(first.manifest), "{fault:?}");
+        assert_eq!(machine.wire.things(), before, "{fault:?}");
+        engine.blocking().close().unwrap();
+    }
+}
+
+#[test]
 fn what_was_compensated_stays_away_after_a_restart_and_a_new_run_uploads_again() {
     let machine = Machine::default();
     let engine = machine.open();

@@ -42,6 +42,8 @@ pub(crate) enum Fault {
     DieAfter,
     /// The call waits until it is let go.
     Pause,
+    /// The same, and then the request is lost.
+    PauseAndLose,
 }
 
 /// Every fault after which the same life goes on, or the next one does.
@@ -182,10 +184,10 @@ impl Wire {
         };
         match fault {
             Some(Fault::DieBefore) => self.die().await,
-            Some(Fault::Pause) => {
+            Some(fault @ (Fault::Pause | Fault::PauseAndLose)) => {
                 self.paused.notify_one();
                 self.go.notified().await;
-                None
+                (fault == Fault::PauseAndLose).then_some(Fault::Lose)
             }
             fault => fault,
         }
