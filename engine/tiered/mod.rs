@@ -36,9 +36,17 @@
 //! Tombstones stay, a few dozen bytes each. They may be swept once no request of that time can
 //! still be on its way, say by a rule of the store on the age of what it holds.
 //!
+//! # Tables
+//!
+//! What a table consists of is a [`Manifest`]: an immutable object that means nothing until the
+//! table's locator points to it. A locator is a row of numbered revisions; whoever creates the one
+//! after the revision it started from has moved it, and nobody else who started there has. So a
+//! compare-and-set needs nothing but a conditional create. [`Tiered::locate`] and
+//! [`Tiered::manifest`] are what a reader needs.
+//!
 //! # What the object store must do
 //!
-//! Conditional create (`PutMode::Create`), and reads that see completed writes. What it has
+//! Conditional create (`PutMode::Create`), and reads and listings that see completed writes. What it has
 //! acknowledged must be durable: the local copy is removed on its word. `LocalFileSystem` keeps
 //! that promise only `with_fsync(true)`; where a process is killed while it uploads, it leaves a
 //! file whose name ends in `#` and a number, which is no object and may be removed. Two engines
