@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use orlop::store::disk::{Disk, FileDisk, SimDisk};
 use orlop::store::log::{FileLog, LogOptions};
 use orlop::store::tables::Change;
 use orlop::store::tables::export::{ExportEnd, ExportWriter};
-use orlop::{Engine, Key, Options, StoreId, StoreOptions, WallMillis};
+use orlop::{Engine, Key, Options, SignalId, StoreId, StoreOptions, WallMillis};
 use orlop_saga::compat::Format;
 use orlop_saga::history::History;
 use orlop_saga::id::Lsn;
@@ -15,7 +16,7 @@ use orlop_saga::live::Live;
 use orlop_store::checkpoint::{self, Checkpoint};
 use orlop_store::projection;
 
-use crate::chain::{Chain, Link, Plan};
+use crate::chain::{Chain, Link, Plan, SIGNAL, TOLD};
 use crate::decoders::{self, STORE, files, frames, joined};
 use crate::outside::{Outside, Put, Remove, Weather, Worth};
 
@@ -40,7 +41,14 @@ fn live(path: &Path) {
         tenant.submit(Worth, "first").await.unwrap();
         let put = tenant.submit(Put, "second").key(Key::named("second"));
         put.await.unwrap();
-        let all = [Link::PUT, Link::pair(), Link::Nap, Link::Note, Link::WORTH];
+        let all = [
+            Link::PUT,
+            Link::pair(),
+            Link::Nap,
+            Link::Note,
+            Link::Signal,
+            Link::WORTH,
+        ];
         for (name, gives_up) in [("forward", false), ("backward", true)] {
             let plan = Plan {
                 name: name.to_owned(),
@@ -48,7 +56,14 @@ fn live(path: &Path) {
                 after: Some(vec![Link::PUT]),
                 gives_up,
             };
-            let ticket = tenant.start::<Chain>(Key::named(name), plan).await.unwrap();
+            let key = Key::named(name);
+            let starting = tenant.start::<Chain>(key, plan);
+            let ticket = starting
+                .finish_within(Duration::from_mins(9))
+                .await
+                .unwrap();
+            let id = SignalId::named("once");
+            tenant.signal(key, SIGNAL, id, &TOLD).await.unwrap();
             let _ = ticket.await;
         }
     });
