@@ -31,6 +31,17 @@ pub(crate) struct Shape {
     pub(crate) checkpoint_bytes: u64,
     /// How many attempts may run at once.
     pub(crate) slots: u32,
+    /// How many functions of waiting sagas stay in memory.
+    pub(crate) resident_max: usize,
+}
+
+impl Shape {
+    /// Where nothing is short.
+    pub(crate) const AMPLE: Self = Self {
+        checkpoint_bytes: 1 << 20,
+        slots: 8,
+        resident_max: 1 << 14,
+    };
 }
 
 impl Disks {
@@ -96,6 +107,7 @@ fn options(shape: Shape) -> Options {
         limits: Limits {
             retry,
             reconciles_max: 100,
+            sagas_resident_max: shape.resident_max,
             ..Limits::default()
         },
         store: StoreOptions {

@@ -8,11 +8,6 @@ use crate::life::{World, close, tenant_of};
 use crate::outside::Put;
 
 const DAY_MS: i64 = 24 * 3600 * 1000;
-const SHAPE: Shape = Shape {
-    checkpoint_bytes: 1 << 20,
-    slots: 4,
-};
-
 /// Submits one write and starts one saga; how their outcomes came.
 fn both(engine: &Engine, name: &str) -> (Origin, Origin) {
     pollster::block_on(async {
@@ -34,7 +29,7 @@ fn both(engine: &Engine, name: &str) -> (Origin, Origin) {
 #[test]
 fn a_clock_set_ahead_for_good_or_for_a_while_expires_nothing_while_the_store_is_open() {
     let mut world = World::default();
-    let engine = world.open(SHAPE).unwrap();
+    let engine = world.open(Shape::AMPLE).unwrap();
     assert_eq!(both(&engine, "a"), (Origin::Ran, Origin::Ran));
     world.clock.jump(40 * DAY_MS);
     assert_eq!(both(&engine, "a"), (Origin::Replayed, Origin::Replayed));
@@ -46,14 +41,14 @@ fn a_clock_set_ahead_for_good_or_for_a_while_expires_nothing_while_the_store_is_
 #[test]
 fn what_ends_while_the_clock_is_set_back_is_kept_as_long_as_if_it_were_not() {
     let mut world = World::default();
-    let engine = world.open(SHAPE).unwrap();
+    let engine = world.open(Shape::AMPLE).unwrap();
     world.clock.jump(-40 * DAY_MS);
     assert_eq!(both(&engine, "a"), (Origin::Ran, Origin::Ran));
     world.clock.set(0);
     assert_eq!(both(&engine, "a"), (Origin::Replayed, Origin::Replayed));
     close(&engine);
     drop(engine);
-    let engine = world.open(SHAPE).unwrap();
+    let engine = world.open(Shape::AMPLE).unwrap();
     assert_eq!(both(&engine, "a"), (Origin::Replayed, Origin::Replayed));
     close(&engine);
 }
@@ -61,17 +56,17 @@ fn what_ends_while_the_clock_is_set_back_is_kept_as_long_as_if_it_were_not() {
 #[test]
 fn retention_goes_by_the_clock_again_at_the_next_open() {
     let mut world = World::default();
-    let engine = world.open(SHAPE).unwrap();
+    let engine = world.open(Shape::AMPLE).unwrap();
     assert_eq!(both(&engine, "a"), (Origin::Ran, Origin::Ran));
     close(&engine);
     drop(engine);
     world.clock.jump(DAY_MS / 2);
-    let engine = world.open(SHAPE).unwrap();
+    let engine = world.open(Shape::AMPLE).unwrap();
     assert_eq!(both(&engine, "a"), (Origin::Replayed, Origin::Replayed));
     close(&engine);
     drop(engine);
     world.clock.jump(DAY_MS);
-    let engine = world.open(SHAPE).unwrap();
+    let engine = world.open(Shape::AMPLE).unwrap();
     assert_eq!(both(&engine, "a"), (Origin::Ran, Origin::Ran));
     close(&engine);
 }

@@ -319,10 +319,7 @@ impl World {
 
     /// Lives one life, and crashes whatever its end was.
     pub(crate) fn live(&mut self, life: &Life) {
-        let shape = Shape {
-            checkpoint_bytes: life.checkpoint_bytes,
-            slots: life.slots,
-        };
+        let shape = life.shape;
         for (fault, seed) in life.faults.iter().zip(life.seed..) {
             self.faulty_opening(shape, *fault, seed);
         }
@@ -395,10 +392,7 @@ impl World {
 
     /// Brings every key to its end and compares; then once more, with everything only replayed.
     pub(crate) fn conclude(&mut self, seed: u64) {
-        let shape = Shape {
-            checkpoint_bytes: 1 << 20,
-            slots: 8,
-        };
+        let shape = Shape::AMPLE;
         let engine = self.open(shape).unwrap();
         let mut off = self.disks.power_off();
         for (slot, truth) in self.oracle.truths() {

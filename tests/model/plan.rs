@@ -7,6 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::chain::{Link, Plan};
+use crate::disks::Shape;
 use crate::outside::Weather;
 
 /// What a key stands for.
@@ -107,8 +108,7 @@ pub(crate) struct Life {
     pub(crate) end: End,
     /// Whether attempts that run when the engine ends still reach the outside.
     pub(crate) lingers: bool,
-    pub(crate) checkpoint_bytes: u64,
-    pub(crate) slots: u32,
+    pub(crate) shape: Shape,
     pub(crate) seed: u64,
 }
 
@@ -263,7 +263,7 @@ pub(crate) fn end() -> impl Strategy<Value = End> {
     ]
 }
 
-pub(crate) fn fault() -> impl Strategy<Value = Fault> {
+fn fault() -> impl Strategy<Value = Fault> {
     prop_oneof![
         Just(Fault::Sync),
         (0..8_u64).prop_map(|operations| Fault::Disk { operations }),
@@ -272,29 +272,38 @@ pub(crate) fn fault() -> impl Strategy<Value = Fault> {
     ]
 }
 
+pub(crate) fn faults() -> impl Strategy<Value = Vec<Fault>> {
+    prop_oneof![3 => vec(fault(), 0..1), 1 => vec(fault(), 1..3)]
+}
+
+pub(crate) fn shape() -> impl Strategy<Value = Shape> {
+    let bytes = prop_oneof![Just(512_u64), Just(4096), Just(1 << 20)];
+    let slots = prop_oneof![Just(1_u32), Just(3), Just(64)];
+    let resident = prop_oneof![Just(0_usize), Just(1), Just(1 << 14)];
+    (bytes, slots, resident).prop_map(|(checkpoint_bytes, slots, resident_max)| Shape {
+        checkpoint_bytes,
+        slots,
+        resident_max,
+    })
+}
+
 /// Any life.
 pub(crate) fn life() -> impl Strategy<Value = Life> {
     let rounds = vec(vec(op(), 1..6), 1..4);
-    let faults = prop_oneof![3 => vec(fault(), 0..1), 1 => vec(fault(), 1..3)];
-    let bytes = prop_oneof![Just(512_u64), Just(4096), Just(1 << 20)];
-    (
-        faults,
+    let all = (
+        faults(),
         rounds,
         end(),
         any::<bool>(),
-        bytes,
-        prop_oneof![Just(1_u32), Just(3), Just(64)],
+        shape(),
         any::<u64>(),
-    )
-        .prop_map(
-            |(faults, rounds, end, lingers, checkpoint_bytes, slots, seed)| Life {
-                faults,
-                rounds,
-                end,
-                lingers,
-                checkpoint_bytes,
-                slots,
-                seed,
-            },
-        )
+    );
+    all.prop_map(|(faults, rounds, end, lingers, shape, seed)| Life {
+        faults,
+        rounds,
+        end,
+        lingers,
+        shape,
+        seed,
+    })
 }

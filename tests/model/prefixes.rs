@@ -88,9 +88,12 @@ fn workload() -> Vec<Vec<Op>> {
 impl World {
     /// Works until all is done or the power goes after `groups` more groups; true if all was done.
     fn work(&mut self, workload: &[Vec<Op>], groups: Option<u64>) -> bool {
+        // Every other prefix keeps no function of a waiting saga.
+        let scarce = groups.is_some_and(|groups| groups % 2 == 1);
         let shape = Shape {
             checkpoint_bytes: 2048,
             slots: 4,
+            resident_max: if scarce { 0 } else { 1 << 14 },
         };
         let engine = self.open(shape).unwrap();
         let mut off = self.disks.power_off();

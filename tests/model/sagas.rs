@@ -20,7 +20,7 @@ use crate::disks::Shape;
 use crate::ends::{Cancel, End, check_effects, check_end};
 use crate::life::{World, close, tenant_of, together};
 use crate::outside::Weather;
-use crate::plan::{End as LifeEnd, Fault, end, fault};
+use crate::plan::{End as LifeEnd, Fault, end, faults, shape};
 use crate::random::config;
 
 const DAY_MS: i64 = 24 * 3600 * 1000;
@@ -167,33 +167,17 @@ fn life() -> impl Strategy<Value = Life> {
         1 => 1..20_i64,
         1 => -40 * DAY_MS..0,
     ];
-    let faults = prop_oneof![3 => vec(fault(), 0..1), 1 => vec(fault(), 1..3)];
-    let bytes = prop_oneof![Just(512_u64), Just(4096), Just(1 << 20)];
-    let slots = prop_oneof![Just(1_u32), Just(3), Just(64)];
-    let jumps =
-        prop_oneof![2 => vec((0..20_u32, jump.clone()), 0..1), 1 => vec((0..20_u32, jump), 1..4)];
-    (
+    let jump = (0..20_u32, jump);
+    let jumps = prop_oneof![2 => vec(jump.clone(), 0..1), 1 => vec(jump, 1..4)];
+    let all = (faults(), shape(), end(), any::<bool>(), any::<u64>(), jumps);
+    all.prop_map(|(faults, shape, end, lingers, seed, jumps)| Life {
         faults,
-        bytes,
-        slots,
-        end(),
-        any::<bool>(),
-        any::<u64>(),
+        shape,
+        end,
+        lingers,
+        seed,
         jumps,
-    )
-        .prop_map(
-            |(faults, checkpoint_bytes, slots, end, lingers, seed, jumps)| Life {
-                faults,
-                shape: Shape {
-                    checkpoint_bytes,
-                    slots,
-                },
-                end,
-                lingers,
-                seed,
-                jumps,
-            },
-        )
+    })
 }
 
 /// What is known of a saga.
@@ -379,10 +363,7 @@ impl World {
 
     /// A last life in which nothing goes wrong, and another one that only replays.
     fn end_sagas(&mut self, cases: &[Case], book: &Book) {
-        let shape = Shape {
-            checkpoint_bytes: 1 << 20,
-            slots: 8,
-        };
+        let shape = Shape::AMPLE;
         self.outside.jumps(&self.clock, &[]);
         let engine = self.open(shape).unwrap();
         play_all(self, &engine, cases, book, true);
