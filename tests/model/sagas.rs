@@ -13,6 +13,7 @@ use orlop::{
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
+use tokio::sync::oneshot;
 
 use crate::chain::{Chain, Fate, Link, Plan, SIGNAL, Step, TOLD};
 use crate::clock::JumpingClock;
@@ -188,6 +189,9 @@ struct Known {
     cancel: Cancel,
 }
 
+/// What has everybody leave once it is dropped.
+type Lose = Mutex<Option<oneshot::Sender<()>>>;
+
 /// What everybody who starts sagas writes down.
 type Book = Arc<Mutex<BTreeMap<String, Known>>>;
 
@@ -278,8 +282,9 @@ impl Case {
         note(Cancel::Told(told));
     }
 
-    /// Tells it what it waits for: at once, or when it has done what comes before.
-    async fn tell(&self, world: &World, engine: &Engine, ends: bool) {
+    /// Tells it what it waits for: at once, or when it has done what comes before. If that is not
+    /// recorded it waits until the store is opened again: `lose` has everybody leave.
+    async fn tell(&self, world: &World, engine: &Engine, ends: bool, lose: &Lose) {
         let links: Vec<&Link> = self.plan.links().map(|(link, _)| link).collect();
         let Some(first) = links.iter().position(|link| **link == Link::Signal) else {
             return;
@@ -304,7 +309,10 @@ impl Case {
             let id = SignalId::named(&format!("signal {index}"));
             match tenant.signal(self.key(), SIGNAL, id, &TOLD).await {
                 Ok(_) | Err(SignalError::NotRunning) => {}
-                Err(error) => assert!(!ends, "{}: {error}", self.plan.name),
+                Err(error) => {
+                    assert!(!ends, "{}: {error}", self.plan.name);
+                    lose.lock().unwrap().take();
+                }
             }
         }
     }
@@ -323,6 +331,8 @@ impl Case {
 /// keeps them from it.
 fn play_all(world: &World, engine: &Engine, cases: &[Case], book: &Book, ends: bool) {
     let mut off = world.disks.power_off();
+    let (lose, lost) = oneshot::channel::<()>();
+    let (lose, lost) = (Lose::new(Some(lose)), lost.shared());
     let mut callers: Vec<BoxFuture<'_, ()>> = Vec::new();
     for case in cases {
         callers.push(case.play(engine, book, ends).boxed());
@@ -330,8 +340,10 @@ fn play_all(world: &World, engine: &Engine, cases: &[Case], book: &Book, ends: b
             callers.push(case.play(engine, book, ends).boxed());
         }
         callers.push(case.cancel(world, engine, book, ends).boxed());
-        callers.push(case.tell(world, engine, ends).boxed());
+        callers.push(case.tell(world, engine, ends, &lose).boxed());
     }
+    let leaves = |caller| select(caller, lost.clone()).map(drop).boxed();
+    let callers = callers.into_iter().map(leaves).collect();
     let all = together(callers, &mut off, engine);
     assert!(all || !ends, "the power went off");
     world.outside.check();
