@@ -4,7 +4,7 @@ use std::future::IntoFuture;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::poll;
+use futures_util::{FutureExt, poll};
 use orlop::{Class, Clock, Key, SubmitError, wait};
 
 use crate::gate::{Gate, Pass, builder, queued};
@@ -33,11 +33,15 @@ fn a_caller_who_left_while_the_tables_were_asked_leaves_nothing_to_conflict_with
         .into_future();
     assert!(wait(async { poll!(&mut slot) }).is_pending());
     let mut waiting = Vec::new();
-    for key in &keys {
+    for (at, key) in keys.iter().enumerate() {
         let mut gone = tenant.submit(Pass, 2_u64).key(*key).into_future();
         assert!(wait(async { poll!(&mut gone) }).is_pending());
         drop(gone);
-        let mut other = tenant.submit(Pass, 3_u64).key(*key).into_future();
+        let (tenant, key) = (tenant.clone(), *key);
+        let mut other = match at % 2 {
+            0 => tenant.submit(Pass, 3_u64).key(key).into_future(),
+            _ => async move { tenant.enqueue(Pass, 3_u64).key(key).await?.await }.boxed(),
+        };
         let polled = wait(async { poll!(&mut other) });
         assert!(polled.is_pending(), "{polled:?}");
         waiting.push(other);
