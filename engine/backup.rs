@@ -1,4 +1,4 @@
-//! Backups from outside an engine: checking them, and making stores of them.
+//! Stores from outside an engine: checking closed ones, checking backups, and making stores of them.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,6 +6,7 @@ use std::sync::Arc;
 use orlop_saga::id::Incarnation;
 use orlop_saga::time::Clock;
 use orlop_store::backup::{self, Backup, BackupError, Restore, RestoreError, Restored};
+use orlop_store::check::{CheckError, CheckOptions, Report};
 use orlop_store::disk::{FileDisk, ReadOnlyDisk};
 use orlop_store::log::LogOptions;
 
@@ -77,4 +78,21 @@ pub fn clone_store(
 /// [`BackupError`]: it cannot be restored.
 pub fn verify_backup(folder: impl AsRef<Path>) -> Result<Backup, BackupError> {
     backup::verify(&ReadOnlyDisk, folder.as_ref())
+}
+
+/// Reads everything in the folder of a closed store and compares it, changing nothing: every frame,
+/// record, checkpoint, export, row and blob. The tables are copied to the system's folder for
+/// temporary files, since opening them writes. Blocks.
+///
+/// A store that is open is checked by a [backup](crate::Engine::backup), which is read back.
+///
+/// # Errors
+/// [`CheckError`]: it was not looked at. That something is wrong is no error but a finding.
+pub fn check(folder: impl AsRef<Path>) -> Result<Report, CheckError> {
+    let options = CheckOptions {
+        scratch: std::env::temp_dir(),
+        findings_max: 1000,
+        now: SystemClock::default().wall(),
+    };
+    orlop_store::check::check(folder.as_ref(), &options)
 }

@@ -67,7 +67,7 @@ mod ticket;
 pub mod tiered;
 mod timers;
 
-pub use backup::{RestoreOptions, clone_store, restore, verify_backup};
+pub use backup::{RestoreOptions, check, clone_store, restore, verify_backup};
 pub use batch::Batch;
 pub use blocking::{BlockingEngine, wait};
 pub use buffer::{Buffer, BufferError, BufferSource};
@@ -122,6 +122,7 @@ pub use orlop_saga::tenant::{AuditTag, Class};
 pub use orlop_saga::time::{Clock, Monotonic, Simulated, WallMillis};
 pub use orlop_saga::trace::TraceContext;
 pub use orlop_store::backup::{Backup, BackupError, RestoreError, Restored};
+pub use orlop_store::check::{CheckError, Finding, Report};
 pub use orlop_store::projector::ProjectorError;
 pub use orlop_store::store::{OpenError as StoreOpenError, Parts, StoreHealth, StoreOptions};
 

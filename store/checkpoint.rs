@@ -187,6 +187,18 @@ pub fn write(
     Ok(())
 }
 
+/// What one checkpoint says, or what is wrong with it.
+pub(crate) fn read(disk: &dyn Disk, file: &Path, store: StoreId) -> Result<Checkpoint, String> {
+    let bytes = read_file(disk, file).map_err(|error| format!("it cannot be read: {error}"))?;
+    let body = sealed::unseal(KIND, &bytes).map_err(|error| error.to_string())?;
+    let checkpoint: Checkpoint = projection::decode(body).map_err(|error| error.to_string())?;
+    if checkpoint.store == store {
+        Ok(checkpoint)
+    } else {
+        Err(format!("it is of store {}", checkpoint.store))
+    }
+}
+
 /// The lsn of the oldest checkpoint kept: the journal after it is still needed.
 ///
 /// # Errors
@@ -211,7 +223,7 @@ pub fn remove(disk: &dyn Disk, files: Vec<PathBuf>) -> Result<(), CheckpointErro
 }
 
 /// The checkpoints in a folder by lsn, oldest first.
-fn list(disk: &dyn Disk, folder: &Path) -> Result<Vec<(Lsn, PathBuf)>, CheckpointError> {
+pub(crate) fn list(disk: &dyn Disk, folder: &Path) -> Result<Vec<(Lsn, PathBuf)>, CheckpointError> {
     let paths = disk.list(folder).map_err(|source| CheckpointError::Io {
         operation: "list",
         file: folder.to_path_buf(),

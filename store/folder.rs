@@ -27,9 +27,9 @@ use crate::sealed::{self, UnsealError};
 
 pub(crate) const FORMAT: &str = "FORMAT";
 pub(crate) const FORMAT_NEW: &str = "FORMAT.new";
-const LOCK: &str = "LOCK";
+pub(crate) const LOCK: &str = "LOCK";
 pub(crate) const LOG: &str = "log";
-const TABLES: &str = "tables";
+pub(crate) const TABLES: &str = "tables";
 const KIND: sealed::Kind = kind(Format::NEWEST);
 
 /// The version of the file `FORMAT` is the format of the store.
@@ -443,7 +443,7 @@ fn read_holder(lock: &mut File) -> Option<Holder> {
     })
 }
 
-fn read_format(path: &Path) -> Result<(StoreId, Format), FolderError> {
+pub(crate) fn read_format(path: &Path) -> Result<(StoreId, Format), FolderError> {
     let damaged = |source| FolderError::Damaged {
         path: path.to_path_buf(),
         source,

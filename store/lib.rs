@@ -4,6 +4,7 @@
 
 pub mod backup;
 pub mod blob;
+pub mod check;
 pub mod checkpoint;
 pub mod disk;
 pub mod folder;

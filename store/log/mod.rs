@@ -21,6 +21,7 @@ mod contract;
 mod error;
 mod file;
 mod frame;
+mod inspect;
 mod janitor;
 mod opened;
 mod options;
@@ -40,6 +41,7 @@ pub use error::{
     AppendError, Damage, LogError, OpenLogError, ReplayError, ReplayLogError, StartLogError,
 };
 pub use file::FileLog;
+pub(crate) use inspect::{Fault, Inspected, Inspection, Seen};
 pub use opened::OpenedLog;
 pub use options::LogOptions;
 pub use sim::{SimLog, SimLogDisk, SimOpenedLog};

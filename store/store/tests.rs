@@ -2,6 +2,7 @@
 
 mod backup;
 mod blobs;
+mod check;
 mod faults;
 mod harness;
 mod real;

@@ -29,6 +29,7 @@ use std::time::Duration;
 use orlop_saga::id::{Lsn, StoreId};
 
 pub use self::folder::SledHome;
+pub(crate) use self::folder::current_tree;
 
 use self::files::SledFiles;
 use self::meta::Meta;

@@ -209,6 +209,21 @@ impl TablesHome for SledHome {
     }
 }
 
+/// The folder of the current tree. Nothing is changed.
+///
+/// # Errors
+/// [`OpenTablesError`]: there is none, or it cannot be told.
+pub(crate) fn current_tree(folder: &Path) -> Result<PathBuf, OpenTablesError> {
+    let home = SledHome::new(folder, SledOptions::default(), StoreId::new([0; 16]));
+    let tree = home.tree(home.read_current()?);
+    if tree.is_dir() {
+        return Ok(tree);
+    }
+    Err(OpenTablesError::Missing {
+        reason: format!("{} is missing", tree.display()),
+    })
+}
+
 fn remove_tree(path: &Path) -> Result<(), TablesError> {
     match std::fs::remove_dir_all(path) {
         Ok(()) => Ok(()),
