@@ -94,8 +94,8 @@ pub use operator::{
 pub use options::{Limits, Options, RetryPolicy};
 pub use recover::Recovery;
 pub use saga::{
-    Branches, ForwardContext, Saga, SagaContext, SagaError, Select, Selected, SignalWait, Sleep,
-    StepCall, StepError, StepFuture,
+    Branches, ChildCall, ChildOf, ForwardContext, Saga, SagaContext, SagaError, Select, Selected,
+    SignalWait, Sleep, StepCall, StepError, StepFuture,
 };
 pub use signal::{SagaRef, SignalError, Signalled};
 pub use start::SagaStarting;

@@ -69,6 +69,10 @@ pub struct Limits {
     /// again from their beginning when there is something to tell them. With 0 each is passivated
     /// as soon as it waits, also for an attempt that runs.
     pub sagas_resident_max: usize,
+    /// How many children one saga may start; they do not count in `sagas_max`.
+    pub saga_children_max: usize,
+    /// How many sagas may be above a child.
+    pub saga_depth_max: u32,
     /// How many calls one saga may make.
     pub saga_calls_max: usize,
     /// How many bytes of input, outputs, undo arguments and signals one saga may have together.
@@ -101,6 +105,8 @@ impl Default for Limits {
             effects_max: 1 << 20,
             sagas_max: 1 << 20,
             sagas_resident_max: 1 << 14,
+            saga_children_max: 1024,
+            saga_depth_max: 8,
             saga_calls_max: 10_000,
             saga_bytes_max: 48 << 20,
             saga_signals_max: 1024,
@@ -193,6 +199,18 @@ impl Options {
                 1 << 24,
             ),
             ("limits.saga_calls_max", limits.saga_calls_max, 1, 1 << 20),
+            (
+                "limits.saga_children_max",
+                limits.saga_children_max,
+                0,
+                1 << 20,
+            ),
+            (
+                "limits.saga_depth_max",
+                limits.saga_depth_max as usize,
+                0,
+                64,
+            ),
             ("limits.subscribers_max", limits.subscribers_max, 0, 4096),
             (
                 "limits.saga_signals_max",

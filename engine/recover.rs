@@ -63,6 +63,9 @@ pub(crate) fn go_on(core: &Arc<Core>, recovered: Recovered) -> Result<Recovery, 
         let state: Box<SagaState> = Box::new(state.clone());
         core.driver.recover(*id, flight, state);
     }
+    for id in live.sagas().keys() {
+        core.driver.go_on(*id);
+    }
     Ok(recovery)
 }
 

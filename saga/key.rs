@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | [`Fingerprint`] | text `orlop.fingerprint.v1`, text name, u32 input schema, canonical input |
 //! | [`Key`], derived | text `orlop.key.v1`, u64 tenant, 32 B fingerprint; the first 16 bytes |
+//! | [`Key`] of a child | text `orlop.key.child.v1`, u64 tenant, u64 saga, text path; the first 16 bytes |
 //! | [`RemoteKey`] of a plain effect | text `orlop.remote.effect.v1`, 16 B store id, u64 tenant, 16 B key, u32 epoch |
 //! | [`RemoteKey`] of a step | text `orlop.remote.step.v1`, 16 B store id, u64 tenant, u64 saga, u32 epoch, text path |
 //! | [`RemoteKey`] of an undo | text `orlop.remote.undo.v1`, then as for a step |
@@ -60,6 +61,15 @@ impl Key {
         let mut hasher = Fields::new("orlop.key.v1");
         hasher.u64(tenant.to_u64());
         hasher.raw(fingerprint.as_bytes());
+        hasher.key()
+    }
+
+    /// The key of the child that the call at `path` of a saga starts.
+    pub fn of_child(tenant: TenantId, parent: SagaId, path: &StepPath) -> Self {
+        let mut hasher = Fields::new("orlop.key.child.v1");
+        hasher.u64(tenant.to_u64());
+        hasher.u64(parent.get());
+        hasher.text(path.as_str());
         hasher.key()
     }
 

@@ -119,7 +119,7 @@ enum StandDown {
 
 impl Run {
     /// Whether the function's own steps are not wanted any more.
-    fn giving_up(&self) -> bool {
+    pub(super) fn giving_up(&self) -> bool {
         let failed = self
             .player
             .as_ref()
@@ -183,7 +183,7 @@ impl Run {
         }
     }
 
-    fn path(&self, index: StepIndex) -> String {
+    pub(super) fn path(&self, index: StepIndex) -> String {
         self.state
             .call(index)
             .map(|call| call.path.to_string())

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use orlop_saga::id::StepIndex;
 use orlop_saga::outcome::Failure;
-use orlop_saga::saga::{CallKind, Cause, Hold, PauseReason, Phase, SagaEvent};
+use orlop_saga::saga::{Bond, CallKind, Cause, Hold, PauseReason, Phase, SagaEvent};
 use orlop_saga::step::Step;
 
 use super::Message;
@@ -30,7 +30,7 @@ impl Run {
     fn conclude_forward(&mut self, core: &Arc<Core>) {
         if let Some(cause) = self.state.doom() {
             self.bury();
-            self.start_unwinding(cause);
+            self.start_unwinding(core, cause);
             return;
         }
         let result = self
@@ -55,7 +55,9 @@ impl Run {
             Some(Err(error)) if self.state.pivoted() => {
                 self.hold(Hold::Stuck(format!("it failed after its pivot: {error}")));
             }
-            Some(Err(error)) => self.start_unwinding(Cause::Failed(Failure::permanent(error))),
+            Some(Err(error)) => {
+                self.start_unwinding(core, Cause::Failed(Failure::permanent(error)))
+            }
         }
     }
 
@@ -79,14 +81,16 @@ impl Run {
     }
 
     /// Unwinds once nothing of the saga runs any more.
-    fn start_unwinding(&mut self, cause: Cause) {
-        if self.stand_down() && self.record(SagaEvent::UnwindingStarted { cause }) {
+    fn start_unwinding(&mut self, core: &Arc<Core>, cause: Cause) {
+        let steps_over = self.stand_down();
+        let children_over = self.stand_down_children(core);
+        if steps_over && children_over && self.record(SagaEvent::UnwindingStarted { cause }) {
             self.bury();
         }
     }
 
     fn unwind(&mut self, core: &Arc<Core>) {
-        if !self.active.is_empty() {
+        if !self.active.is_empty() || !self.children.is_empty() {
             return;
         }
         if let Some(index) = self.state.next_undo() {
@@ -100,6 +104,10 @@ impl Run {
     }
 
     fn undo(&mut self, core: &Arc<Core>, index: StepIndex) {
+        if self.state.child(index) == Some(Bond::Adopted) {
+            self.recall(core, index);
+            return;
+        }
         let entry = match self.undo_entry(core, index) {
             Ok(entry) => entry,
             Err(why) => {
@@ -164,8 +172,10 @@ impl Run {
 
     pub(super) fn finish(&mut self) {
         self.bury();
-        if let Some(settlement) = self.state.settlement(self.id) {
-            self.then(Deed::Finish(Arc::new(settlement)));
+        match self.state.settlement(self.id) {
+            Some(settlement) => self.then(Deed::Finish(Arc::new(settlement))),
+            // A child, which may be recalled.
+            None => self.then(Deed::Reported),
         }
     }
 }

@@ -10,7 +10,7 @@ use orlop_saga::id::Attempt as AttemptNumber;
 use orlop_saga::id::{Fence, StepIndex};
 use orlop_saga::path::StepPath;
 use orlop_saga::saga::{
-    CallIntent, CallKind, Delivery, Hold, PauseReason, Phase, SagaEvent, SagaState,
+    Bond, CallIntent, CallKind, Delivery, Hold, PauseReason, Phase, SagaEvent, SagaState,
 };
 use orlop_saga::step::{Step, StepOutcome};
 use orlop_saga::time::WallMillis;
@@ -88,11 +88,15 @@ impl Run {
             self.hold(Hold::Paused(PauseReason::Definition(why)));
             return false;
         }
+        let adopted = start
+            .parent
+            .is_some_and(|parent| parent.bond == Bond::Adopted);
         let script = Arc::new(Script::new(
             Arc::clone(&core.registry),
             core.limits,
             Arc::clone(&core.clock),
             notes(&self.state),
+            adopted,
         ));
         let context = SagaContext::new(Arc::clone(&script));
         let input = start.input.clone();
@@ -153,6 +157,7 @@ impl Run {
             match issue {
                 Issue::Step(path, spec) => self.step_issued(core, &path, spec),
                 Issue::Sleep(path, until) => self.sleep_issued(core, path, until),
+                Issue::Child(path, spec) => self.child_issued(core, path, spec),
                 Issue::Signal(path, name) => self.wait_issued(core, path, name),
                 Issue::Note(path, intent) => self.note_issued(core, path, intent),
                 // Asked for as long as the script says so.
@@ -202,6 +207,7 @@ impl Run {
             fingerprint,
             step,
             runs,
+            child: None,
             ..
         } = &call.kind
         else {
@@ -306,7 +312,12 @@ impl Run {
     }
 
     /// Records a new call.
-    fn call(&mut self, core: &Arc<Core>, path: StepPath, intent: CallIntent) -> Option<StepIndex> {
+    pub(super) fn call(
+        &mut self,
+        core: &Arc<Core>,
+        path: StepPath,
+        intent: CallIntent,
+    ) -> Option<StepIndex> {
         let calls = self.state.calls().len();
         if calls >= core.limits.saga_calls_max {
             self.hold(Hold::Stuck(format!("it made {calls} calls, the limit")));
@@ -344,7 +355,7 @@ impl Run {
         Some(index)
     }
 
-    fn called(&mut self, index: StepIndex) {
+    pub(super) fn called(&mut self, index: StepIndex) {
         if let Some(playing) = &mut self.player {
             playing.called.insert(index);
         }

@@ -9,6 +9,7 @@
 //! | `backward` | ending: completion, unwinding, holds |
 //! | `operate` | what an operator has done to it |
 //! | `resident` | whose functions are in memory |
+//! | `child` | a saga that waits for another one |
 //! | `deadline` | by when it has to have ended |
 //! | `signal` | what it is told from outside |
 //!
@@ -20,6 +21,7 @@
 
 mod attempt;
 mod backward;
+mod child;
 mod deadline;
 mod forward;
 mod operate;
@@ -27,7 +29,7 @@ mod resident;
 mod run;
 mod signal;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -41,6 +43,7 @@ use orlop_store::log::{AppendError, LsnRange};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+pub(crate) use self::child::{Command, News};
 pub(crate) use self::operate::{Fault, Order, Verb, Wish};
 use self::resident::Residents;
 use self::run::Run;
@@ -131,6 +134,27 @@ pub(crate) enum Message {
         saga: SagaId,
         tell: Tell<Result<(), CancelError>>,
     },
+    /// A saga that was found at open goes on: all others are known.
+    GoOn { saga: SagaId },
+    /// A saga waits for the child that a call of it starts, or has started.
+    Attend {
+        parent: SagaId,
+        step: StepIndex,
+        /// What is started if there is none.
+        birth: Option<Box<SagaStart>>,
+    },
+    /// A saga tells its child something.
+    Command {
+        parent: SagaId,
+        step: StepIndex,
+        command: Command,
+    },
+    /// A child tells its parent something.
+    News {
+        saga: SagaId,
+        step: StepIndex,
+        news: News,
+    },
     /// An operator has it go on.
     Resume { saga: SagaId },
     /// Somebody sends it a signal.
@@ -158,7 +182,12 @@ pub(crate) enum Message {
 impl Message {
     fn saga(&self) -> Option<SagaId> {
         match self {
-            Self::Start { .. } | Self::List { .. } | Self::Quiesce { .. } | Self::Stop => None,
+            Self::Start { .. }
+            | Self::List { .. }
+            | Self::Quiesce { .. }
+            | Self::Stop
+            | Self::Attend { .. }
+            | Self::Command { .. } => None,
             Self::Recover { id, .. } => Some(*id),
             Self::Ended { saga, .. }
             | Self::Refused { saga, .. }
@@ -170,6 +199,8 @@ impl Message {
             | Self::Cancel { saga, .. }
             | Self::Signal { saga, .. }
             | Self::Deadline { saga }
+            | Self::GoOn { saga }
+            | Self::News { saga, .. }
             | Self::Operate { saga, .. }
             | Self::Resume { saga } => Some(*saga),
         }
@@ -191,6 +222,10 @@ impl Message {
             | Self::Resume { .. }
             | Self::Signal { .. }
             | Self::Deadline { .. }
+            | Self::GoOn { .. }
+            | Self::Attend { .. }
+            | Self::Command { .. }
+            | Self::News { .. }
             | Self::Operate { .. }
             | Self::List { .. }
             | Self::Quiesce { .. }
@@ -241,6 +276,7 @@ impl Driver {
         let player = Player {
             core: Arc::downgrade(core),
             runs: BTreeMap::new(),
+            children: HashMap::new(),
             residents: Residents::new(core.limits.sagas_resident_max),
             ended: VecDeque::new(),
             current: None,
@@ -270,6 +306,11 @@ impl Driver {
 
     pub(crate) fn recover(&self, id: SagaId, flight: Arc<Flight>, state: Box<SagaState>) {
         self.tell(Message::Recover { id, flight, state });
+    }
+
+    /// Goes on with a saga that was recovered, once all others were.
+    pub(crate) fn go_on(&self, saga: SagaId) {
+        self.tell(Message::GoOn { saga });
     }
 
     pub(crate) fn resume(&self, saga: SagaId) {
@@ -333,6 +374,8 @@ impl Driver {
 struct Player {
     core: Weak<Core>,
     runs: BTreeMap<SagaId, Run>,
+    /// The children of what is in memory, by the call that started them.
+    children: HashMap<(SagaId, StepIndex), SagaId>,
     /// What ended and is perhaps not in the tables yet, with the record of its end.
     ended: VecDeque<(Lsn, Run)>,
     residents: Residents,
@@ -365,6 +408,10 @@ impl Player {
                 | Message::Resume { .. }
                 | Message::Signal { .. }
                 | Message::Deadline { .. }
+                | Message::GoOn { .. }
+                | Message::Attend { .. }
+                | Message::Command { .. }
+                | Message::News { .. }
                 | Message::Operate { .. }
                 | Message::List { .. }) => message,
             };
@@ -400,7 +447,9 @@ impl Player {
         tracing::error!(?saga, text, "the driver panicked");
         if let Some(mut run) = saga.and_then(|saga| self.runs.remove(&saga)) {
             self.residents.left(&mut run);
-            run.flight.hold(&Arc::from(format!("the driver: {text}")));
+            let why: Arc<str> = Arc::from(format!("the driver: {text}"));
+            run.flight.hold(&why);
+            run.tell_parent(core, News::Held(Some(why)));
             core.driver.ended();
         }
     }
@@ -424,14 +473,40 @@ impl Player {
             (_, Message::Recover { id, flight, state }) => {
                 core.driver.begun();
                 self.current = Some(id);
-                let run = self
-                    .runs
-                    .entry(id)
-                    .or_insert_with(|| Run::recover(id, flight, *state));
+                if let Some(parent) = state.start().parent {
+                    self.children.insert((parent.saga, parent.step), id);
+                }
+                let mut run = Run::recover(id, flight, *state);
                 run.format = core.store.0.format();
-                run.recovered(core);
+                self.runs.insert(id, run);
                 id
             }
+            (Some(saga), Message::GoOn { .. }) => {
+                self.go_on(core, saga);
+                saga
+            }
+            (
+                None,
+                Message::Attend {
+                    parent,
+                    step,
+                    birth,
+                },
+            ) => match self.attend(core, parent, step, birth) {
+                Some(child) => child,
+                None => return,
+            },
+            (
+                None,
+                Message::Command {
+                    parent,
+                    step,
+                    command,
+                },
+            ) => match self.command(core, parent, step, command) {
+                Some(child) => child,
+                None => return,
+            },
             (Some(saga), message) => {
                 match self.runs.get_mut(&saga) {
                     Some(run) => run.hear(core, message),
@@ -453,6 +528,92 @@ impl Player {
         self.residents.moved(&core.driver, &mut self.runs, saga);
     }
 
+    /// A saga that was found at open goes on.
+    fn go_on(&mut self, core: &Arc<Core>, saga: SagaId) {
+        let Some(run) = self.runs.get(&saga) else {
+            return;
+        };
+        let left = run
+            .parent()
+            .filter(|parent| !self.runs.contains_key(parent));
+        if let Some(run) = self.runs.get_mut(&saga) {
+            if left.is_some() {
+                // Its parent's end was the last that was durable of both.
+                run.release();
+            }
+            run.recovered(core);
+        }
+    }
+
+    /// A saga waits for a child: it is started if there is none, and tells where it is if there is.
+    fn attend(
+        &mut self,
+        core: &Arc<Core>,
+        parent: SagaId,
+        step: StepIndex,
+        birth: Option<Box<SagaStart>>,
+    ) -> Option<SagaId> {
+        let known = self.children.get(&(parent, step)).copied();
+        if let Some(id) = known {
+            self.current = Some(id);
+            self.runs.get(&id)?.report_now(core);
+            return Some(id);
+        }
+        let account = self
+            .runs
+            .get(&parent)
+            .map(|run| Arc::clone(&run.flight.account))?;
+        let news = |news| Message::News {
+            saga: parent,
+            step,
+            news,
+        };
+        let Some(start) = birth else {
+            core.driver.tell(news(News::Missing));
+            return None;
+        };
+        let Some(flight) = Flight::child(core, account, &start) else {
+            core.driver.tell(news(child::key_taken()));
+            return None;
+        };
+        let id = core.driver.next_saga();
+        core.driver.begun();
+        self.current = Some(id);
+        self.children.insert((parent, step), id);
+        let run = self
+            .runs
+            .entry(id)
+            .or_insert_with(|| Run::start(id, flight, start));
+        run.format = core.store.0.format();
+        run.advance(core);
+        Some(id)
+    }
+
+    /// A saga tells its child something.
+    fn command(
+        &mut self,
+        core: &Arc<Core>,
+        parent: SagaId,
+        step: StepIndex,
+        command: Command,
+    ) -> Option<SagaId> {
+        let id = self.children.get(&(parent, step)).copied();
+        let run = id.and_then(|id| self.runs.get_mut(&id));
+        let (Some(id), Some(run)) = (id, run) else {
+            if command == Command::Recall {
+                core.driver.tell(Message::News {
+                    saga: parent,
+                    step,
+                    news: News::Missing,
+                });
+            }
+            return None;
+        };
+        self.current = Some(id);
+        run.commanded(core, command);
+        Some(id)
+    }
+
     /// A saga is over. Its end is found in the tables once they have it, and here until then.
     fn let_go(&mut self, core: &Core, saga: SagaId) {
         let projected = core.projected();
@@ -462,6 +623,9 @@ impl Player {
         let Some(mut run) = self.runs.remove(&saga) else {
             return;
         };
+        if let Some(parent) = run.state.start().parent {
+            self.children.remove(&(parent.saga, parent.step));
+        }
         self.residents.left(&mut run);
         if let Some(lsn) = run.finished_at() {
             if self.ended.len() >= ENDED_MAX {

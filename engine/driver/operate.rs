@@ -186,6 +186,7 @@ impl Run {
             }
             Order::Resume => {
                 self.resume(core);
+                self.resume_children(core);
                 Ok(())
             }
             Order::Retry { path } => self.retry_step(core, &path),

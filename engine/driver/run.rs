@@ -21,6 +21,7 @@ use orlop_saga::time::Monotonic;
 use orlop_store::log::{AppendError, LsnRange, Purpose};
 
 use super::attempt::Active;
+use super::child::{Attending, News};
 use super::resident::Residence;
 use super::{CancelError, Fault, Message, Tell, not_recorded};
 use crate::core::Core;
@@ -52,6 +53,12 @@ pub(super) enum Deed {
     Held(Arc<str>),
     /// Whoever comes may wait again.
     Resumed,
+    /// A child is started, or found.
+    Attend(StepIndex),
+    /// A child is told to undo what it did.
+    Recall(StepIndex),
+    /// Its parent is told that it has ended.
+    Reported,
     /// The saga has ended.
     Finish(Arc<Settlement>),
     /// Subscribers are told where it is.
@@ -82,6 +89,12 @@ pub(super) struct Run {
     pub(super) active: BTreeMap<StepIndex, Active>,
     /// Before when the undo of a step in doubt must not start.
     pub(super) undo_at: HashMap<StepIndex, Monotonic>,
+    /// The children that it waits for.
+    pub(super) children: BTreeMap<StepIndex, Attending>,
+    /// Why its children do not move, if they do not.
+    pub(super) stalled: BTreeMap<StepIndex, Arc<str>>,
+    /// Whether nobody waits for it, although it is a child.
+    pub(super) orphaned: bool,
     /// How many deliveries its function had been told when it was passivated.
     pub(super) resting: Option<usize>,
     pub(super) residence: Residence,
@@ -137,6 +150,9 @@ impl Run {
             player: None,
             active: BTreeMap::new(),
             undo_at: HashMap::new(),
+            children: BTreeMap::new(),
+            stalled: BTreeMap::new(),
+            orphaned: false,
             resting: None,
             residence: Residence::default(),
             due_at: None,
@@ -218,11 +234,18 @@ impl Run {
             Message::Wake { step, .. } => self.woke(core, step),
             Message::Nudge { .. } => {}
             Message::Cancel { tell, .. } => self.cancel(core, tell),
-            Message::Resume { .. } => self.resume(core),
+            Message::Resume { .. } => {
+                self.resume(core);
+                self.resume_children(core);
+            }
+            Message::News { step, news, .. } => self.child_told(core, step, news),
             Message::Signal { sending, tell, .. } => self.signal(core, sending, tell),
             Message::Deadline { .. } => self.check_deadline(core),
             Message::Operate { wish, .. } => self.operate(core, *wish),
-            Message::Start { .. }
+            Message::GoOn { .. }
+            | Message::Attend { .. }
+            | Message::Command { .. }
+            | Message::Start { .. }
             | Message::Recover { .. }
             | Message::List { .. }
             | Message::Quiesce { .. }
@@ -345,7 +368,12 @@ impl Run {
             return true;
         }
         let starts = events.iter().any(|event| match event {
-            Event::Saga { event, .. } => matches!(event, SagaEvent::Started(_)),
+            // A child was promised with the call of its parent.
+            Event::Saga {
+                event: SagaEvent::Started(start),
+                ..
+            } => start.parent.is_none(),
+            Event::Saga { .. } => false,
             Event::Opened { .. }
             | Event::Tenant(_)
             | Event::Effect { .. }
@@ -453,6 +481,9 @@ impl Run {
                 Deed::Started
                 | Deed::Launch(_)
                 | Deed::Sleep(_)
+                | Deed::Attend(_)
+                | Deed::Recall(_)
+                | Deed::Reported
                 | Deed::Held(_)
                 | Deed::Resumed
                 | Deed::Finish(_)
@@ -480,13 +511,20 @@ impl Run {
                 Deed::Signalled(signalled, tell) => {
                     let _ = tell.send(Ok(signalled));
                 }
-                Deed::Held(reason) => self.flight.hold(&reason),
-                Deed::Resumed => self.flight.saga_resumed(),
+                Deed::Attend(step) => self.attend(core, step),
+                Deed::Recall(step) => self.recall_recorded(core, step),
+                Deed::Reported => self.report(core),
+                Deed::Held(reason) => {
+                    self.flight.hold(&reason);
+                    self.tell_parent(core, News::Held(Some(reason)));
+                }
+                Deed::Resumed => self.resumed(core),
                 Deed::Finish(settlement) => {
                     self.over = true;
                     self.finished_at = Some(lsn);
                     core.driver.ended();
                     self.flight.arrived(core, settlement, lsn);
+                    self.release_children(core);
                 }
                 Deed::Changed(status) => self.changed(core, status),
                 Deed::Exhausted(path, reason) => core.feed.publish(|| Notice::Exhausted {
@@ -503,6 +541,16 @@ impl Run {
                 }
             }
         }
+    }
+
+    /// It goes on, unless a child does not.
+    fn resumed(&self, core: &Core) {
+        let why = self.stalled.values().next().map(Arc::clone);
+        match &why {
+            Some(why) => self.flight.hold(why),
+            None => self.flight.saga_resumed(),
+        }
+        self.tell_parent(core, News::Held(why));
     }
 
     pub(super) fn remind(core: &Arc<Core>, wait: Duration, message: Message) {
@@ -590,7 +638,7 @@ fn clipped(hold: Hold) -> Hold {
 }
 
 /// Why a saga does not move, for people.
-fn hold_text(hold: &Hold) -> Arc<str> {
+pub(super) fn hold_text(hold: &Hold) -> Arc<str> {
     Arc::from(match hold {
         Hold::Paused(PauseReason::Definition(why)) => format!("paused: definition: {why}"),
         Hold::Paused(PauseReason::Nondeterminism(why)) => format!("paused: nondeterminism: {why}"),

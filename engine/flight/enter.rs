@@ -310,6 +310,28 @@ impl Flight {
         flight
     }
 
+    /// A child that is about to be started; `None` if its key stands for something else.
+    pub(crate) fn child(
+        core: &Arc<Core>,
+        account: Arc<TenantAccount>,
+        start: &SagaStart,
+    ) -> Option<Arc<Self>> {
+        let Entry::Vacant(vacant) = core.flights.entry(start.id) else {
+            return None;
+        };
+        let subject = Subject::Saga {
+            fingerprint: start.fingerprint,
+            id: SagaId::default(),
+        };
+        let flight = Self::made(core, start.id, account, subject, start.retention_ms);
+        let mut state = flight.state.lock();
+        (state.phase, state.intent) = (Phase::Driven, Intent::None);
+        drop(state);
+        vacant.insert(Arc::clone(&flight));
+        core.flying.fetch_add(1, Ordering::Relaxed);
+        Some(flight)
+    }
+
     fn found(
         core: &Arc<Core>,
         id: EffectId,
@@ -317,7 +339,20 @@ impl Flight {
         subject: Subject,
         retention_ms: u64,
     ) -> Arc<Self> {
-        let flight = Arc::new(Self {
+        let flight = Self::made(core, id, account, subject, retention_ms);
+        core.flights.insert(id, Arc::clone(&flight));
+        core.flying.fetch_add(1, Ordering::Relaxed);
+        flight
+    }
+
+    fn made(
+        core: &Arc<Core>,
+        id: EffectId,
+        account: Arc<TenantAccount>,
+        subject: Subject,
+        retention_ms: u64,
+    ) -> Arc<Self> {
+        Arc::new(Self {
             core: Arc::downgrade(core),
             id,
             account,
@@ -335,10 +370,7 @@ impl Flight {
                 journaled: None,
                 round: 0,
             }),
-        });
-        core.flights.insert(id, Arc::clone(&flight));
-        core.flying.fetch_add(1, Ordering::Relaxed);
-        flight
+        })
     }
 
     fn seat(self: &Arc<Self>, entrance: &Entrance, want: Want, joined: bool) -> Seat {

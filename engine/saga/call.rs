@@ -138,11 +138,7 @@ impl<C: Computation, D> IntoFuture for StepCall<C, D> {
 
     fn into_future(self) -> Self::IntoFuture {
         let (script, issue) = self.issue();
-        StepFuture {
-            script,
-            state: State::Ready(Some(issue)),
-            output: PhantomData,
-        }
+        StepFuture::new(script, issue)
     }
 }
 
@@ -191,6 +187,16 @@ pub struct StepFuture<T> {
     output: PhantomData<fn() -> T>,
 }
 
+impl<T> StepFuture<T> {
+    pub(crate) fn new(script: Arc<Script>, issue: Result<Issue, StepError>) -> Self {
+        Self {
+            script,
+            state: State::ready(issue),
+            output: PhantomData,
+        }
+    }
+}
+
 impl<T: DeserializeOwned> Future for StepFuture<T> {
     type Output = Result<T, StepError>;
 
@@ -217,6 +223,7 @@ fn register(script: &Script, issue: Issue) -> Result<StepPath, StepError> {
         Issue::Step(path, _)
         | Issue::Sleep(path, _)
         | Issue::Signal(path, _)
+        | Issue::Child(path, _)
         | Issue::Note(path, _)
         | Issue::Missing(path, _) => path.clone(),
         Issue::Pivot => {

@@ -7,16 +7,17 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use orlop_saga::path::{PathError, StepPath};
-use orlop_saga::saga::CallIntent;
+use orlop_saga::saga::{Bond, CallIntent};
 use orlop_saga::time::WallMillis;
 use serde::de::DeserializeOwned;
 
 use crate::computation::Computation;
-use crate::saga::StepError;
 use crate::saga::call::{Sleep, StepCall};
+use crate::saga::child::ChildCall;
 use crate::saga::script::{Issue, Script};
 use crate::saga::select::{Branches, Select};
 use crate::saga::signal::SignalWait;
+use crate::saga::{Saga, StepError};
 use crate::timers::random_of;
 
 /// The calls of a saga before its pivot.
@@ -65,6 +66,10 @@ impl Calls {
         Sleep::new(Arc::clone(&self.script), self.path(name), duration)
     }
 
+    fn child<S: Saga, D>(&self, name: &str, input: S::Input, bond: Bond) -> ChildCall<S, D> {
+        ChildCall::new(Arc::clone(&self.script), self.path(name), input, bond)
+    }
+
     fn signal<T: DeserializeOwned>(&self, name: &str) -> SignalWait<T> {
         SignalWait::new(Arc::clone(&self.script), self.path(name), name)
     }
@@ -103,7 +108,7 @@ impl Calls {
 }
 
 macro_rules! shared_calls {
-    ($context:ident, $direction:ty) => {
+    ($context:ident, $direction:ty, $bond:expr) => {
         impl $context {
             /// A step: runs `computation` on `input` once, whatever crashes, and records how it
             /// ended under `name`.
@@ -117,6 +122,26 @@ macro_rules! shared_calls {
             ) -> StepCall<C, $direction> {
                 let _signature = computation;
                 self.calls.step(name, input.into())
+            }
+
+            /// A child: starts another saga once, whatever crashes, and waits for its outcome as for
+            /// that of a step.
+            ///
+            /// The child has an id, a history and a key ([`Key::of_child`](crate::Key::of_child)) of
+            /// its own, and the class, audit tag and trace of this saga. One that was compensated is
+            /// an error of the call; one that is stuck shows in this saga. A cancel of this saga
+            /// cancels the children that run first.
+            ///
+            /// Before the pivot a child is adopted: it has no pivot of its own, and if this saga
+            /// unwinds after it is done, it unwinds too, by its own undos, in the order of this
+            /// saga's intents; or it is given an [`undo`](ChildCall::undo). After the pivot it may
+            /// pivot and is not undone.
+            pub fn child<S: Saga>(
+                &self,
+                name: &str,
+                input: impl Into<S::Input>,
+            ) -> ChildCall<S, $direction> {
+                self.calls.child(name, input.into(), $bond)
             }
 
             /// A context whose calls are told apart by `index`: for loops.
@@ -180,8 +205,8 @@ macro_rules! shared_calls {
     };
 }
 
-shared_calls!(SagaContext, Backward);
-shared_calls!(ForwardContext, Forward);
+shared_calls!(SagaContext, Backward, Bond::Adopted);
+shared_calls!(ForwardContext, Forward, Bond::Apart);
 
 impl SagaContext {
     pub(crate) fn new(script: Arc<Script>) -> Self {
@@ -198,7 +223,8 @@ impl SagaContext {
     /// stuck.
     ///
     /// # Errors
-    /// [`StepError::Pivoted`]: the saga has pivoted already.
+    /// [`StepError::Pivoted`]: the saga has pivoted already. [`StepError::PivotInChild`]: it is a
+    /// child that its parent undoes by the child's own undos.
     pub fn pivot(self) -> impl Future<Output = Result<ForwardContext, StepError>> + Send {
         PivotFuture {
             calls: Some(self.calls),

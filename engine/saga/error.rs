@@ -45,7 +45,11 @@ pub enum StepError {
         /// Why.
         source: DecodeError,
     },
-    /// A step with an undo, or a second pivot, after the pivot: from there on only forward.
+    /// A pivot in a child that its parent undoes by the child's own undos. Give the child an undo at
+    /// its call, or call it after the parent's pivot.
+    #[error("a pivot in a child whose parent has no undo for it")]
+    PivotInChild,
+    /// A step or child that would be undone, or a second pivot, after the pivot: from there on only forward.
     #[error("{what} after the pivot")]
     Pivoted {
         /// What was asked for.

@@ -4,12 +4,14 @@
 //! | --- | --- |
 //! | `context` | what the function is given: steps, scopes, sleep, time, random, pivot |
 //! | `call` | one step on its way: its undo, its retries, its future |
+//! | `child` | a saga of its own, and its undo |
 //! | `signal` | a wait for a signal |
 //! | `select` | the first of several branches |
 //! | `script` | the ledger between the function and the driver |
 //! | `error` | why a step or a saga did not go on |
 
 mod call;
+mod child;
 mod context;
 mod error;
 pub(crate) mod script;
@@ -26,6 +28,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use call::{Sleep, StepCall, StepFuture};
+pub use child::{ChildCall, ChildOf};
 pub use context::{ForwardContext, SagaContext};
 pub use error::{SagaError, StepError};
 pub use select::{Branches, Select, Selected};

@@ -10,10 +10,11 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use orlop_saga::canonical::Payload;
+use orlop_saga::effect::CodeRef;
 use orlop_saga::key::Fingerprint;
 use orlop_saga::outcome::Failure;
 use orlop_saga::path::StepPath;
-use orlop_saga::saga::{CallIntent, UndoIntent};
+use orlop_saga::saga::{Bond, CallIntent, UndoIntent};
 use orlop_saga::time::{Clock, WallMillis};
 use parking_lot::Mutex;
 
@@ -29,6 +30,8 @@ pub(crate) enum Issue {
     Sleep(StepPath, WallMillis),
     /// Time or randomness, answered on the spot.
     Note(StepPath, CallIntent),
+    /// A saga of its own.
+    Child(StepPath, Arc<ChildSpec>),
     /// A wait for a signal of this name.
     Signal(StepPath, Box<str>),
     /// Only forward from here.
@@ -47,6 +50,16 @@ pub(crate) struct StepSpec {
     pub(crate) timeout: Option<std::time::Duration>,
 }
 
+/// What a child is started with.
+pub(crate) struct ChildSpec {
+    pub(crate) code: CodeRef,
+    pub(crate) input: Payload,
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) retention: std::time::Duration,
+    pub(crate) undo: Option<UndoIntent>,
+    pub(crate) bond: Bond,
+}
+
 /// What the driver tells the function.
 pub(crate) enum Answer {
     /// A step's end.
@@ -62,6 +75,8 @@ pub(crate) struct Script {
     pub(crate) registry: Arc<Registry>,
     pub(crate) limits: Limits,
     pub(crate) clock: Arc<dyn Clock>,
+    /// Whether a parent undoes it by its own undos.
+    adopted: bool,
     ledger: Mutex<Ledger>,
 }
 
@@ -86,11 +101,13 @@ enum Pivot {
 
 impl Script {
     /// A script for one execution; `notes` is what time and randomness were in an earlier one.
+    /// An `adopted` one has no pivot.
     pub(crate) fn new(
         registry: Arc<Registry>,
         limits: Limits,
         clock: Arc<dyn Clock>,
         notes: HashMap<StepPath, CallIntent>,
+        adopted: bool,
     ) -> Self {
         let ledger = Ledger {
             notes,
@@ -100,6 +117,7 @@ impl Script {
             registry,
             limits,
             clock,
+            adopted,
             ledger: Mutex::new(ledger),
         }
     }
@@ -116,6 +134,16 @@ impl Script {
                 }
                 Some(path.clone())
             }
+            Issue::Child(path, spec) => {
+                let undone = spec.undo.is_some() || spec.bond == Bond::Adopted;
+                if undone && ledger.pivot != Pivot::Ahead {
+                    return Err(StepError::Pivoted {
+                        what: "a child that is undone with its parent",
+                    });
+                }
+                Some(path.clone())
+            }
+            Issue::Pivot if self.adopted => return Err(StepError::PivotInChild),
             Issue::Sleep(path, _)
             | Issue::Signal(path, _)
             | Issue::Note(path, _)

@@ -14,6 +14,7 @@ mod support;
 mod backups;
 mod blobs;
 mod capabilities;
+mod children;
 mod counters;
 mod divergence;
 mod effects;

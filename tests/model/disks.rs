@@ -97,7 +97,7 @@ impl Disks {
     }
 }
 
-fn options(shape: Shape) -> Options {
+pub(crate) fn options(shape: Shape) -> Options {
     let retry = RetryPolicy {
         attempts_max: 200,
         base: Duration::from_micros(200),

@@ -17,6 +17,7 @@ mod clock;
 mod decoders;
 mod disks;
 mod ends;
+mod family;
 mod jumps;
 mod life;
 mod oracle;
