@@ -449,7 +449,7 @@ impl Run {
                 self.record(SagaEvent::Undone {
                     step: index,
                     fence,
-                    cost: cost,
+                    cost,
                 });
             }
             Verdict::Permanent(failure) => self.failed(index, fence, failure, cost),

@@ -56,7 +56,7 @@ impl Run {
                 self.hold(Hold::Stuck(format!("it failed after its pivot: {error}")));
             }
             Some(Err(error)) => {
-                self.start_unwinding(core, Cause::Failed(Failure::permanent(error)))
+                self.start_unwinding(core, Cause::Failed(Failure::permanent(error)));
             }
         }
     }

@@ -3,7 +3,7 @@
 use super::{Bond, Call, CallIntent, CallKind, Delivery, Hold, Phase, SagaEvent, SagaState, Trail};
 use crate::amount::BusyNanos;
 use crate::effect::IllegalEvent;
-use crate::id::StepIndex;
+use crate::id::{Fence, StepIndex};
 use crate::path::StepPath;
 use crate::step::{Step, StepEvent, StepOutcome};
 use crate::time::WallMillis;
@@ -19,43 +19,15 @@ impl SagaState {
         match event {
             SagaEvent::Started(_) => Err(self.illegal("started")),
             SagaEvent::Called { path, intent } => self.called(running, path, intent),
-            SagaEvent::Relaunched { step, fence, asks } => {
-                self.check(matches!(self.phase, Phase::Running), "relaunched")?;
-                self.step(*step, StepEvent::Launched(*fence))?;
-                if !asks {
-                    self.count_run(*step, false);
-                }
-                self.asking(*step, *asks);
-                Ok(())
-            }
+            SagaEvent::Relaunched { step, fence, asks } => self.relaunched(*step, *fence, *asks),
             SagaEvent::Settled {
                 step,
                 fence,
                 outcome,
                 cost,
-            } => {
-                // Also while paused: an attempt that was running ends all the same.
-                self.check(matches!(self.phase, Phase::Running), "settled")?;
-                self.step(*step, StepEvent::Settled(*fence, outcome.clone()))?;
-                if let StepOutcome::Done(output) = outcome {
-                    self.payload_bytes += output.len() as u64;
-                }
-                self.deliveries.push(Delivery::Call(*step));
-                self.charge(*step, *cost);
-                Ok(())
-            }
+            } => self.settled(*step, *fence, outcome, *cost),
             SagaEvent::Woke { step } => self.woke(running, *step),
-            SagaEvent::Pivoted => {
-                let adopted = self
-                    .start
-                    .parent
-                    .is_some_and(|parent| parent.bond == Bond::Adopted);
-                let free = !self.pivoted && self.doom().is_none() && !adopted;
-                self.check(running && free && self.open_steps() == 0, "pivoted")?;
-                self.pivoted = true;
-                self.deliveries.push(Delivery::Pivot);
-                Ok(())
-            }
+            SagaEvent::Pivoted => self.passed_pivot(running),
             SagaEvent::CancelRequested => {
                 self.check(!self.ended() && !self.pivoted, "cancelled")?;
                 self.cancel_requested = true;
@@ -69,17 +41,7 @@ impl SagaState {
                 };
                 Ok(())
             }
-            SagaEvent::UndoLaunched { step, fence } => {
-                self.check(
-                    unwinding && self.next_undo() == Some(*step),
-                    "undo-launched",
-                )?;
-                let first = !self.undoing(*step);
-                self.step(*step, StepEvent::UndoLaunched(*fence))?;
-                self.count_run(*step, first);
-                self.asking(*step, false);
-                Ok(())
-            }
+            SagaEvent::UndoLaunched { step, fence } => self.undo_launched(unwinding, *step, *fence),
             SagaEvent::Undone { step, fence, cost } => {
                 self.check(matches!(self.phase, Phase::Unwinding { .. }), "undone")?;
                 self.step(*step, StepEvent::Undone(*fence))?;
@@ -91,17 +53,7 @@ impl SagaState {
                 self.hold = Some(hold.clone());
                 Ok(())
             }
-            SagaEvent::Resumed => {
-                self.check(self.hold.is_some(), "resumed")?;
-                self.hold = None;
-                for call in &mut self.calls {
-                    if let CallKind::Step { runs, trail, .. } = &mut call.kind {
-                        *runs = 0;
-                        trail.lost_asks = 0;
-                    }
-                }
-                Ok(())
-            }
+            SagaEvent::Resumed => self.resumed(),
             SagaEvent::Completed { output, at } => {
                 self.check_completed(running)?;
                 self.phase = Phase::Completed {
@@ -122,15 +74,7 @@ impl SagaState {
             }
             SagaEvent::Compensated { at } => self.compensated(unwinding, *at),
             SagaEvent::Signalled { name, id, payload } => self.signalled(name, *id, payload),
-            SagaEvent::DeadlinePassed { at } => {
-                let counts = matches!(self.phase, Phase::Running)
-                    && self.start.deadline.is_some()
-                    && self.deadline_passed.is_none()
-                    && !self.cancel_requested;
-                self.check(counts, "past its deadline")?;
-                self.deadline_passed = Some(*at);
-                Ok(())
-            }
+            SagaEvent::DeadlinePassed { at } => self.passed_deadline(*at),
             SagaEvent::Released => {
                 let child = self.start.parent.is_some();
                 self.check(child && self.ended() && !self.released, "released")?;
@@ -148,6 +92,87 @@ impl SagaState {
             SagaEvent::Reopened { step, fence } => self.reopened(*step, *fence),
             SagaEvent::Forked(inherits) => self.forked(inherits),
         }
+    }
+
+    fn relaunched(
+        &mut self,
+        step: StepIndex,
+        fence: Fence,
+        asks: bool,
+    ) -> Result<(), IllegalEvent> {
+        self.check(matches!(self.phase, Phase::Running), "relaunched")?;
+        self.step(step, StepEvent::Launched(fence))?;
+        if !asks {
+            self.count_run(step, false);
+        }
+        self.asking(step, asks);
+        Ok(())
+    }
+
+    fn settled(
+        &mut self,
+        step: StepIndex,
+        fence: Fence,
+        outcome: &StepOutcome,
+        cost: BusyNanos,
+    ) -> Result<(), IllegalEvent> {
+        // Also while paused: an attempt that was running ends all the same.
+        self.check(matches!(self.phase, Phase::Running), "settled")?;
+        self.step(step, StepEvent::Settled(fence, outcome.clone()))?;
+        if let StepOutcome::Done(output) = outcome {
+            self.payload_bytes += output.len() as u64;
+        }
+        self.deliveries.push(Delivery::Call(step));
+        self.charge(step, cost);
+        Ok(())
+    }
+
+    fn passed_pivot(&mut self, running: bool) -> Result<(), IllegalEvent> {
+        let adopted = self
+            .start
+            .parent
+            .is_some_and(|parent| parent.bond == Bond::Adopted);
+        let free = !self.pivoted && self.doom().is_none() && !adopted;
+        self.check(running && free && self.open_steps() == 0, "pivoted")?;
+        self.pivoted = true;
+        self.deliveries.push(Delivery::Pivot);
+        Ok(())
+    }
+
+    fn undo_launched(
+        &mut self,
+        unwinding: bool,
+        step: StepIndex,
+        fence: Fence,
+    ) -> Result<(), IllegalEvent> {
+        self.check(unwinding && self.next_undo() == Some(step), "undo-launched")?;
+        let first = !self.undoing(step);
+        self.step(step, StepEvent::UndoLaunched(fence))?;
+        self.count_run(step, first);
+        self.asking(step, false);
+        Ok(())
+    }
+
+    fn resumed(&mut self) -> Result<(), IllegalEvent> {
+        self.check(self.hold.is_some(), "resumed")?;
+        self.hold = None;
+        for call in &mut self.calls {
+            if let CallKind::Step { runs, trail, .. } = &mut call.kind {
+                *runs = 0;
+                trail.lost_asks = 0;
+            }
+        }
+        Ok(())
+    }
+
+    fn passed_deadline(&mut self, at: WallMillis) -> Result<(), IllegalEvent> {
+        let counts = matches!(self.phase, Phase::Running)
+            && self.start.deadline.is_some()
+            && self.deadline_passed.is_none()
+            && !self.cancel_requested;
+        self.check(counts, "past its deadline")?;
+        self.deadline_passed = Some(at);
+        Ok(())
     }
 
     fn check_completed(&self, running: bool) -> Result<(), IllegalEvent> {
@@ -197,7 +222,8 @@ impl SagaState {
             } => {
                 let undone = undo.is_some() || *bond == Bond::Adopted;
                 let both = undo.is_some() && *bond == Bond::Adopted;
-                self.check(!both && !(undone && self.pivoted), "called with an undo")?;
+                let allowed = !(both || undone && self.pivoted);
+                self.check(allowed, "called with an undo")?;
                 if let Some(undo) = undo {
                     self.payload_bytes += undo.argument.len() as u64;
                 }

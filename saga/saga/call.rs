@@ -25,6 +25,10 @@ pub struct Call {
 }
 
 /// What a call is and how far it is.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most calls are steps, and all of them are in one vector"
+)]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CallKind {
     /// A computation.
