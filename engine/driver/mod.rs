@@ -305,6 +305,7 @@ impl Driver {
     }
 
     pub(crate) fn recover(&self, id: SagaId, flight: Arc<Flight>, state: Box<SagaState>) {
+        self.begun();
         self.tell(Message::Recover { id, flight, state });
     }
 
@@ -471,7 +472,6 @@ impl Player {
                 id
             }
             (_, Message::Recover { id, flight, state }) => {
-                core.driver.begun();
                 self.current = Some(id);
                 if let Some(parent) = state.start().parent {
                     self.children.insert((parent.saga, parent.step), id);
