@@ -97,7 +97,7 @@ impl Disks {
     }
 }
 
-pub(crate) fn options(shape: Shape) -> Options {
+fn options(shape: Shape) -> Options {
     let retry = RetryPolicy {
         attempts_max: 200,
         base: Duration::from_micros(200),

@@ -10,7 +10,7 @@ use orlop::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::disks::{Disks, Shape, options};
+use crate::disks::{Disks, Shape};
 use crate::life::{close, tenant_of, together};
 use crate::outside::{Outside, Put, Remove, Worth};
 
@@ -147,12 +147,10 @@ impl World {
         let shape = Shape {
             checkpoint_bytes: 2048,
             slots: 4,
+            resident_max,
         };
-        let mut options = options(shape);
-        options.limits.sagas_resident_max = resident_max;
         let opened = self.disks.open(shape, |builder| {
             builder
-                .options(options)
                 .pure(Worth, view.clone())
                 .external(Put, view.clone())
                 .undo(Remove, view.clone())
