@@ -99,6 +99,15 @@ impl EngineBuilder {
         self
     }
 
+    /// What is bound, without an engine.
+    #[cfg(feature = "testkit")]
+    pub(crate) fn definitions(self) -> Result<(Registry, crate::options::Limits), RegisterError> {
+        match self.error {
+            Some(error) => Err(error),
+            None => Ok((self.registry, self.options.limits)),
+        }
+    }
+
     /// Where the bytes of buffers come from when they are not on the device.
     pub fn buffer_source(mut self, source: impl BufferSource) -> Self {
         self.source = Some(Arc::new(source));

@@ -484,7 +484,7 @@ impl Run {
 }
 
 /// What time and randomness were in the execution that was recorded.
-fn notes(state: &SagaState) -> HashMap<StepPath, CallIntent> {
+pub(crate) fn notes(state: &SagaState) -> HashMap<StepPath, CallIntent> {
     let note = |kind: &CallKind| match kind {
         CallKind::Now { at } => Some(CallIntent::Now { at: *at }),
         CallKind::Random { value } => Some(CallIntent::Random { value: *value }),

@@ -44,6 +44,8 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 pub(crate) use self::child::{Command, News};
+#[cfg(feature = "testkit")]
+pub(crate) use self::forward::notes;
 pub(crate) use self::operate::{Fault, Order, Verb, Wish};
 use self::resident::Residents;
 use self::run::Run;

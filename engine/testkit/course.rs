@@ -21,6 +21,8 @@ pub enum Manner {
     /// Every step, every question and every undo runs twice, one run after the other: the answer
     /// of the first is lost.
     Twice,
+    /// The saga's function is dropped whenever it waits, and played again from its beginning.
+    Passivated,
     /// The engine is closed after every step and every undo, and opened again.
     Reopened,
 }
@@ -44,6 +46,7 @@ impl fmt::Display for Course {
         match self.manner {
             Manner::Plain => Ok(()),
             Manner::Twice => f.write_str(" twice"),
+            Manner::Passivated => f.write_str(" passivated"),
             Manner::Reopened => f.write_str(" reopened"),
         }
     }
@@ -63,6 +66,7 @@ impl Course {
         let manner = match manner {
             "" => Manner::Plain,
             " twice" => Manner::Twice,
+            " passivated" => Manner::Passivated,
             " reopened" => Manner::Reopened,
             _ => return None,
         };

@@ -103,8 +103,12 @@ impl<S: Saga, W> CrashSweep<S, W> {
             run.machine.log.power_off_after(nth);
         }
         let mut begun = run.machine.log.groups();
+        let mut options = self.options.clone();
+        if plan.course.manner == Manner::Passivated {
+            options.limits.sagas_resident_max = 0;
+        }
         let builder = EngineBuilder::on_parts(run.machine.parts())
-            .options(self.options.clone())
+            .options(options)
             .clock(Arc::new(clock.clone()))
             .turnstile(Arc::<Gate>::clone(&gate));
         let engine = (self.bind)(run.world, builder).open_blocking()?;
@@ -259,7 +263,7 @@ impl Life<'_> {
         } else {
             match self.plan.course.manner {
                 Manner::Twice => Passage::Twice,
-                Manner::Plain | Manner::Reopened => Passage::Once,
+                Manner::Plain | Manner::Passivated | Manner::Reopened => Passage::Once,
             }
         };
         self.gate.pass(waiting, passage);

@@ -5,6 +5,7 @@
 //! | [`SimDisk`], [`SimLog`], [`SimTables`] | a machine that loses what a real one may lose |
 //! | [`SimClock`] | time that passes when it is told to, and every timer with it |
 //! | [`Outside`], [`FaultPlan`] | a remote with keys and fences, and what befalls calls to it |
+//! | [`replay`] | an exported history against today's code |
 //! | [`CrashSweep`] | one saga, crashed at every point there is, recovered and checked |
 
 mod clock;
@@ -15,6 +16,7 @@ mod machine;
 mod outside;
 mod plan;
 mod point;
+mod replay;
 mod report;
 mod sweep;
 
@@ -23,6 +25,7 @@ pub use course::{Course, Manner, Way};
 pub use outside::{Outside, Violation};
 pub use plan::{Fault, FaultPlan, Request};
 pub use point::{Crash, PointError, SweepPoint};
+pub use replay::{Replayed, replay};
 pub use report::{Counts, SweepReport};
 pub use sweep::{CrashSweep, Ending, Finding, SweepError};
 

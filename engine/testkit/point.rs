@@ -146,7 +146,12 @@ mod tests {
             Crash::Told,
         ];
         for way in ways {
-            for manner in [Manner::Plain, Manner::Twice, Manner::Reopened] {
+            for manner in [
+                Manner::Plain,
+                Manner::Twice,
+                Manner::Passivated,
+                Manner::Reopened,
+            ] {
                 for crashes in [Vec::new(), all.clone()] {
                     let way = way.clone();
                     let course = Course { way, manner };

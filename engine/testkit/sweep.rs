@@ -143,7 +143,7 @@ type Invariant<S, W> = Box<dyn Fn(&W, &Ending<<S as Saga>::Output>) -> Result<()
 ///
 /// All that on every course: forward; with each step failing in turn, where the journal must say
 /// that it was that step which failed; cancelled at each step in turn. Also with every call
-/// delivered twice, and with the engine closed and reopened after every step and undo.
+/// delivered twice, with the saga passivated after every step, and with the engine closed and reopened after every step and undo.
 ///
 /// A lost first write of a recovery is left out: it leaves what there was before.
 pub struct CrashSweep<S: Saga, W> {
@@ -265,11 +265,12 @@ impl<S: Saga, W> CrashSweep<S, W> {
         let whole = self.play(&plain, &[], true, report)?;
         let strict = whole.strict;
         self.sweep(&plain, &whole, self.depth, report)?;
-        let twice = course(Manner::Twice);
-        let whole_twice = self.play(&twice, &[], strict, report)?;
-        self.sweep(&twice, &whole_twice, self.depth.min(1), report)?;
+        for course in [Manner::Twice, Manner::Passivated].map(course) {
+            let whole = self.play(&course, &[], strict, report)?;
+            self.sweep(&course, &whole, self.depth.min(1), report)?;
+        }
         self.play(&course(Manner::Reopened), &[], strict, report)?;
-        report.courses += 3;
+        report.courses += 4;
         Ok(whole.lives.first().map_or_else(Vec::new, Lived::steps))
     }
 

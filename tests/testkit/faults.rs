@@ -7,10 +7,12 @@ use crate::pair::{Mistake, counting, sweep};
 #[test]
 fn whatever_befalls_one_request_nothing_is_doubled_and_nothing_is_left_behind() {
     for plan in FaultPlan::each(&["p left"]) {
-        let report = sweep(Mistake::None, counting(plan.clone())).depth(1).run();
-        let report = report.unwrap_or_else(|error| panic!("{plan}: {error}"));
-        assert!(report.crashes() > 0, "{plan}: {report}");
+        let report = sweep(Mistake::None, counting(plan.clone())).depth(0).run();
+        report.unwrap_or_else(|error| panic!("{plan}: {error}"));
     }
+    let late = FaultPlan::new().and(Request::Put, "p left", 0, Fault::AppliedAfterTimeout);
+    let report = sweep(Mistake::None, counting(late)).depth(1).run().unwrap();
+    assert!(report.crashes() > 0, "{report}");
 }
 
 #[test]

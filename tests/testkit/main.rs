@@ -12,4 +12,5 @@
 mod clock;
 mod faults;
 mod pair;
+mod replay;
 mod sweep;

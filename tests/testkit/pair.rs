@@ -99,7 +99,7 @@ impl UndoFunction<Remove> for Code {
 /// The saga: `left` and `right` side by side, a day's rest, the pivot, `last`.
 #[derive(Debug)]
 pub(crate) struct Pair {
-    strays: bool,
+    pub(crate) strays: bool,
 }
 
 impl Saga for Pair {
