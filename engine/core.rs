@@ -229,7 +229,7 @@ impl Core {
     pub(crate) fn course(&self, code: &Code, retry: RetryPolicy) -> Course {
         let mut course = Course::new(code.late, retry, self.limits.reconciles_max);
         if self.outside_ahead {
-            course.resume(0, self.clock.monotonic());
+            course.resume(0, (0, 0), self.clock.monotonic());
         }
         course
     }

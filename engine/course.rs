@@ -3,6 +3,9 @@
 //! Invariants
 //! - An `External` effect that may have happened is asked about before it is run again.
 //! - `NotDone` counts only once no late attempt can prove it wrong.
+//! - Where attempts write under names of their own, nothing that is known of several of them is
+//!   believed before what the losers left is swept away.
+//! - What crashes alone used up may have happened: it ends stuck, and not as if it had failed.
 //! - Attempts are counted across restarts; a refusal by admission is none.
 
 use std::time::Duration;
@@ -21,6 +24,8 @@ pub(crate) enum Mode {
     Run,
     /// Asks the outside what became of it.
     Reconcile,
+    /// Has the outside remove what attempts left under names of their own.
+    Sweep,
 }
 
 /// How one attempt ended.
@@ -34,6 +39,13 @@ pub(crate) enum Ending {
     NotDone,
     /// Reconciliation: nobody can tell.
     Unknown(String),
+    /// What attempts left under names of their own is gone.
+    Swept,
+    /// It held its lease no longer: nobody waits for its end.
+    Expired {
+        /// Whether no other attempt is to be made.
+        last: bool,
+    },
     /// It failed.
     Failed(Failure),
     /// It was cut off because the engine ends: nothing is to be made of it here.
@@ -46,9 +58,12 @@ impl Ending {
     pub(crate) fn at_the_end(self) -> Self {
         match self {
             Self::Output(_) | Self::Undone => self,
-            Self::NotDone | Self::Unknown(_) | Self::Failed(_) | Self::Interrupted => {
-                Self::Interrupted
-            }
+            Self::NotDone
+            | Self::Unknown(_)
+            | Self::Swept
+            | Self::Expired { .. }
+            | Self::Failed(_)
+            | Self::Interrupted => Self::Interrupted,
         }
     }
 }
@@ -66,10 +81,23 @@ pub(crate) enum Verdict {
     Exhausted(Failure),
     /// Another attempt, under a fence of its own.
     Again { after: Duration },
+    /// The attempt goes on with what it was recorded for.
+    Onward,
     /// Nobody can tell whether it happened.
     Stuck(String),
     /// Nothing: the engine ends, and the next one goes on.
     Leave,
+}
+
+/// What is believed once nothing is left of the attempts that lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Pending {
+    /// Nothing: what was to be done can be done.
+    Nothing,
+    /// It is done.
+    Done(Payload),
+    /// It did not happen.
+    NotDone,
 }
 
 /// See the module.
@@ -82,6 +110,11 @@ pub(crate) struct Course {
     attempts: u32,
     reconciles: u32,
     ran_at: Monotonic,
+    /// How many runs ended with the process.
+    lost: u32,
+    /// An attempt may have left something that another one does not know of.
+    doubted: bool,
+    pending: Pending,
 }
 
 impl Course {
@@ -95,7 +128,16 @@ impl Course {
             attempts: 0,
             reconciles: 0,
             ran_at: Monotonic::default(),
+            lost: 0,
+            doubted: false,
+            pending: Pending::Nothing,
         }
+    }
+
+    /// Sweeps before anything else, in the attempt that was recorded for what follows.
+    pub(crate) fn sweep_first(&mut self) {
+        self.mode = Mode::Sweep;
+        self.pending = Pending::Nothing;
     }
 
     /// A caller joined who wants failures without effect tried again as `retry` says, if that is
@@ -107,8 +149,12 @@ impl Course {
     }
 
     /// A course found unfinished after `attempts` attempts, whose last one nobody saw the end of.
-    pub(crate) fn resume(&mut self, attempts: u32, now: Monotonic) {
+    /// So many runs and so many questions ended with the process.
+    pub(crate) fn resume(&mut self, attempts: u32, (runs, asks): (u32, u32), now: Monotonic) {
         self.attempts = attempts;
+        self.reconciles = asks;
+        self.lost = runs;
+        self.doubted = true;
         self.ran_at = now;
         self.mode = if self.late.is_some() {
             Mode::Reconcile
@@ -117,10 +163,29 @@ impl Course {
         };
     }
 
-    /// Whether crashes alone have used up the attempts: running it once more may crash the host
-    /// once more.
-    pub(crate) fn poisoned(&self) -> bool {
-        self.mode == Mode::Run && self.attempts >= self.retry.attempts_max
+    /// Why it is not tried once more: crashes alone have used up the attempts or the questions,
+    /// and another one may crash the host once more.
+    pub(crate) fn poisoned(&self) -> Option<String> {
+        match self.mode {
+            Mode::Run if self.attempts >= self.retry.attempts_max => Some(self.lost_text()),
+            Mode::Reconcile if self.reconciles >= self.reconciles_max => {
+                let asks = self.reconciles;
+                Some(format!("its {asks} reconciliations ended with the process"))
+            }
+            Mode::Run | Mode::Reconcile | Mode::Sweep => None,
+        }
+    }
+
+    fn lost_text(&self) -> String {
+        format!("its {} attempts ended with the process", self.attempts)
+    }
+
+    /// Whether the next attempt only asks: what the outside knows is not changed by it.
+    pub(crate) fn asks(&self) -> bool {
+        match self.mode {
+            Mode::Run => false,
+            Mode::Reconcile | Mode::Sweep => true,
+        }
     }
 
     pub(crate) fn mode(&self) -> Mode {
@@ -140,7 +205,7 @@ impl Course {
                 self.attempts += 1;
                 self.ran_at = now;
             }
-            Mode::Reconcile => self.reconciles += 1,
+            Mode::Reconcile | Mode::Sweep => self.reconciles += 1,
         }
     }
 
@@ -148,36 +213,83 @@ impl Course {
     pub(crate) fn unlaunched(&mut self) {
         match self.mode {
             Mode::Run => self.attempts = self.attempts.saturating_sub(1),
-            Mode::Reconcile => self.reconciles = self.reconciles.saturating_sub(1),
+            Mode::Reconcile | Mode::Sweep => {
+                self.reconciles = self.reconciles.saturating_sub(1);
+            }
         }
     }
 
     /// An attempt ended: what next. `draw` is uniform in `0.0..1.0`.
     pub(crate) fn judge(&mut self, ending: Ending, now: Monotonic, draw: f64) -> Verdict {
         match ending {
+            Ending::Output(output) if self.must_sweep() => self.sweep(Pending::Done(output)),
             Ending::Output(output) => Verdict::Done(output),
             Ending::Undone => Verdict::Undone,
             Ending::Interrupted => Verdict::Leave,
+            Ending::NotDone if self.must_sweep() => self.sweep(Pending::NotDone),
             Ending::NotDone => self.not_done(now, draw),
             Ending::Unknown(reason) => self.unknown(&reason, draw),
+            Ending::Swept => self.swept(now, draw),
+            Ending::Expired { last } => self.expired(last, now, draw),
             // A question that was lost is one that nobody answered.
-            Ending::Failed(failure) if self.mode == Mode::Reconcile => {
-                self.unknown(failure.reason(), draw)
-            }
+            Ending::Failed(failure) if self.asks() => self.unknown(failure.reason(), draw),
             Ending::Failed(failure) => match failure.disposition() {
                 Disposition::Permanent => Verdict::Permanent(failure),
                 Disposition::Retryable => self.failed(failure, draw),
                 Disposition::InDoubt if self.late.is_some() => {
                     // It started before it ended: to count from here is to count long enough.
-                    self.ran_at = now;
-                    self.mode = Mode::Reconcile;
-                    Verdict::Again {
-                        after: Duration::ZERO,
-                    }
+                    self.doubt(now)
                 }
                 // `Pure` code and undos may be run again at will.
                 Disposition::InDoubt => self.failed(failure, draw),
             },
+        }
+    }
+
+    /// Nobody knows what became of the run: the outside is asked.
+    fn doubt(&mut self, now: Monotonic) -> Verdict {
+        self.ran_at = now;
+        self.doubted = true;
+        self.mode = Mode::Reconcile;
+        Verdict::Again {
+            after: Duration::ZERO,
+        }
+    }
+
+    /// The attempt was given up while it ran.
+    fn expired(&mut self, last: bool, now: Monotonic, draw: f64) -> Verdict {
+        let reason = "it did not hold its lease";
+        if last {
+            self.attempts = self.attempts.max(self.retry.attempts_max);
+        }
+        match (self.late, last) {
+            (Some(_), _) => self.doubt(now),
+            (None, true) => Verdict::Permanent(Failure::permanent(reason)),
+            (None, false) => self.failed(Failure::retryable(reason), draw),
+        }
+    }
+
+    /// Whether what is known now is not believed before the leftovers of other attempts are gone.
+    fn must_sweep(&self) -> bool {
+        self.late == Some(Late::AttemptScoped) && self.doubted
+    }
+
+    fn sweep(&mut self, pending: Pending) -> Verdict {
+        self.pending = pending;
+        self.mode = Mode::Sweep;
+        Verdict::Again {
+            after: Duration::ZERO,
+        }
+    }
+
+    fn swept(&mut self, now: Monotonic, draw: f64) -> Verdict {
+        match std::mem::replace(&mut self.pending, Pending::Nothing) {
+            Pending::Nothing => {
+                self.mode = Mode::Run;
+                Verdict::Onward
+            }
+            Pending::Done(output) => Verdict::Done(output),
+            Pending::NotDone => self.not_done(now, draw),
         }
     }
 
@@ -205,7 +317,11 @@ impl Course {
         let failure = Failure::retryable("it did not happen");
         self.mode = Mode::Run;
         if self.attempts >= self.retry.attempts_max {
-            return Verdict::Exhausted(failure);
+            return if self.lost >= self.attempts {
+                Verdict::Stuck(self.lost_text())
+            } else {
+                Verdict::Exhausted(failure)
+            };
         }
         // Recorded like every run, so that one that ends the process is counted.
         Verdict::Again {
@@ -326,14 +442,98 @@ mod tests {
     #[test]
     fn attempts_are_counted_across_restarts() {
         let mut course = Course::new(None, RETRY, 2);
-        course.resume(1, at(0));
-        assert!(!course.poisoned());
+        course.resume(1, (1, 0), at(0));
+        assert_eq!(course.poisoned(), None);
         course.launched(at(0));
         let failure = Failure::retryable("busy");
         let verdict = course.judge(Ending::Failed(failure.clone()), at(1), 0.5);
         assert_eq!(verdict, Verdict::Exhausted(failure));
-        course.resume(2, at(2));
-        assert!(course.poisoned());
+        course.resume(2, (1, 0), at(2));
+        assert!(course.poisoned().is_some());
+    }
+
+    #[test]
+    fn crashes_alone_end_an_external_effect_stuck_and_failures_end_it_exhausted() {
+        let mut lost = Course::new(Some(Late::Fenced), RETRY, 2);
+        lost.resume(2, (2, 0), at(0));
+        lost.launched(at(1));
+        let verdict = lost.judge(Ending::NotDone, at(1), 0.5);
+        assert!(
+            matches!(&verdict, Verdict::Stuck(why) if why.contains("process")),
+            "{verdict:?}"
+        );
+        let mut failed = Course::new(Some(Late::Fenced), RETRY, 2);
+        failed.resume(2, (1, 0), at(0));
+        failed.launched(at(3));
+        let verdict = failed.judge(Ending::NotDone, at(3), 0.5);
+        assert!(matches!(verdict, Verdict::Exhausted(_)), "{verdict:?}");
+    }
+
+    #[test]
+    fn questions_lost_with_the_process_are_counted() {
+        let mut course = Course::new(Some(Late::Fenced), RETRY, 2);
+        course.resume(1, (1, 1), at(0));
+        assert_eq!(course.poisoned(), None);
+        course.launched(at(0));
+        let verdict = course.judge(Ending::Unknown("down".into()), at(1), 1.0);
+        assert!(matches!(verdict, Verdict::Stuck(_)), "{verdict:?}");
+        course.resume(1, (1, 2), at(2));
+        assert!(course.poisoned().is_some());
+    }
+
+    #[test]
+    fn nothing_is_believed_of_several_attempts_before_what_the_losers_left_is_swept() {
+        let again = Verdict::Again {
+            after: Duration::ZERO,
+        };
+        let output = Payload::new(&b"out"[..]);
+        let mut first = course(Some(Late::AttemptScoped));
+        let verdict = first.judge(Ending::Output(output.clone()), at(1), 0.5);
+        assert_eq!(verdict, Verdict::Done(output.clone()), "there was but one");
+        let mut course = course(Some(Late::AttemptScoped));
+        course.judge(Ending::Failed(Failure::in_doubt("no reply")), at(1), 0.5);
+        course.launched(at(2));
+        assert_eq!(course.judge(Ending::NotDone, at(2), 0.5), again);
+        assert_eq!((course.mode(), course.asks()), (Mode::Sweep, true));
+        course.launched(at(3));
+        course.judge(Ending::Swept, at(3), 0.5);
+        assert_eq!(course.mode(), Mode::Run);
+        course.launched(at(4));
+        let verdict = course.judge(Ending::Output(output.clone()), at(4), 0.5);
+        assert_eq!((verdict, course.mode()), (again, Mode::Sweep));
+        course.launched(at(5));
+        let verdict = course.judge(Ending::Swept, at(5), 0.5);
+        assert_eq!(verdict, Verdict::Done(output));
+    }
+
+    #[test]
+    fn a_sweep_that_fails_every_time_ends_in_stuck() {
+        let mut course = course(Some(Late::AttemptScoped));
+        course.judge(Ending::Failed(Failure::in_doubt("no reply")), at(1), 0.5);
+        course.launched(at(2));
+        course.judge(Ending::NotDone, at(2), 0.5);
+        course.launched(at(3));
+        let lost = Ending::Failed(Failure::permanent("no listing"));
+        let verdict = course.judge(lost, at(3), 0.5);
+        assert!(matches!(verdict, Verdict::Stuck(_)), "{verdict:?}");
+    }
+
+    #[test]
+    fn an_expired_attempt_is_tried_again_asked_about_or_the_last_one() {
+        let expired = |late, last| {
+            let mut course = course(late);
+            let verdict = course.judge(Ending::Expired { last }, at(9), 0.5);
+            (verdict, course)
+        };
+        let (verdict, _) = expired(None, false);
+        assert!(matches!(verdict, Verdict::Again { .. }), "{verdict:?}");
+        let (verdict, _) = expired(None, true);
+        assert!(matches!(verdict, Verdict::Permanent(_)), "{verdict:?}");
+        let (_, mut course) = expired(Some(Late::Fenced), true);
+        assert_eq!(course.mode(), Mode::Reconcile);
+        course.launched(at(10));
+        let verdict = course.judge(Ending::NotDone, at(10), 0.5);
+        assert!(matches!(verdict, Verdict::Exhausted(_)), "{verdict:?}");
     }
 
     #[test]

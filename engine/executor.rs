@@ -8,17 +8,19 @@
 mod device;
 #[cfg(feature = "testkit")]
 pub(crate) mod turnstile;
+mod watch;
 
 use std::collections::HashMap;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use futures_util::future::{Either, select};
 use orlop_admission::{
     Acquired, Bulkhead, BulkheadId, ComputationId, CostVector, Grantee, HeldScope, Lane, Permit,
     Refusal, Request, TenantAccount,
@@ -32,10 +34,12 @@ use orlop_saga::step::Prior;
 use orlop_saga::tenant::{AuditTag, Class};
 use orlop_saga::time::{Clock, Monotonic};
 use parking_lot::{Condvar, Mutex};
+use tokio::sync::Notify;
 
 use crate::buffer::BufferSource;
 use crate::course::Ending;
 use crate::host::{Attempt, Reconciled};
+use crate::lease::Bounds;
 use crate::registry::{Binding, Code, UndoEntry};
 use crate::runtime::OwnRuntime;
 use crate::timers::Work;
@@ -47,6 +51,8 @@ pub(crate) enum Action {
     Run { code: Arc<Code>, input: Payload },
     /// Asks what became of one.
     Reconcile { code: Arc<Code>, input: Payload },
+    /// Removes what attempts of one left under names of their own.
+    Sweep { code: Arc<Code> },
     /// Undoes a step.
     Undo {
         entry: Arc<UndoEntry>,
@@ -119,7 +125,7 @@ impl Action {
         match self {
             Self::Run { code, .. } => &code.bulkhead,
             // A question is I/O, wherever the computation itself runs.
-            Self::Reconcile { .. } => crate::host::HOST_IO,
+            Self::Reconcile { .. } | Self::Sweep { .. } => crate::host::HOST_IO,
             Self::Undo { entry, .. } => &entry.bulkhead,
         }
     }
@@ -127,13 +133,15 @@ impl Action {
     fn is_external(&self) -> bool {
         match self {
             Self::Run { code, .. } => code.external,
-            Self::Reconcile { .. } | Self::Undo { .. } => true,
+            Self::Reconcile { .. } | Self::Sweep { .. } | Self::Undo { .. } => true,
         }
     }
 
     fn ordinal(&self) -> u32 {
         match self {
-            Self::Run { code, .. } | Self::Reconcile { code, .. } => code.ordinal,
+            Self::Run { code, .. } | Self::Reconcile { code, .. } | Self::Sweep { code } => {
+                code.ordinal
+            }
             Self::Undo { entry, .. } => entry.ordinal,
         }
     }
@@ -142,6 +150,7 @@ impl Action {
     fn size(&self) -> ByteCount {
         ByteCount::of(match self {
             Self::Run { input, .. } | Self::Reconcile { input, .. } => input.as_bytes(),
+            Self::Sweep { .. } => &[],
             Self::Undo { argument, .. } => argument.as_bytes(),
         })
     }
@@ -152,7 +161,7 @@ impl Action {
                 Binding::Device(_) => ByteCount::of(input.as_bytes()),
                 Binding::Async(_) | Binding::Blocking(_) => ByteCount::default(),
             },
-            Self::Reconcile { .. } | Self::Undo { .. } => ByteCount::default(),
+            Self::Reconcile { .. } | Self::Sweep { .. } | Self::Undo { .. } => ByteCount::default(),
         }
     }
 }
@@ -221,7 +230,7 @@ impl Executor {
         self: &Arc<Self>,
         action: Action,
         attempt: Attempt,
-        timeout: Option<Duration>,
+        bounds: Bounds,
         permit: Permit,
         owner: Arc<dyn Owner>,
     ) {
@@ -231,33 +240,37 @@ impl Executor {
                 executor: Arc::clone(self),
                 action,
                 attempt,
-                timeout,
+                bounds,
                 permit: Some(permit),
                 owner,
             });
             return;
         }
-        self.start(action, attempt, timeout, Some(permit), owner);
+        self.start(action, attempt, bounds, Some(permit), owner);
     }
 
     fn start(
         self: &Arc<Self>,
         action: Action,
         attempt: Attempt,
-        timeout: Option<Duration>,
+        bounds: Bounds,
         permit: Option<Permit>,
         owner: Arc<dyn Owner>,
     ) {
         let external = action.is_external();
         let slot = Slot {
             permit,
-            owner: Arc::new(Mutex::new(Some(owner))),
+            owner: Owned::new(owner),
             _busy: self.busy.begin(self.runtime.timers().work()),
         };
         let run = Running {
             slot: Some(slot),
             external,
         };
+        if let (Some(lease), Some(owner)) = (bounds.lease, run.owner()) {
+            self.watch(lease, &attempt, owner);
+        }
+        let timeout = bounds.timeout;
         match action {
             Action::Run { code, input } => match &code.binding {
                 Binding::Device(device) => {
@@ -278,6 +291,16 @@ impl Executor {
                 }
                 None => run.end(
                     Ending::Unknown("the computation cannot be reconciled".to_owned()),
+                    BusyNanos::default(),
+                ),
+            },
+            Action::Sweep { code } => match &code.reconcile {
+                Some(reconcile) => {
+                    let sweep = Arc::clone(reconcile).sweep(attempt).map(Ending::of_sweep);
+                    self.launch_future(sweep, timeout, true, crate::host::HOST_IO, run);
+                }
+                None => run.end(
+                    Ending::Unknown("the computation has no sweep".to_owned()),
                     BusyNanos::default(),
                 ),
             },
@@ -315,9 +338,17 @@ impl Executor {
                 future: Box::pin(call),
             });
             let caught = call.catch_unwind();
-            let result = match timeout {
-                Some(timeout) => timers.timeout(timeout, caught).await,
-                None => Some(caught.await),
+            let bounded = async {
+                match timeout {
+                    Some(timeout) => timers.timeout(timeout, caught).await,
+                    None => Some(caught.await),
+                }
+            };
+            let released = run.released();
+            let result = match select(pin!(bounded), pin!(released)).await {
+                Either::Left((result, _)) => result,
+                // It was given up: what it would say is not heard any more.
+                Either::Right(_) => None,
             };
             let ending = match result {
                 Some(Ok(ending)) => ending,
@@ -420,8 +451,32 @@ struct Slot {
     _busy: BusyGuard,
 }
 
-/// The owner of an attempt, taken by whoever tells it first: the end, or a time-out.
-type Owned = Arc<Mutex<Option<Arc<dyn Owner>>>>;
+/// The owner of an attempt, taken by whoever tells it first: the end, a time-out, a watchdog.
+#[derive(Clone)]
+struct Owned(Arc<Owning>);
+
+struct Owning {
+    owner: Mutex<Option<Arc<dyn Owner>>>,
+    given_up: Notify,
+}
+
+impl Owned {
+    fn new(owner: Arc<dyn Owner>) -> Self {
+        Self(Arc::new(Owning {
+            owner: Mutex::new(Some(owner)),
+            given_up: Notify::new(),
+        }))
+    }
+
+    fn is_told(&self) -> bool {
+        self.0.owner.lock().is_none()
+    }
+
+    /// Nobody waits for the attempt: it may end where it is.
+    fn release(&self) {
+        self.0.given_up.notify_one();
+    }
+}
 
 impl Running {
     fn end(mut self, ending: Ending, cost: BusyNanos) {
@@ -439,7 +494,18 @@ impl Running {
     }
 
     fn owner(&self) -> Option<Owned> {
-        self.slot.as_ref().map(|slot| Arc::clone(&slot.owner))
+        self.slot.as_ref().map(|slot| slot.owner.clone())
+    }
+
+    /// Once nobody waits for it any more.
+    fn released(&self) -> impl Future<Output = ()> + use<> {
+        let owner = self.owner();
+        async move {
+            match owner {
+                Some(owner) => owner.0.given_up.notified().await,
+                None => std::future::pending().await,
+            }
+        }
     }
 }
 
@@ -451,8 +517,8 @@ impl Drop for Running {
 }
 
 /// Tells an owner, unless it was told before.
-fn tell(owner: &Mutex<Option<Arc<dyn Owner>>>, ending: Ending, cost: BusyNanos) {
-    let owner = owner.lock().take();
+fn tell(owner: &Owned, ending: Ending, cost: BusyNanos) {
+    let owner = owner.0.owner.lock().take();
     if let Some(owner) = owner {
         owner.ended(Ended { ending, cost });
     }
@@ -471,6 +537,13 @@ impl Ending {
             Reconciled::Done(output) => Self::Output(output),
             Reconciled::NotDone => Self::NotDone,
             Reconciled::Unknown(reason) => Self::Unknown(reason),
+        }
+    }
+
+    fn of_sweep(result: Result<(), Failure>) -> Self {
+        match result {
+            Ok(()) => Self::Swept,
+            Err(failure) => Self::Failed(failure),
         }
     }
 

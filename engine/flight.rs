@@ -9,6 +9,7 @@
 //! - Records of one flight are appended under its lock, so that their order in the journal is the
 //!   order of its states; admission, wakers and the tables are called without it.
 
+mod again;
 mod enter;
 mod look;
 mod record;
@@ -31,6 +32,7 @@ pub(crate) use self::wait::{Arrival, Mailbox, Reply};
 use crate::core::Core;
 use crate::course::Course;
 use crate::error::SubmitError;
+use crate::lease::Bounds;
 use crate::registry::Code;
 
 /// See the module.
@@ -59,6 +61,8 @@ struct State {
     settled_at: Lsn,
     /// What is to be withdrawn once it is known whether the acceptance is durable.
     withdrawal: Option<(SubmitError, Withdrawal)>,
+    /// What the last callers were told when the key became unknown again.
+    farewell: Option<SubmitError>,
 }
 
 /// What the key stands for, and how it is brought about.
@@ -91,6 +95,8 @@ struct Plain {
     nested: Option<Refusal>,
     /// How often in a row it was refused.
     refusals: u32,
+    /// What bounds each run.
+    bounds: Bounds,
 }
 
 /// What a crash may take.

@@ -19,6 +19,7 @@ use orlop_saga::step::Prior;
 use orlop_saga::trace::TraceContext;
 
 use crate::computation::{Computation, External, Pure, Undo};
+use crate::lease::Pulse;
 
 /// The bulkhead of asynchronous host functions that name no other.
 pub const HOST_IO: &str = "host-io";
@@ -39,13 +40,28 @@ pub struct Attempt {
     /// The trace it belongs to.
     pub trace: TraceContext,
     pub(crate) cancel: Arc<AtomicBool>,
+    pub(crate) pulse: Arc<Pulse>,
 }
 
 impl Attempt {
-    /// Whether nobody wants the result any more. A long attempt looks from time to time and ends
+    /// Whether nobody wants the result any more, or its lease is over. A long attempt looks from time to time and ends
     /// with a retryable failure if it had no effect yet.
     pub fn is_cancelled(&self) -> bool {
-        self.cancel.load(Ordering::Relaxed)
+        self.cancel.load(Ordering::Relaxed) || self.pulse.is_stopped()
+    }
+
+    /// Says that it is alive: its [`Lease`](crate::Lease), if it has one, begins anew.
+    pub fn heartbeat(&self) {
+        self.pulse.beat();
+    }
+
+    /// A name that no other attempt of this work has, for what only the winner's counts of. All of
+    /// one work's begin with its remote key and a `.`, so that a sweep finds them.
+    pub fn name(&self) -> String {
+        format!(
+            "{}.{}-{}",
+            self.remote_key, self.fence.incarnation, self.fence.attempt
+        )
     }
 }
 
@@ -98,8 +114,9 @@ pub enum Reconciled<T> {
 pub enum Late {
     /// The outside refuses an older fence.
     Fenced,
-    /// Every attempt writes under its own name, and the code's own reconciliation and sweep see to
-    /// it that only the winner's counts. The engine treats it like [`Late::Fenced`].
+    /// Every attempt writes under a name of its own, [`Attempt::name`], and only the winner's
+    /// counts. Where there was more than one, or one whose end nobody saw, [`Reconcile::sweep`]
+    /// removes what the losers left before the outcome is believed or an undo is begun.
     AttemptScoped,
     /// An attempt has its effect within this time or never: before, `NotDone` is not believed.
     Settles(Duration),
@@ -116,6 +133,17 @@ pub trait Reconcile<C: Computation<Kind = External>>: Send + Sync + 'static {
         attempt: Attempt,
         input: C::Input,
     ) -> impl Future<Output = Reconciled<C::Output>> + Send;
+
+    /// Removes what attempts of `attempt.remote_key` with an older fence left under names of their
+    /// own, but for what has become part of the effect. Only called where late attempts are
+    /// [`Late::AttemptScoped`], and then as often as it takes: code that answers so has to have it.
+    ///
+    /// # Errors
+    /// A [`Failure`], which is one more question that nobody answered: swept again, then stuck.
+    fn sweep(&self, attempt: Attempt) -> impl Future<Output = Result<(), Failure>> + Send {
+        let _ = attempt;
+        async { Err(Failure::permanent("the computation has no sweep")) }
+    }
 }
 
 /// What an undo is given.
@@ -178,6 +206,7 @@ pub(crate) trait BlockingCode: Send + Sync {
 /// [`Reconcile`] with its types erased.
 pub(crate) trait ReconcileCode: Send + Sync {
     fn ask(self: Arc<Self>, attempt: Attempt, input: Payload, output_max: usize) -> Asked;
+    fn sweep(self: Arc<Self>, attempt: Attempt) -> BoxFuture<'static, Result<(), Failure>>;
 }
 
 /// [`UndoFunction`] with its types erased.
@@ -255,6 +284,10 @@ impl<C: Computation<Kind = External>, F: Reconcile<C>> ReconcileCode for Bound<C
                 Reconciled::Unknown(reason) => Reconciled::Unknown(reason),
             }
         })
+    }
+
+    fn sweep(self: Arc<Self>, attempt: Attempt) -> BoxFuture<'static, Result<(), Failure>> {
+        Box::pin(async move { self.function.sweep(attempt).await })
     }
 }
 

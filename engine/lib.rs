@@ -47,6 +47,7 @@ mod executor;
 mod flight;
 mod handle;
 mod host;
+mod lease;
 mod open;
 mod operator;
 mod options;
@@ -85,6 +86,7 @@ pub use host::{
     Attempt, BlockingFunction, Found, HOST_CPU, HOST_IO, HostFunction, Late, Reconcile, Reconciled,
     UndoFunction, Undoing,
 };
+pub use lease::{Escalation, Lease};
 pub use open::OpenError;
 pub use operator::{
     AbandonError, Abandoned, CallRecord, ListError, Notice, Operator, PauseError, ResidueRecord,

@@ -8,6 +8,7 @@ use orlop_store::store::StoreOptions;
 
 use crate::error::OptionError;
 use crate::host::{HOST_CPU, HOST_IO};
+use crate::lease::{Bounds, Lease};
 
 /// How often, and how patiently, a failure without effect is tried again.
 ///
@@ -90,6 +91,12 @@ pub struct Limits {
     pub tenants_max: u32,
     /// What accepted work and saga steps do about failures without effect.
     pub retry: RetryPolicy,
+    /// How long one attempt of an effect or step may take that says nothing else; `None` for as
+    /// long as it takes.
+    pub attempt_timeout: Option<Duration>,
+    /// How long one attempt of an effect or step that says nothing else may go without a sign of
+    /// life, and what follows; `None` for no watch.
+    pub lease: Option<Lease>,
     /// How often an `External` effect that nobody knows the end of is asked about before it is
     /// stuck.
     pub reconciles_max: u32,
@@ -115,7 +122,19 @@ impl Default for Limits {
             settle_timeout: Duration::from_secs(30),
             tenants_max: 4096,
             retry: RetryPolicy::default(),
+            attempt_timeout: None,
+            lease: None,
             reconciles_max: 10,
+        }
+    }
+}
+
+impl Limits {
+    /// What bounds an attempt that says nothing else.
+    pub(crate) fn bounds(&self) -> Bounds {
+        Bounds {
+            timeout: self.attempt_timeout,
+            lease: self.lease,
         }
     }
 }

@@ -92,7 +92,7 @@ fn effect_goes_on(core: &Arc<Core>, id: EffectId, account: Arc<TenantAccount>, e
     }
     let mut course = core.course(&code, core.limits.retry);
     if fence.is_some() {
-        course.resume(effect.runs(), core.clock.monotonic());
+        course.resume(effect.runs(), effect.lost(), core.clock.monotonic());
     }
     let flight = Flight::recovered(core, id, account, effect.clone(), code, course);
     match effect {

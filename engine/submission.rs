@@ -21,6 +21,7 @@ use crate::core::Core;
 use crate::error::{SubmitError, Unavailable};
 use crate::flight::{Arrival, Durability, Entrance, Mailbox, Reply as Answer, Seat, Want, Work};
 use crate::handle::Handle;
+use crate::lease::{Bounds, Lease};
 use crate::options::RetryPolicy;
 use crate::tenant::Tenant;
 use crate::ticket::Ticket;
@@ -67,6 +68,7 @@ pub(crate) struct Terms {
     pub(crate) audit: AuditTag,
     pub(crate) trace: TraceContext,
     pub(crate) deadline: Option<Duration>,
+    pub(crate) bounds: Bounds,
 }
 
 /// One submission; awaited, it is made. `K` is the computation's kind, or [`Keyed`] once a key is
@@ -134,6 +136,20 @@ impl<C: Computation, K, M> Submission<C, K, M> {
         self
     }
 
+    /// How long one attempt may take, until the process ends. An `External` attempt that takes
+    /// longer is in doubt, a `Pure` one has failed and may be tried again.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.terms.bounds.timeout = Some(timeout);
+        self
+    }
+
+    /// How long one attempt may go without a [`heartbeat`](crate::Attempt::heartbeat), and what
+    /// follows if it does; until the process ends.
+    pub fn lease(mut self, lease: Lease) -> Self {
+        self.terms.bounds.lease = Some(lease);
+        self
+    }
+
     /// How often failures without effect are tried again. By default an awaited submission tries
     /// once and an enqueued one as the options say.
     pub fn retry(mut self, retry: RetryPolicy) -> Self {
@@ -179,6 +195,7 @@ impl<C: Computation, K, M> Submission<C, K, M> {
                 request: Box::new(request),
                 code,
                 retry: self.retry.unwrap_or(retry),
+                bounds: self.terms.bounds.or(core.limits.bounds()),
             },
         })
     }

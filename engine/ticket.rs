@@ -1,8 +1,8 @@
 //! Tickets: the caller's side of what was accepted.
 //!
 //! Dropping a ticket changes nothing: the work is done all the same, and whoever submits its key
-//! again gets the outcome. A ticket that was told [`SubmitError::Stuck`] says so from then on:
-//! submit the key again for one that follows what the operator does.
+//! again gets the outcome. A ticket that was told [`SubmitError::Stuck`] can be asked again: it
+//! says so still, or what has become of the work since.
 
 use std::fmt;
 use std::future::IntoFuture;
@@ -36,6 +36,7 @@ impl<T> Claim<T> {
 impl<T: DeserializeOwned> Claim<T> {
     async fn outcome(&mut self, deadline: Option<Duration>) -> Result<Reply<T>, SubmitError> {
         let key = self.key();
+        self.seat.ask_again(&self.tenant.core);
         let arrival = wait(&self.tenant.core, key, &mut self.seat.outcome, deadline).await?;
         reply(arrival, key, self.seat.joined)
     }

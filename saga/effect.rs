@@ -162,6 +162,8 @@ pub enum Effect {
         asking: bool,
         /// How many questions were lost with the process since then.
         lost_asks: u32,
+        /// How many runs were, likewise.
+        lost_runs: u32,
     },
     /// In doubt, and waiting for an operator.
     Stuck {
@@ -221,23 +223,31 @@ impl Effect {
         }
     }
 
-    /// How many questions were lost with the process.
-    pub fn lost_asks(&self) -> u32 {
+    /// How many runs and how many questions were lost with the process.
+    pub fn lost(&self) -> (u32, u32) {
         match self {
-            Self::Accepted { .. } | Self::Stuck { .. } => 0,
-            Self::Launched { lost_asks, .. } => *lost_asks,
+            Self::Accepted { .. } | Self::Stuck { .. } => (0, 0),
+            Self::Launched {
+                lost_runs,
+                lost_asks,
+                ..
+            } => (*lost_runs, *lost_asks),
         }
     }
 
-    /// The process ended without a close: a question under way was lost with it.
+    /// The process ended without a close: what was under way was lost with it.
     pub(crate) fn crashed(&mut self, incarnation: Incarnation) {
         match self {
             Self::Launched {
                 fence,
-                asking: true,
+                asking,
+                lost_runs,
                 lost_asks,
                 ..
-            } if fence.incarnation == incarnation => *lost_asks = lost_asks.saturating_add(1),
+            } if fence.incarnation == incarnation => {
+                let lost = if *asking { lost_asks } else { lost_runs };
+                *lost = lost.saturating_add(1);
+            }
             Self::Accepted { .. } | Self::Launched { .. } | Self::Stuck { .. } => {}
         }
     }
@@ -281,6 +291,7 @@ impl Effect {
                     runs,
                     asking: asks,
                     lost_asks: 0,
+                    lost_runs: 0,
                 }))
             }
             (Some(Self::Stuck { request, fence, .. }), EffectEvent::Resumed) => {
@@ -290,6 +301,7 @@ impl Effect {
                     runs: 0,
                     asking: false,
                     lost_asks: 0,
+                    lost_runs: 0,
                 }))
             }
             // A relaunch needs a newer fence: a late completion must not settle the wrong run.
@@ -299,6 +311,7 @@ impl Effect {
                     fence: old,
                     runs,
                     lost_asks,
+                    lost_runs,
                     ..
                 }),
                 EffectEvent::Launched { fence, asks },
@@ -310,6 +323,7 @@ impl Effect {
                     runs,
                     asking: asks,
                     lost_asks,
+                    lost_runs,
                 }))
             }
             (Some(Self::Launched { fence, .. }), EffectEvent::Settled(settlement)) => {

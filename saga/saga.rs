@@ -226,7 +226,7 @@ impl SagaState {
         }
     }
 
-    /// The process ended without a close: a question under way was lost with it.
+    /// The process ended without a close: what was under way was lost with it.
     pub(crate) fn crashed(&mut self, incarnation: Incarnation) {
         for call in &mut self.calls {
             if let CallKind::Step {
@@ -235,9 +235,13 @@ impl SagaState {
                 ..
             } = &mut call.kind
                 && fence.incarnation == incarnation
-                && trail.asking
             {
-                trail.lost_asks = trail.lost_asks.saturating_add(1);
+                let lost = if trail.asking {
+                    &mut trail.lost_asks
+                } else {
+                    &mut trail.lost_runs
+                };
+                *lost = lost.saturating_add(1);
             }
         }
     }

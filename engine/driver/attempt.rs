@@ -11,15 +11,16 @@ use orlop_saga::id::{Fence, SagaId, StepIndex};
 use orlop_saga::key::RemoteKey;
 use orlop_saga::outcome::Failure;
 use orlop_saga::saga::{CallKind, Hold, Origin, Phase, SagaEvent};
-use orlop_saga::step::{Step, StepOutcome};
+use orlop_saga::step::{Prior, Step, StepOutcome};
 
 use super::Message;
 use super::run::{Deed, Run};
 use crate::core::Core;
 use crate::course::{Course, Mode, Verdict};
 use crate::executor::{Action, Demand, Ended, Executor, Owner};
-use crate::host::Attempt;
-use crate::registry::UndoEntry;
+use crate::host::{Attempt, Late};
+use crate::lease::{Bounds, Pulse};
+use crate::registry::{Code, UndoEntry};
 use crate::saga::script::StepSpec;
 
 /// How long an attempt waits after this many refusals in a row; it costs none.
@@ -43,7 +44,8 @@ pub(super) struct Active {
 /// What the attempts are of.
 enum TaskOf {
     Step(Arc<StepSpec>),
-    Undo(Arc<UndoEntry>),
+    /// With the computation whose attempts are swept before, if they are.
+    Undo(Arc<UndoEntry>, Option<Arc<Code>>),
 }
 
 enum Place {
@@ -65,7 +67,7 @@ struct Listener {
     step: StepIndex,
     action: Action,
     attempt: Attempt,
-    timeout: Option<Duration>,
+    bounds: Bounds,
 }
 
 impl Active {
@@ -97,7 +99,7 @@ impl Active {
         match (idle, self.course.mode()) {
             (false, _) => StandDown::Running,
             (true, Mode::Run) => StandDown::NoEffect,
-            (true, Mode::Reconcile) => StandDown::InDoubt,
+            (true, Mode::Reconcile | Mode::Sweep) => StandDown::InDoubt,
         }
     }
 }
@@ -135,14 +137,14 @@ impl Run {
         spec: Arc<StepSpec>,
         fence: Fence,
         runs: u32,
+        lost: (u32, u32),
     ) {
         let mut active = Active::step(core, spec, fence);
-        active.course.resume(runs, core.clock.monotonic());
-        if active.course.poisoned() {
+        let now = core.clock.monotonic();
+        active.course.resume(runs, lost, now);
+        if let Some(why) = active.course.poisoned() {
             let path = self.path(index);
-            self.hold(Hold::Stuck(format!(
-                "step {path}: its {runs} attempts ended with the process"
-            )));
+            self.hold(Hold::Stuck(format!("step {path}: {why}")));
             return;
         }
         self.active.insert(index, active);
@@ -152,22 +154,34 @@ impl Run {
     /// Starts the undo of a step, or goes on with it.
     pub(super) fn start_undo(&mut self, core: &Arc<Core>, index: StepIndex, entry: Arc<UndoEntry>) {
         let kind = self.state.call(index).map(|call| &call.kind);
-        let Some(CallKind::Step { step, runs, .. }) = kind else {
+        let Some(CallKind::Step {
+            code, step, runs, ..
+        }) = kind
+        else {
             return;
+        };
+        // Its attempts may have left something under names of their own.
+        let scoped = match step.prior() {
+            Some(Prior::InDoubt) => {
+                let code = core.registry.code(&code.name);
+                code.filter(|code| code.late == Some(Late::AttemptScoped))
+            }
+            Some(Prior::Done(_)) | None => None,
         };
         let begun = matches!(step, Step::Undoing { .. });
         let (fence, runs) = (step.fence(), if begun { *runs } else { 0 });
         let mut course = Course::new(None, core.limits.retry, core.limits.reconciles_max);
-        course.resume(runs, core.clock.monotonic());
-        if course.poisoned() {
+        course.resume(runs, (0, 0), core.clock.monotonic());
+        if let Some(why) = course.poisoned() {
             let path = self.path(index);
-            self.hold(Hold::Stuck(format!(
-                "the undo of step {path}: its {runs} attempts ended with the process"
-            )));
+            self.hold(Hold::Stuck(format!("the undo of step {path}: {why}")));
             return;
         }
-        self.active
-            .insert(index, Active::new(TaskOf::Undo(entry), course, fence));
+        if scoped.is_some() {
+            course.sweep_first();
+        }
+        let task = TaskOf::Undo(entry, scoped);
+        self.active.insert(index, Active::new(task, course, fence));
         self.relaunch(core, index);
     }
 
@@ -201,14 +215,14 @@ impl Run {
             let fence = active.fence;
             let event = match active.task {
                 TaskOf::Step(_) => {
-                    let asks = active.course.mode() == Mode::Reconcile;
+                    let asks = active.course.asks();
                     SagaEvent::Relaunched {
                         step: index,
                         fence,
                         asks,
                     }
                 }
-                TaskOf::Undo(_) => SagaEvent::UndoLaunched { step: index, fence },
+                TaskOf::Undo(..) => SagaEvent::UndoLaunched { step: index, fence },
             };
             if !self.record(event) {
                 self.active.remove(&index);
@@ -261,20 +275,25 @@ impl Run {
         let active = self.active.get_mut(&index)?;
         // What another saga ran keeps the name that the outside knows it by.
         let Origin { saga: by, epoch } = self.state.origin(self.id, index);
-        let patience = Some(core.limits.settle_timeout);
+        let patience = Bounds::within(core.limits.settle_timeout);
         let step_key = RemoteKey::of_step(&core.store_id, tenant, by, &call.path, epoch);
-        let (action, remote_key, lane, timeout) = match &active.task {
+        let (action, remote_key, lane, bounds) = match &active.task {
             TaskOf::Step(spec) => {
                 let (code, input) = (Arc::clone(&spec.code), spec.input.clone());
-                let (action, lane, timeout) = match active.course.mode() {
-                    Mode::Run => (Action::Run { code, input }, Lane::Ordinary, spec.timeout),
+                let (action, lane, bounds) = match active.course.mode() {
+                    Mode::Run => (Action::Run { code, input }, Lane::Ordinary, spec.bounds),
                     Mode::Reconcile => {
                         (Action::Reconcile { code, input }, Lane::Reserved, patience)
                     }
+                    Mode::Sweep => (Action::Sweep { code }, Lane::Reserved, patience),
                 };
-                (action, step_key, lane, timeout)
+                (action, step_key, lane, bounds)
             }
-            TaskOf::Undo(entry) => {
+            TaskOf::Undo(_, Some(code)) if active.course.mode() == Mode::Sweep => {
+                let code = Arc::clone(code);
+                (Action::Sweep { code }, step_key, Lane::Reserved, patience)
+            }
+            TaskOf::Undo(entry, _) => {
                 let CallKind::Step {
                     undo: Some(undo),
                     step,
@@ -306,6 +325,7 @@ impl Run {
             step: Some((self.id, call.path.clone())),
             trace: start.trace,
             cancel: Arc::clone(&active.cancel),
+            pulse: Pulse::new(&core.clock),
         };
         let demand = Demand {
             account: Arc::clone(&self.flight.account),
@@ -324,7 +344,7 @@ impl Run {
                 step: index,
                 action,
                 attempt,
-                timeout,
+                bounds,
             },
             demand,
         ))
@@ -347,8 +367,8 @@ impl Run {
         active.place = Place::BackingOff;
         active.course.unlaunched();
         active.refusals = active.refusals.saturating_add(1);
-        let (refusals, asks) = (active.refusals, active.course.mode() == Mode::Reconcile);
-        let undoing = matches!(active.task, TaskOf::Undo(_));
+        let (refusals, asks) = (active.refusals, active.course.asks());
+        let undoing = matches!(active.task, TaskOf::Undo(..));
         if refusal.is_retryable() {
             self.remind_retry(core, index, waited(refusals, core.draw()));
         } else if undoing || asks {
@@ -422,6 +442,7 @@ impl Run {
             | Verdict::Undone
             | Verdict::Permanent(_)
             | Verdict::Again { .. }
+            | Verdict::Onward
             | Verdict::Leave => None,
         };
         self.act_on(core, index, fence, verdict, ended.cost);
@@ -477,6 +498,8 @@ impl Run {
                 }
                 self.remind_retry(core, index, after);
             }
+            // Recorded already as what it goes on with.
+            Verdict::Onward => self.relaunch(core, index),
             Verdict::Stuck(reason) => {
                 self.active.remove(&index);
                 if self.unwinds_anyway() {
@@ -497,7 +520,7 @@ impl Run {
         let undoing = self
             .active
             .get(&index)
-            .is_some_and(|active| matches!(active.task, TaskOf::Undo(_)));
+            .is_some_and(|active| matches!(active.task, TaskOf::Undo(..)));
         if undoing {
             self.active.remove(&index);
             let path = self.path(index);
@@ -553,7 +576,7 @@ impl Grantee for Listener {
         let owner: Arc<dyn Owner> = Arc::<Self>::clone(&self);
         let (action, attempt) = (self.action.clone(), self.attempt.clone());
         self.executor
-            .launch(action, attempt, self.timeout, permit, owner);
+            .launch(action, attempt, self.bounds, permit, owner);
     }
 
     fn refused(self: Arc<Self>, refusal: Refusal) {

@@ -208,6 +208,7 @@ impl Run {
             step,
             runs,
             child: None,
+            trail,
             ..
         } = &call.kind
         else {
@@ -230,15 +231,15 @@ impl Run {
             return;
         }
         let launched = match step {
-            Step::Launched { fence } => Some((*fence, *runs)),
+            Step::Launched { fence } => Some((*fence, *runs, (trail.lost_runs, trail.lost_asks))),
             Step::Settled { .. } | Step::Undoing { .. } | Step::Undone { .. } => None,
         };
         self.called(index);
-        if let Some((fence, runs)) = launched
+        if let Some((fence, runs, lost)) = launched
             && !self.active.contains_key(&index)
         {
             // Nobody saw the end of this attempt: it is in doubt.
-            self.resume_step(core, index, spec, fence, runs);
+            self.resume_step(core, index, spec, fence, runs, lost);
         }
     }
 

@@ -1,7 +1,6 @@
 //! The turnstile: where a simulation has every attempt wait, and decides what becomes of it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use orlop_admission::Permit;
 use orlop_saga::amount::BusyNanos;
@@ -10,6 +9,7 @@ use orlop_saga::outcome::Failure;
 use super::{Action, Ended, Executor, Owner};
 use crate::course::Ending;
 use crate::host::Attempt;
+use crate::lease::Bounds;
 
 /// See the module.
 pub(crate) trait Turnstile: Send + Sync {
@@ -22,7 +22,7 @@ pub(crate) struct Launch {
     pub(crate) executor: Arc<Executor>,
     pub(crate) action: Action,
     pub(crate) attempt: Attempt,
-    pub(crate) timeout: Option<Duration>,
+    pub(crate) bounds: Bounds,
     pub(crate) permit: Option<Permit>,
     pub(crate) owner: Arc<dyn Owner>,
 }
@@ -34,11 +34,11 @@ impl Launch {
             executor,
             action,
             attempt,
-            timeout,
+            bounds,
             permit,
             owner: _,
         } = self;
-        executor.start(action, attempt, timeout, permit, owner);
+        executor.start(action, attempt, bounds, permit, owner);
     }
 
     /// The same attempt once more, in no slot: as if its request had been delivered twice.
@@ -47,7 +47,7 @@ impl Launch {
             executor: Arc::clone(&self.executor),
             action: self.action.clone(),
             attempt: self.attempt.clone(),
-            timeout: self.timeout,
+            bounds: self.bounds,
             permit: None,
             owner: Arc::clone(&self.owner),
         }

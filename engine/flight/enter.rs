@@ -19,6 +19,7 @@ use crate::core::Core;
 use crate::course::Course;
 use crate::error::SubmitError;
 use crate::executor::Action;
+use crate::lease::Bounds;
 use crate::options::RetryPolicy;
 use crate::registry::Code;
 
@@ -39,6 +40,7 @@ pub(crate) enum Work {
         request: Box<Request>,
         code: Arc<Code>,
         retry: RetryPolicy,
+        bounds: Bounds,
     },
     /// A saga.
     Saga(Box<SagaStart>),
@@ -74,7 +76,7 @@ pub(crate) struct Seat {
     pub(crate) joined: bool,
     pub(crate) outcome: Mailbox,
     pub(crate) acceptance: Option<Mailbox>,
-    numbers: [Option<u64>; 2],
+    pub(super) numbers: [Option<u64>; 2],
 }
 
 impl Drop for Seat {
@@ -205,6 +207,7 @@ impl Subject {
                 request,
                 code,
                 retry,
+                bounds,
             } => Subject::Effect(Box::new(Plain {
                 request: Request::clone(request),
                 code: Arc::clone(code),
@@ -215,6 +218,7 @@ impl Subject {
                 cancelled: false,
                 nested: None,
                 refusals: 0,
+                bounds: *bounds,
             })),
             Work::Saga(start) => Subject::Saga {
                 fingerprint: start.fingerprint,
@@ -245,6 +249,7 @@ impl Flight {
                 retention_ms: entrance.work.retention_ms(),
                 settled_at: Lsn::default(),
                 withdrawal: None,
+                farewell: None,
                 rivals: Vec::new(),
                 journaled: None,
                 round: 0,
@@ -273,6 +278,7 @@ impl Flight {
             cancelled: false,
             nested: None,
             refusals: 0,
+            bounds: core.limits.bounds(),
         };
         let subject = Subject::Effect(Box::new(plain));
         let flight = Self::found(core, id, account, subject, retention_ms);
@@ -366,6 +372,7 @@ impl Flight {
                 retention_ms,
                 settled_at: Lsn::default(),
                 withdrawal: None,
+                farewell: None,
                 rivals: Vec::new(),
                 journaled: None,
                 round: 0,
@@ -487,7 +494,7 @@ impl Flight {
     }
 
     /// What those who just sat down can be told at once.
-    fn news(&self, state: &mut State) -> Vec<Letter> {
+    pub(super) fn news(&self, state: &mut State) -> Vec<Letter> {
         match (&state.phase, &state.subject) {
             (Phase::Settled, Subject::Known(settlement)) => {
                 let settlement = Arc::clone(settlement);

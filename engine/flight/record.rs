@@ -17,7 +17,6 @@ use parking_lot::MutexGuard;
 use super::wait::{self, Letter};
 use super::{Arrival, Durability, Flight, Intent, Phase, State, Subject, Want};
 use crate::core::Core;
-use crate::course::Mode;
 use crate::error::{SubmitError, Unavailable};
 use crate::operator::Notice;
 
@@ -120,7 +119,7 @@ impl Flight {
         let Some(plain) = state.plain() else {
             return;
         };
-        let asks = plain.course.mode() == Mode::Reconcile;
+        let asks = plain.course.asks();
         let launched = EffectEvent::Launched {
             fence: plain.fence,
             asks,
@@ -375,6 +374,7 @@ impl Flight {
             core.fence_left(plain.fence);
         }
         state.phase = Phase::Gone;
+        state.farewell = Some(reply.clone());
         let letters = state.waiters.answer_all(&Err(reply));
         drop(state);
         self.remove(core);

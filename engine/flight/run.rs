@@ -19,6 +19,7 @@ use crate::course::{Mode, Verdict};
 use crate::error::{SubmitError, Unavailable};
 use crate::executor::{Action, Demand, Ended, Owner};
 use crate::host::Attempt;
+use crate::lease::{Bounds, Pulse};
 
 /// What came of a cancel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,13 +70,12 @@ impl Flight {
     pub(crate) fn resume(self: &Arc<Self>, core: &Arc<Core>) {
         let poisoned = match self.state.lock().plain() {
             Some(plain) => plain.course.poisoned(),
-            None => false,
+            None => None,
         };
-        if poisoned {
+        match poisoned {
             // In the journal too: a clean close must not make it run again by itself.
-            self.stick(core, "its attempts ended with the process every time");
-        } else {
-            self.admit(core);
+            Some(why) => self.stick(core, &why),
+            None => self.admit(core),
         }
     }
 
@@ -198,6 +198,7 @@ impl Flight {
             Mode::Run => (Action::Run { code, input }, Lane::Ordinary),
             // Finding out what happened must not wait behind what has not happened yet.
             Mode::Reconcile => (Action::Reconcile { code, input }, Lane::Reserved),
+            Mode::Sweep => (Action::Sweep { code }, Lane::Reserved),
         };
         let demand = Demand {
             account: Arc::clone(&self.account),
@@ -220,7 +221,7 @@ impl Flight {
             return;
         };
         plain.refusals = plain.refusals.saturating_add(1);
-        let (refusals, asks) = (plain.refusals, plain.course.mode() == Mode::Reconcile);
+        let (refusals, asks) = (plain.refusals, plain.course.asks());
         if accepted && refusal.is_retryable() {
             self.again_after(core, state, waited(refusals, core.draw()));
         } else if asks {
@@ -294,12 +295,11 @@ impl Flight {
         plain.fresh = false;
         plain.course.launched(core.clock.monotonic());
         let (code, input) = (Arc::clone(&plain.code), plain.request.input.clone());
-        let (action, timeout) = match plain.course.mode() {
-            Mode::Run => (Action::Run { code, input }, None),
-            Mode::Reconcile => (
-                Action::Reconcile { code, input },
-                Some(core.limits.settle_timeout),
-            ),
+        let patience = Bounds::within(core.limits.settle_timeout);
+        let (action, bounds) = match plain.course.mode() {
+            Mode::Run => (Action::Run { code, input }, plain.bounds),
+            Mode::Reconcile => (Action::Reconcile { code, input }, patience),
+            Mode::Sweep => (Action::Sweep { code }, patience),
         };
         let attempt = Attempt {
             remote_key: core.remote_key_of(self.id),
@@ -308,11 +308,11 @@ impl Flight {
             step: None,
             trace: plain.request.trace,
             cancel: Arc::clone(&self.cancel),
+            pulse: Pulse::new(&core.clock),
         };
         drop(state);
         let owner: Arc<dyn Owner> = Arc::<Self>::clone(self);
-        core.executor
-            .launch(action, attempt, timeout, permit, owner);
+        core.executor.launch(action, attempt, bounds, permit, owner);
     }
 
     fn judge(self: &Arc<Self>, core: &Arc<Core>, ended: Ended) {
@@ -330,7 +330,7 @@ impl Flight {
             ended.ending
         };
         let verdict = plain.course.judge(ending, now, core.draw());
-        let cancelled = plain.cancelled && plain.course.mode() == Mode::Run;
+        let cancelled = plain.cancelled && !plain.course.asks();
         match verdict {
             Verdict::Done(output) => {
                 self.settle(core, state, Outcome::Done(output), ended.cost);
@@ -354,7 +354,7 @@ impl Flight {
                 drop(state);
                 self.stick(core, &reason);
             }
-            Verdict::Undone => {
+            Verdict::Undone | Verdict::Onward => {
                 drop(state);
                 self.stick(core, "an undo ended where a computation was running");
             }
@@ -400,7 +400,7 @@ impl Flight {
     pub(crate) fn cancel(self: &Arc<Self>, core: &Arc<Core>) -> Cancelled {
         let mut state = self.state.lock();
         let reconciling = match state.plain() {
-            Some(plain) => plain.course.mode() == Mode::Reconcile,
+            Some(plain) => plain.course.asks(),
             None => return Cancelled::TooLate,
         };
         if state.waiters.count(Want::Outcome) > 1 {

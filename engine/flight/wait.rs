@@ -38,6 +38,11 @@ impl Mailbox {
         }
     }
 
+    /// Whether the reply was that the work is stuck.
+    pub(super) fn was_told_stuck(&self) -> bool {
+        matches!(self.told, Some(Err(SubmitError::Stuck { .. })))
+    }
+
     /// Waits for the reply; `None` if there will be none. Cancel-safe.
     pub(crate) async fn reply(&mut self) -> Option<Reply> {
         if self.told.is_none() {

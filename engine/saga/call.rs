@@ -15,6 +15,7 @@ use orlop_saga::saga::UndoIntent;
 use serde::de::DeserializeOwned;
 
 use crate::computation::{Computation, Undo};
+use crate::lease::{Bounds, Lease};
 use crate::options::RetryPolicy;
 use crate::saga::StepError;
 use crate::saga::context::Backward;
@@ -29,7 +30,7 @@ pub struct StepCall<C: Computation, D> {
     undo: Result<Option<UndoIntent>, StepError>,
     missing_undo: Option<&'static str>,
     retry: RetryPolicy,
-    timeout: Option<Duration>,
+    bounds: Bounds,
     direction: PhantomData<fn() -> D>,
 }
 
@@ -39,7 +40,7 @@ impl<C: Computation, D> StepCall<C, D> {
         path: Result<StepPath, PathError>,
         input: C::Input,
     ) -> Self {
-        let retry = script.limits.retry;
+        let (retry, bounds) = (script.limits.retry, script.limits.bounds());
         Self {
             script,
             path,
@@ -47,7 +48,7 @@ impl<C: Computation, D> StepCall<C, D> {
             undo: Ok(None),
             missing_undo: None,
             retry,
-            timeout: None,
+            bounds,
             direction: PhantomData,
         }
     }
@@ -60,7 +61,14 @@ impl<C: Computation, D> StepCall<C, D> {
 
     /// How long one attempt may take. An `External` attempt that takes longer is in doubt.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
+        self.bounds.timeout = Some(timeout);
+        self
+    }
+
+    /// How long one attempt may go without a [`heartbeat`](crate::Attempt::heartbeat), and what
+    /// follows if it does.
+    pub fn lease(mut self, lease: Lease) -> Self {
+        self.bounds.lease = Some(lease);
         self
     }
 
@@ -85,14 +93,14 @@ impl<C: Computation, D> StepCall<C, D> {
                 }
             })?;
         let fingerprint = Fingerprint::of(C::NAME, C::INPUT_SCHEMA, &input);
-        let (retry, timeout) = (self.retry, self.timeout);
+        let (retry, bounds) = (self.retry, self.bounds);
         let spec = StepSpec {
             code,
             input,
             fingerprint,
             undo,
             retry,
-            timeout,
+            bounds,
         };
         Ok(Issue::Step(path, Arc::new(spec)))
     }

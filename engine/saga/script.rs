@@ -18,6 +18,7 @@ use orlop_saga::saga::{Bond, CallIntent, UndoIntent};
 use orlop_saga::time::{Clock, WallMillis};
 use parking_lot::Mutex;
 
+use crate::lease::Bounds;
 use crate::options::{Limits, RetryPolicy};
 use crate::registry::{Code, Registry};
 use crate::saga::StepError;
@@ -47,7 +48,7 @@ pub(crate) struct StepSpec {
     pub(crate) fingerprint: Fingerprint,
     pub(crate) undo: Option<UndoIntent>,
     pub(crate) retry: RetryPolicy,
-    pub(crate) timeout: Option<std::time::Duration>,
+    pub(crate) bounds: Bounds,
 }
 
 /// What a child is started with.

@@ -61,7 +61,9 @@ impl Waiting {
     fn of(launch: Launch) -> Self {
         let (kind, name) = match &launch.action {
             Action::Run { code, .. } => (Kind::Run, &code.reference.name),
-            Action::Reconcile { code, .. } => (Kind::Ask, &code.reference.name),
+            Action::Reconcile { code, .. } | Action::Sweep { code } => {
+                (Kind::Ask, &code.reference.name)
+            }
             Action::Undo { entry, .. } => (Kind::Undo, &entry.reference.name),
         };
         let path = launch

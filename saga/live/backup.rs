@@ -33,6 +33,7 @@ impl Live {
                     runs: 0,
                     asking: true,
                     lost_asks: 0,
+                    lost_runs: 0,
                 };
             }
         }

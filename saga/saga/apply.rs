@@ -159,7 +159,7 @@ impl SagaState {
         for call in &mut self.calls {
             if let CallKind::Step { runs, trail, .. } = &mut call.kind {
                 *runs = 0;
-                trail.lost_asks = 0;
+                (trail.lost_asks, trail.lost_runs) = (0, 0);
             }
         }
         Ok(())

@@ -30,6 +30,7 @@ pub struct Call {
     reason = "most calls are steps, and all of them are in one vector"
 )]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(clippy::large_enum_variant, reason = "nearly every call is a step")]
 pub enum CallKind {
     /// A computation.
     Step {
@@ -84,6 +85,8 @@ pub struct Trail {
     pub asking: bool,
     /// How many questions were lost with the process since an operator last had the saga go on.
     pub lost_asks: u32,
+    /// How many runs were, likewise.
+    pub lost_runs: u32,
     /// The words of the operator who gave it its output, or took its undo for done.
     pub note: Option<String>,
     /// What its remote key is made of, if another saga ran it.

@@ -254,6 +254,7 @@ impl Frozen<Effect> for today::Effect {
                 // Counts and forgives; version 1 does not.
                 asking: _,
                 lost_asks: _,
+                lost_runs: _,
             } => Effect::Launched {
                 request: Box::new(request.freeze()?),
                 fence: *fence,
@@ -287,6 +288,7 @@ impl Frozen<Effect> for today::Effect {
                 runs,
                 asking: false,
                 lost_asks: 0,
+                lost_runs: 0,
             },
             Effect::Stuck {
                 request,

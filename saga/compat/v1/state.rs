@@ -167,6 +167,7 @@ fn freeze_trail(trail: &sagas::Trail) -> Result<(), NotInFormat> {
         cost: _,
         asking: _,
         lost_asks: _,
+        lost_runs: _,
         note,
         origin,
     } = trail;
