@@ -143,7 +143,8 @@ type Invariant<S, W> = Box<dyn Fn(&W, &Ending<<S as Saga>::Output>) -> Result<()
 ///
 /// All that on every course: forward; with each step failing in turn, where the journal must say
 /// that it was that step which failed; cancelled at each step in turn. Also with every call
-/// delivered twice, with the saga passivated after every step, and with the engine closed and reopened after every step and undo.
+/// delivered twice, with the saga passivated after every step, and with the engine closed and
+/// reopened after every step and undo.
 ///
 /// A lost first write of a recovery is left out: it leaves what there was before.
 pub struct CrashSweep<S: Saga, W> {
