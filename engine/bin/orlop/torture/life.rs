@@ -210,9 +210,10 @@ impl<'a> Life<'a> {
                 told(digest.deadline(PATIENCE).await)
             }
             Kind::Put | Kind::PutRefused => {
-                let name = match kind == Kind::PutRefused {
-                    true => part(&name, REFUSED),
-                    false => name,
+                let name = if kind == Kind::PutRefused {
+                    part(&name, REFUSED)
+                } else {
+                    name
                 };
                 let put = tenant.submit(Put, name).key(key(item));
                 told(put.retry(RETRY).deadline(PATIENCE).await)

@@ -19,8 +19,10 @@
 //! | `witness` | what engines of this process say, put on the tape |
 //! | `kills/` | `--kills` |
 //! | `power/` | `--power-loss` |
+//! | `errors/` | `--io-errors` |
 
 mod code;
+mod errors;
 mod judge;
 mod kills;
 mod life;
@@ -63,8 +65,17 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "M", requires = "power_loss", default_value_t = 20_000,
           value_parser = clap::value_parser!(u64).range(1..))]
     images: u64,
-    /// Only this image, of what a run that found something wrong has left in DIR.
-    #[arg(long, value_name = "POINT", requires_all = ["power_loss", "folder"])]
+    /// Has every change of the store's folder fail, once and from then on: with an error of the
+    /// device, without space, and written in part.
+    #[arg(long, conflicts_with_all = ["kills", "power_loss"])]
+    io_errors: bool,
+    /// Lets only every so manieth change fail.
+    #[arg(long, value_name = "K", requires = "io_errors", default_value_t = 1,
+          value_parser = clap::value_parser!(u64).range(1..))]
+    stride: u64,
+    /// Only this image, of what a run that found something wrong has left in DIR; or only this
+    /// fault, as such a run has numbered it.
+    #[arg(long, value_name = "POINT", conflicts_with = "kills")]
     only: Option<u64>,
     /// Decides what is done, what fails and when; when a process is killed also depends on how
     /// fast it is.
@@ -128,9 +139,10 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     match torture(arguments) {
         Ok(report) => {
             report.print();
-            match report.is_clean() {
-                true => ExitCode::SUCCESS,
-                false => ExitCode::from(1),
+            if report.is_clean() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::from(1)
             }
         }
         Err(failed) => {
@@ -141,7 +153,12 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
 }
 
 fn torture(arguments: &Arguments) -> Result<Report, Failed> {
-    let in_memory = arguments.power_loss;
+    if arguments.only.is_some() && arguments.power_loss && arguments.folder.is_none() {
+        return Err(Failed::new(
+            "--only with --power-loss needs the --folder of its recording",
+        ));
+    }
+    let in_memory = arguments.power_loss || arguments.io_errors;
     let place = Folder::new(arguments.folder.as_deref(), in_memory)?;
     let plan = Plan {
         tenants: arguments.tenants,
@@ -154,6 +171,13 @@ fn torture(arguments: &Arguments) -> Result<Report, Failed> {
             only: arguments.only,
         };
         power::run(&wanted, place.path(), plan)?
+    } else if arguments.io_errors {
+        let wanted = errors::Wanted {
+            seed: arguments.seed,
+            stride: arguments.stride,
+            only: arguments.only.and_then(errors::fault),
+        };
+        errors::run(&wanted, place.path(), plan)?
     } else {
         let kills = arguments.kills.unwrap_or(KILLS);
         kills::run(kills, arguments.seed, place.path(), plan)?
@@ -168,6 +192,8 @@ fn torture(arguments: &Arguments) -> Result<Report, Failed> {
 fn again(arguments: &Arguments, folder: &Path) -> String {
     let mode = if arguments.power_loss {
         format!("--power-loss --only IMAGE --folder {}", folder.display())
+    } else if arguments.io_errors {
+        "--io-errors --only FAULT".to_owned()
     } else {
         format!("--kills {}", arguments.kills.unwrap_or(KILLS))
     };
@@ -196,9 +222,10 @@ impl Folder {
         }
         let mut builder = tempfile::Builder::new();
         let builder = builder.prefix("orlop-torture-");
-        let fresh = match in_memory {
-            true => builder.tempdir_in(MEMORY).or_else(|_| builder.tempdir()),
-            false => builder.tempdir(),
+        let fresh = if in_memory {
+            builder.tempdir_in(MEMORY).or_else(|_| builder.tempdir())
+        } else {
+            builder.tempdir()
         };
         let fresh = fresh.map_err(|e| Failed::of("no folder to work in; set TMPDIR", &e))?;
         Ok(Self::Temporary(fresh))

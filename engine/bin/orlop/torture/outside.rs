@@ -215,15 +215,17 @@ impl Inner {
             }
             Ask::Stat => {
                 self.happen(entry(Deed::Seen));
-                match known.is_there() {
-                    true => Answer::There(known.put_by),
-                    false => Answer::Away,
+                if known.is_there() {
+                    Answer::There(known.put_by)
+                } else {
+                    Answer::Away
                 }
             }
             Ask::Remove => {
-                let deed = match known.is_there() {
-                    true => Deed::Removed,
-                    false => Deed::Seen,
+                let deed = if known.is_there() {
+                    Deed::Removed
+                } else {
+                    Deed::Seen
                 };
                 self.happen(entry(deed));
                 Answer::Away

@@ -24,7 +24,7 @@ type Names = BTreeMap<(Node, String), Node>;
 
 /// A disk with a store on it.
 pub(crate) struct Platter {
-    files: HashMap<Node, Pages>,
+    files: HashMap<Node, Content>,
     /// Names that a loss of power keeps.
     names: Names,
     /// Changes of names since, in order.
@@ -34,7 +34,7 @@ pub(crate) struct Platter {
 
 /// What one file has been since it was synced.
 #[derive(Default)]
-struct Pages {
+struct Content {
     /// Each page after each write to it, the durable one first.
     pages: BTreeMap<u64, Vec<Page>>,
     /// Each length, the durable one first.
@@ -119,9 +119,9 @@ impl Platter {
     pub(crate) fn apply(&mut self, event: &Event) {
         match event {
             Event::CreatedFile { folder, name, node } => {
-                let fresh = Pages {
+                let fresh = Content {
                     lengths: vec![0],
-                    ..Pages::default()
+                    ..Content::default()
                 };
                 self.files.insert(*node, fresh);
                 let at = (*folder, name.clone());
@@ -213,7 +213,7 @@ impl Platter {
     }
 
     fn settle(&mut self) {
-        self.files.values_mut().for_each(Pages::settle);
+        self.files.values_mut().for_each(Content::settle);
         for change in std::mem::take(&mut self.changes) {
             change.apply(&mut self.names);
         }
@@ -267,7 +267,7 @@ impl Platter {
     }
 }
 
-impl Pages {
+impl Content {
     fn length(&self) -> u64 {
         self.lengths.last().copied().unwrap_or_default()
     }

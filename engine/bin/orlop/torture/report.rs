@@ -80,9 +80,10 @@ pub(crate) struct Progress(ProgressBar);
 
 impl Progress {
     pub(crate) fn new(runs: u64, what: &'static str) -> Self {
-        let bar = match std::io::stderr().is_terminal() {
-            true => ProgressBar::new(runs),
-            false => ProgressBar::hidden(),
+        let bar = if std::io::stderr().is_terminal() {
+            ProgressBar::new(runs)
+        } else {
+            ProgressBar::hidden()
         };
         let template = "{msg} [{bar:40}] {pos}/{len} {per_sec} {eta}";
         let bar = match ProgressStyle::with_template(template) {

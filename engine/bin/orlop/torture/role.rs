@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::Failed;
+use super::errors::work;
 use super::kills::child;
 use super::power::{check, record};
 
@@ -23,6 +24,8 @@ pub(crate) enum Role {
     Record(record::Order),
     /// Check images.
     Images(check::Order),
+    /// Work on a failing disk.
+    Errors(work::Order),
 }
 
 /// How long a process may say nothing at all.
@@ -106,6 +109,17 @@ pub(crate) fn hear<L: DeserializeOwned + Send>(
     })
 }
 
+/// Says a line to whoever has started this process.
+pub(crate) fn say(line: &impl Serialize) -> Result<(), Failed> {
+    let mut text = serde_json::to_string(line).map_err(|e| Failed::of("a line", &e))?;
+    text.push('\n');
+    let mut stdout = std::io::stdout();
+    let said = stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush());
+    said.map_err(|e| Failed::of("nobody listens", &e))
+}
+
 /// Plays the role that is told on the standard input.
 pub(crate) fn play() -> ExitCode {
     let role = serde_json::from_reader(std::io::stdin());
@@ -113,6 +127,7 @@ pub(crate) fn play() -> ExitCode {
         Ok(Role::Kill(order)) => child::work(&order),
         Ok(Role::Record(order)) => record::record(&order),
         Ok(Role::Images(order)) => check::check(&order),
+        Ok(Role::Errors(order)) => work::work(&order),
         Err(error) => Err(Failed::of("no role", &error)),
     };
     match played {

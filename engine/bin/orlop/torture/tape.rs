@@ -197,13 +197,6 @@ fn start(tape: Tape) {
     ON.store(true, Ordering::Release);
 }
 
-/// From now on nothing fails.
-pub(crate) fn heal() {
-    if let Some(tape) = &mut *TAPE.lock() {
-        tape.faults = None;
-    }
-}
-
 /// Notes something that is no change.
 pub(crate) fn note(event: Event) {
     if let Some(tape) = &mut *TAPE.lock() {

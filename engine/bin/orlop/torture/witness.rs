@@ -15,6 +15,8 @@ use super::told::Told;
 /// See the module.
 pub(crate) struct Witness {
     heard: Mutex<(Told, Vec<Problem>)>,
+    /// What the disk excuses, in words.
+    excused: Mutex<Vec<String>>,
     /// Whether the disk fails, which excuses that something has no outcome.
     faults: AtomicBool,
 }
@@ -24,6 +26,7 @@ impl Witness {
     pub(crate) fn new(told: Told) -> Self {
         Self {
             heard: Mutex::new((told, Vec::new())),
+            excused: Mutex::default(),
             faults: AtomicBool::new(false),
         }
     }
@@ -35,6 +38,16 @@ impl Witness {
 
     pub(crate) fn told(&self) -> Told {
         self.heard.lock().0.clone()
+    }
+
+    /// Something failed, and the disk excuses it.
+    pub(crate) fn excused(&self, what: String) {
+        self.excused.lock().push(what);
+    }
+
+    /// Everything that the disk excused.
+    pub(crate) fn excuses(&self) -> Vec<String> {
+        self.excused.lock().clone()
     }
 
     pub(crate) fn object(&self, problem: Problem) {
@@ -51,6 +64,20 @@ impl Hear for Witness {
         let faults = self.faults.load(Ordering::Acquire);
         let (told, problems) = &mut *self.heard.lock();
         problems.extend(told.hear(&ack, faults));
+        match &ack {
+            Ack::Unsettled { item, error } if faults => {
+                self.excused(format!("item {item}: {error}"));
+            }
+            Ack::Failed(error) if faults => self.excused(error.clone()),
+            Ack::Phase(_)
+            | Ack::Opened { .. }
+            | Ack::Begun(_)
+            | Ack::Accepted(_)
+            | Ack::Done { .. }
+            | Ack::Unsettled { .. }
+            | Ack::Unknown(_)
+            | Ack::Failed(_) => {}
+        }
         tape::note(Event::Said(ack));
     }
 }

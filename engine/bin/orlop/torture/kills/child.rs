@@ -45,9 +45,10 @@ impl Hear for Mouth {
 /// Does it.
 pub(crate) fn work(order: &Order) -> Result<(), Failed> {
     let mouth = Mouth(Mutex::new(io::stdout()));
-    mouth.hear(Ack::Phase(match order.exists {
-        true => Phase::Recovery,
-        false => Phase::Open,
+    mouth.hear(Ack::Phase(if order.exists {
+        Phase::Recovery
+    } else {
+        Phase::Open
     }));
     let remote = Remote::There(order.socket.as_path().into());
     let life = Life::open(&order.store, &remote, order.plan, &mouth);

@@ -149,9 +149,10 @@ impl Lane {
             self.report.problems.extend(problems);
         }
         for item in place.told.done.keys() {
-            match self.plan.kind(*item).is_saga() {
-                true => self.report.sagas += 1,
-                false => self.report.effects += 1,
+            if self.plan.kind(*item).is_saga() {
+                self.report.sagas += 1
+            } else {
+                self.report.effects += 1
             }
         }
         if self.report.problems.is_empty() {

@@ -1,7 +1,6 @@
 //! The check of images: each is built, opened by a real engine, compared with what had been
 //! acknowledged by then, worked on, and cut once more.
 
-use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
@@ -14,6 +13,7 @@ use super::super::life::Life;
 use super::super::outside::Entry;
 use super::super::plan::Plan;
 use super::super::platter::{Image, Platter};
+use super::super::role::say;
 use super::super::tape::{self, Event};
 use super::super::told::Told;
 use super::super::witness::{Witness, outside};
@@ -106,9 +106,12 @@ pub(crate) fn check(order: &Order) -> Result<(), Failed> {
     let mut due: Vec<(usize, u64)> = order
         .images
         .iter()
-        .map(|image| match order.recovery {
-            true => (events.len(), *image),
-            false => (random(order.seed, *image).usize(0..=events.len()), *image),
+        .map(|image| {
+            if order.recovery {
+                (events.len(), *image)
+            } else {
+                (random(order.seed, *image).usize(0..=events.len()), *image)
+            }
         })
         .collect();
     due.sort_unstable();
@@ -131,16 +134,6 @@ pub(crate) fn check(order: &Order) -> Result<(), Failed> {
 
 fn random(seed: u64, image: u64) -> fastrand::Rng {
     fastrand::Rng::with_seed(seed ^ image.wrapping_mul(0x9e37_79b9_7f4a_7c15))
-}
-
-fn say(line: &Line) -> Result<(), Failed> {
-    let mut text = serde_json::to_string(line).map_err(|e| Failed::of("a line", &e))?;
-    text.push('\n');
-    let mut stdout = std::io::stdout();
-    let said = stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush());
-    said.map_err(|e| Failed::of("nobody listens", &e))
 }
 
 /// Checks one image, and one of its recovery.
@@ -259,9 +252,9 @@ fn open(
             life.close();
             outside.settle();
             let problems = judge(order.plan, &witness.told(), &outside.objects());
-            problems
-                .into_iter()
-                .for_each(|problem| witness.object(problem));
+            for problem in problems {
+                witness.object(problem);
+            }
         }
         Err(error) => {
             let text = Failed::of("it does not open", &error).to_string();

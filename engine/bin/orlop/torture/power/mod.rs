@@ -36,9 +36,10 @@ pub(crate) fn run(wanted: &Wanted, folder: &Path, plan: Plan) -> Result<Report, 
         let progress = Progress::new(1, "images");
         let run = Run::new(wanted.seed, folder, plan, image / IMAGES_PER_TAPE);
         let recovery = run.folder.join(format!("recovery-{image}"));
-        let (tape, is_recovery) = match recovery.exists() {
-            true => (recovery, true),
-            false => (run.tape.clone(), false),
+        let (tape, is_recovery) = if recovery.exists() {
+            (recovery, true)
+        } else {
+            (run.tape.clone(), false)
         };
         all.add(run.lane(0, &tape, vec![image], is_recovery, &progress)?);
         return Ok(all);
