@@ -1,14 +1,15 @@
 //! The code that the tortured engines run. Every output tells which attempt made it, so that an
 //! outcome that was made twice is another one.
 
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use orlop::{
-    Attempt, BulkheadOptions, Computation, DeviceOptions, Engine, EngineBuilder, External, Failure,
-    HOST_IO, HostFunction, Late, Limits, Options, Pure, Reconcile, Reconciled, RetryPolicy, Saga,
-    SagaContext, SagaError, StoreOptions, Undo, UndoFunction, Undoing,
+    Attempt, BulkheadOptions, Computation, DeviceOptions, Digest, Engine, EngineBuilder, External,
+    Failure, HOST_IO, HostFunction, Late, Limits, Options, Pure, Reconcile, Reconciled,
+    RetryPolicy, Saga, SagaContext, SagaError, StoreOptions, Undo, UndoFunction, Undoing,
 };
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +46,9 @@ fn output((incarnation, attempt): FenceOf) -> u64 {
     incarnation * 100_000 + u64::from(attempt)
 }
 
+/// Bytes of a [`Bulk`], more than a row has and no multiple of a page.
+const BULK_BYTES: usize = 9000;
+
 const STALE: &str = "an older fence is refused";
 const SILENT: &str = "no answer";
 const BUSY: &str = "busy";
@@ -64,6 +68,36 @@ impl HostFunction<Stamp> for Remote {
     async fn run(&self, attempt: Attempt, _input: String) -> Result<u64, Failure> {
         let fence = attempt.fence;
         Ok(output((fence.incarnation.get(), fence.attempt.get())))
+    }
+}
+
+/// Gives more than fits into a row.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bulk;
+
+/// Bytes that are told by their digest.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Bytes(Vec<u8>);
+
+impl fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes, {}", self.0.len(), Digest::of(&self.0))
+    }
+}
+
+impl Computation for Bulk {
+    const NAME: &'static str = "bulk";
+    type Input = String;
+    type Output = Bytes;
+    type Kind = Pure;
+}
+
+impl HostFunction<Bulk> for Remote {
+    async fn run(&self, attempt: Attempt, input: String) -> Result<Bytes, Failure> {
+        let line = format!("{input} by {}\n", attempt.fence);
+        let mut bytes = line.repeat(BULK_BYTES.div_ceil(line.len())).into_bytes();
+        bytes.truncate(BULK_BYTES);
+        Ok(Bytes(bytes))
     }
 }
 
@@ -177,6 +211,7 @@ impl Moving {
             Kind::Move
             | Kind::Stamp
             | Kind::StampAccepted
+            | Kind::Bulk
             | Kind::Digest
             | Kind::Put
             | Kind::PutAccepted
@@ -234,20 +269,21 @@ pub(crate) fn builder(store: &Path, remote: &Remote) -> EngineBuilder {
         cap: Duration::from_millis(8),
     };
     let mut storing = StoreOptions::default();
-    storing.log.segment_bytes = 192 << 10;
+    storing.log.segment_bytes = 256 << 10;
     storing.log.first_segment_bytes = 32 << 10;
     storing.log.group_bytes_max = 16 << 10;
-    storing.log.batch_bytes_max = 144 << 10;
+    storing.log.batch_bytes_max = 176 << 10;
     storing.log.backlog_bytes_max = 1 << 20;
-    storing.log.reserve_bytes = 160 << 10;
+    storing.log.reserve_bytes = 192 << 10;
     storing.sled.cache_bytes = 1 << 20;
     storing.sled.bloated_bytes_min = 2 << 20;
     storing.projector.checkpoint_bytes = 12 << 10;
     storing.projector.export_bytes_min = 24 << 10;
+    storing.projector.blobs.bytes_min = 4 << 10;
     let options = Options {
         limits: Limits {
             input_bytes_max: 1 << 10,
-            output_bytes_max: 1 << 10,
+            output_bytes_max: 16 << 10,
             reconciles_max: 100_000,
             retry,
             ..Limits::default()
@@ -269,6 +305,7 @@ pub(crate) fn builder(store: &Path, remote: &Remote) -> EngineBuilder {
         .options(options)
         .pure(Stamp, remote.clone())
         .pure(Probe, remote.clone())
+        .pure(Bulk, remote.clone())
         .external(Put, remote.clone())
         .undo(Remove, remote.clone())
         .saga(Move)

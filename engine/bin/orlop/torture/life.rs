@@ -9,7 +9,7 @@ use orlop::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::code::{Move, Moving, Probe, Put, Remote, Stamp, builder};
+use super::code::{Bulk, Move, Moving, Probe, Put, Remote, Stamp, builder};
 use super::plan::{DONE, Kind, Plan, REFUSED, part};
 
 /// What a life says.
@@ -221,6 +221,12 @@ impl<'a> Life<'a> {
             Kind::StampAccepted => {
                 let stamp = tenant.enqueue(Stamp, name).key(key(item));
                 let mut ticket = stamp.await?;
+                self.hear.hear(Ack::Accepted(item));
+                told(ticket.wait_for(PATIENCE).await)
+            }
+            Kind::Bulk => {
+                let bulk = tenant.enqueue(Bulk, name).key(key(item));
+                let mut ticket = bulk.await?;
                 self.hear.hear(Ack::Accepted(item));
                 told(ticket.wait_for(PATIENCE).await)
             }

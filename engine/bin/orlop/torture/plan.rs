@@ -19,6 +19,8 @@ pub(crate) enum Kind {
     Stamp,
     /// The same, accepted first.
     StampAccepted,
+    /// A pure computation whose output is kept in a file of its own, accepted first.
+    Bulk,
     /// A digest on the device, under a key derived from the input.
     Digest,
     /// A write outside, awaited.
@@ -39,13 +41,14 @@ pub(crate) enum Kind {
     MoveCancelled,
 }
 
-const PLAIN: [Kind; 6] = [
+const PLAIN: [Kind; 7] = [
     Kind::Stamp,
     Kind::Put,
     Kind::PutAccepted,
     Kind::Digest,
     Kind::StampAccepted,
     Kind::PutRefused,
+    Kind::Bulk,
 ];
 const SAGAS: [Kind; 5] = [
     Kind::Move,
@@ -97,7 +100,7 @@ impl Plan {
             parts.map(|part| (self::part(&name, part), done)).collect()
         };
         match self.kind(item) {
-            Kind::Stamp | Kind::StampAccepted | Kind::Digest => Vec::new(),
+            Kind::Stamp | Kind::StampAccepted | Kind::Bulk | Kind::Digest => Vec::new(),
             Kind::Put | Kind::PutAccepted => vec![(name, done)],
             Kind::PutRefused => vec![(part(&name, REFUSED), false)],
             Kind::Move | Kind::MoveGivesUp | Kind::MoveCancelled => parts(&["one", "two", "three"]),
@@ -119,6 +122,7 @@ impl Plan {
             Kind::PutRefused | Kind::MoveGivesUp | Kind::MoveRefused => !done,
             Kind::Stamp
             | Kind::StampAccepted
+            | Kind::Bulk
             | Kind::Digest
             | Kind::Put
             | Kind::PutAccepted
