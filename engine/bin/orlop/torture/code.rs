@@ -46,6 +46,8 @@ fn output((incarnation, attempt): FenceOf) -> u64 {
     incarnation * 100_000 + u64::from(attempt)
 }
 
+/// How long closing may wait for what does not end, as on a disk that is full.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of a [`Bulk`], more than a row has and no multiple of a page.
 const BULK_BYTES: usize = 9000;
 
@@ -298,6 +300,7 @@ pub(crate) fn builder(store: &Path, remote: &Remote) -> EngineBuilder {
             in_flight_max: 16,
             ..Options::default().io_bulkhead
         },
+        close_timeout: CLOSE_TIMEOUT,
         ..Options::default()
     };
     debug_assert_eq!(options.io_bulkhead.name, HOST_IO);

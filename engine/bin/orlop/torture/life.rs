@@ -83,6 +83,7 @@ pub(crate) struct Life<'a> {
     engine: Engine,
     plan: Plan,
     hear: &'a dyn Hear,
+    patience: Duration,
 }
 
 /// How many items are in the engine's hands at once.
@@ -116,7 +117,18 @@ impl<'a> Life<'a> {
             sagas: recovery.sagas,
             rebuilt: recovery.tables_rebuilt.clone(),
         });
-        Ok(Self { engine, plan, hear })
+        Ok(Self {
+            engine,
+            plan,
+            hear,
+            patience: PATIENCE,
+        })
+    }
+
+    /// Waits for each item no longer than this: on a full disk what was accepted waits for space.
+    pub(crate) fn impatient(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// Has items done, many at once, and waits for all of them.
@@ -203,11 +215,11 @@ impl<'a> Life<'a> {
         match kind {
             Kind::Stamp => {
                 let stamp = tenant.submit(Stamp, name).key(key(item));
-                told(stamp.deadline(PATIENCE).await)
+                told(stamp.deadline(self.patience).await)
             }
             Kind::Digest => {
                 let digest = tenant.submit(Blake3, name.as_bytes());
-                told(digest.deadline(PATIENCE).await)
+                told(digest.deadline(self.patience).await)
             }
             Kind::Put | Kind::PutRefused => {
                 let name = if kind == Kind::PutRefused {
@@ -216,25 +228,25 @@ impl<'a> Life<'a> {
                     name
                 };
                 let put = tenant.submit(Put, name).key(key(item));
-                told(put.retry(RETRY).deadline(PATIENCE).await)
+                told(put.retry(RETRY).deadline(self.patience).await)
             }
             Kind::StampAccepted => {
                 let stamp = tenant.enqueue(Stamp, name).key(key(item));
                 let mut ticket = stamp.await?;
                 self.hear.hear(Ack::Accepted(item));
-                told(ticket.wait_for(PATIENCE).await)
+                told(ticket.wait_for(self.patience).await)
             }
             Kind::Bulk => {
                 let bulk = tenant.enqueue(Bulk, name).key(key(item));
                 let mut ticket = bulk.await?;
                 self.hear.hear(Ack::Accepted(item));
-                told(ticket.wait_for(PATIENCE).await)
+                told(ticket.wait_for(self.patience).await)
             }
             Kind::PutAccepted => {
                 let put = tenant.enqueue(Put, name).key(key(item));
                 let mut ticket = put.await?;
                 self.hear.hear(Ack::Accepted(item));
-                told(ticket.wait_for(PATIENCE).await)
+                told(ticket.wait_for(self.patience).await)
             }
             Kind::Move
             | Kind::MoveGivesUp
@@ -250,7 +262,7 @@ impl<'a> Life<'a> {
                     let _ = ticket.wait_for(Duration::from_millis(item % 7)).await;
                     let _ = ticket.cancel().await;
                 }
-                told(ticket.wait_for(PATIENCE).await)
+                told(ticket.wait_for(self.patience).await)
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -46,6 +47,8 @@ pub(crate) enum Line {
     },
 }
 
+/// How long an item is waited for while the disk fails.
+const PATIENCE: Duration = Duration::from_millis(500);
 /// Items of each part of the work.
 const PART: u64 = 6;
 
@@ -147,7 +150,7 @@ fn part(number: u64) -> std::ops::Range<u64> {
 fn under_faults(order: &Order, store: &Path, remote: &Remote, witness: &Witness) {
     for parts in [[0, 1], [1, 2]] {
         let life = match Life::open(store, remote, order.plan, witness) {
-            Ok(life) => life,
+            Ok(life) => life.impatient(PATIENCE),
             Err(error) => {
                 witness.excused(Failed::of("it does not open", &error).to_string());
                 continue;
