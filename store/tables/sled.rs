@@ -17,6 +17,7 @@
 mod files;
 mod folder;
 mod meta;
+mod nudge;
 mod verify;
 
 use std::collections::BTreeMap;
@@ -33,6 +34,7 @@ pub(crate) use self::folder::current_tree;
 
 use self::files::SledFiles;
 use self::meta::Meta;
+use self::nudge::nudged;
 use crate::tables::row::{Envelope, checksum};
 use crate::tables::{Change, RowSum, Tables, TablesError, TablesSize, Visit};
 
@@ -49,6 +51,8 @@ const CHUNK_BYTES: usize = PAGE_VALUE_BYTES_MAX - 32;
 /// sled's worker threads may hold the file's lock a little longer than the tree lives.
 const LOCK_TRIES_MAX: u32 = 400;
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
+/// How long a flush may take before it is seen to that sled has not forgotten it.
+const FLUSH_PAUSE: Duration = Duration::from_secs(2);
 
 /// How sled is used.
 #[derive(Clone, Copy, Debug)]
@@ -407,7 +411,12 @@ impl Tables for SledTables {
     }
 
     fn sync(&mut self) -> Result<(), TablesError> {
-        self.guarded(|db| db.flush().map(drop).map_err(|e| fault("flush", &e)))?;
+        self.guarded(|db| {
+            let again = db.clone();
+            let nudge = move || drop(catch_unwind(AssertUnwindSafe(|| again.flush())));
+            let flushed = nudged(FLUSH_PAUSE, nudge, || db.flush());
+            flushed.map(drop).map_err(|e| fault("flush", &e))
+        })?;
         let result = self.files.sync();
         self.poisoned = result.is_err();
         result

@@ -9,6 +9,7 @@ use orlop::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::Failed;
 use super::code::{Bulk, Move, Moving, Probe, Put, Remote, Stamp, builder};
 use super::plan::{DONE, Kind, Plan, REFUSED, part};
 
@@ -57,6 +58,8 @@ pub(crate) enum Phase {
     Work,
     /// A checkpoint is written, by request, while items are worked on.
     Checkpoint,
+    /// A backup is taken, while items are worked on.
+    Backup,
     /// The engine closes.
     Close,
     /// It is closed.
@@ -165,6 +168,14 @@ impl<'a> Life<'a> {
         if let Err(error) = self.engine.checkpoint().await {
             self.hear
                 .hear(Ack::Failed(format!("a checkpoint: {error}")));
+        }
+    }
+
+    /// Takes a backup into a new folder.
+    pub(crate) async fn backup(&self, into: &Path) {
+        if let Err(error) = self.engine.backup(into).await {
+            let text = Failed::of("a backup", &error).to_string();
+            self.hear.hear(Ack::Failed(text));
         }
     }
 

@@ -54,7 +54,7 @@ const MEMORY: &str = "/dev/shm";
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Kills so many processes at random instants, aimed at all that they do: creating a store,
-    /// recovering, working, checkpoints, closing. This is the default, with 300.
+    /// recovering, working, checkpoints, backups, closing. This is the default, with 300.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     kills: Option<u32>,
     /// Checks images of what the disk may hold after a loss of power, at random instants of

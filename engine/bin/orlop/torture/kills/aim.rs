@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use super::super::life::Phase;
 
 /// How often each phase is aimed at, of a store that exists.
-const WEIGHTS: [(Phase, u32); 5] = [
+const WEIGHTS: [(Phase, u32); 6] = [
     (Phase::Start, 4),
     (Phase::Recovery, 28),
     (Phase::Work, 34),
-    (Phase::Checkpoint, 18),
+    (Phase::Checkpoint, 16),
+    (Phase::Backup, 12),
     (Phase::Close, 16),
 ];
 /// How often a child that creates its store is killed while it does.

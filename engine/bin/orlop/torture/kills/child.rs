@@ -22,9 +22,12 @@ pub(crate) struct Order {
     pub(crate) exists: bool,
     /// Items that the engine must know.
     pub(crate) known: Vec<u64>,
-    /// Items to have done, before a checkpoint and during it.
+    /// Items to have done, before a checkpoint, during it, and during a backup.
     pub(crate) first: Vec<u64>,
     pub(crate) second: Vec<u64>,
+    pub(crate) third: Vec<u64>,
+    /// A folder for the backup, which there is not yet.
+    pub(crate) backup: PathBuf,
 }
 
 /// Standard output, line by line.
@@ -60,6 +63,9 @@ pub(crate) fn work(order: &Order) -> Result<(), Failed> {
         mouth.hear(Ack::Phase(Phase::Checkpoint));
         let second = life.items(order.second.iter().copied());
         futures_util::future::join(life.checkpoint(), second).await;
+        mouth.hear(Ack::Phase(Phase::Backup));
+        let third = life.items(order.third.iter().copied());
+        futures_util::future::join(life.backup(&order.backup), third).await;
     });
     mouth.hear(Ack::Phase(Phase::Close));
     life.close();

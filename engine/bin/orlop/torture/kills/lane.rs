@@ -56,6 +56,7 @@ pub(crate) struct Lane {
 /// One store, the outside beside it, and what was told of it.
 struct Place {
     store: PathBuf,
+    backup: PathBuf,
     socket: PathBuf,
     outside: Arc<Outside>,
     _server: Server,
@@ -126,6 +127,7 @@ impl Lane {
             .map_err(|e| Failed::of("no socket for the outside; a shorter --folder may do", &e))?;
         Ok(Place {
             store: folder.join("store"),
+            backup: folder.join("backup"),
             socket,
             outside,
             _server: server,
@@ -179,6 +181,12 @@ impl Lane {
 
     /// Runs one child; unless it is the last, aims at it.
     fn child(&mut self, place: &mut Place, last: bool) -> Result<End, Failed> {
+        match std::fs::remove_dir_all(&place.backup) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Failed::of("a backup cannot be removed", &error));
+            }
+            Ok(()) | Err(_) => {}
+        }
         let order = self.order(place, last);
         let aim = (!last).then(|| self.aim.take(&mut self.random, !order.exists));
         let mut child = role::start(&Role::Kill(order), role::errors(&self.folder)?)?;
@@ -210,6 +218,8 @@ impl Lane {
             known: Vec::new(),
             first: Vec::new(),
             second: Vec::new(),
+            third: Vec::new(),
+            backup: place.backup.clone(),
         };
         if last {
             order.known = place.told.known().into_iter().collect();
@@ -224,6 +234,7 @@ impl Lane {
         place.items += ITEMS;
         let mut items: Vec<u64> = again.into_iter().chain(fresh).collect();
         self.random.shuffle(&mut items);
+        order.third = items.split_off(items.len() - items.len() / 4);
         order.second = items.split_off(items.len() / 2);
         order.first = items;
         order
