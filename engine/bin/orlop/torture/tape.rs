@@ -362,7 +362,7 @@ impl Tape {
                 let Some((folder, name, found)) = self.find(*place) else {
                     return;
                 };
-                let node = found.unwrap_or_else(|| self.nodes);
+                let node = found.unwrap_or(self.nodes);
                 if found.is_none() {
                     self.note(Event::CreatedFile { folder, name, node });
                 } else if *truncates {

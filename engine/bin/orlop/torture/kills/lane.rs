@@ -152,9 +152,9 @@ impl Lane {
         }
         for item in place.told.done.keys() {
             if self.plan.kind(*item).is_saga() {
-                self.report.sagas += 1
+                self.report.sagas += 1;
             } else {
-                self.report.effects += 1
+                self.report.effects += 1;
             }
         }
         if self.report.problems.is_empty() {
