@@ -14,6 +14,7 @@
 )]
 
 mod formats;
+mod newer;
 mod opens;
 mod pages;
 mod world;

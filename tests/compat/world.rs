@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::newer::Heeds;
 use orlop::{
     Attempt, BulkheadOptions, Computation, DeviceOptions, Engine, EngineBuilder, External, Failure,
     HostFunction, Late, Limits, Options, Pure, Reconcile, Reconciled, RemoteKey, RetryPolicy, Saga,
@@ -15,7 +16,7 @@ use orlop::{
 };
 
 /// Longer than any fixture will be kept.
-const FOR_EVER: Duration = Duration::from_hours(24 * 365 * 10_000);
+pub(crate) const FOR_EVER: Duration = Duration::from_hours(24 * 365 * 10_000);
 const NARROW: &str = "narrow";
 
 /// The outside, and whether what is called "hangs" hangs.
@@ -336,4 +337,5 @@ pub(crate) fn builder(store: &Path, world: &World) -> EngineBuilder {
         .saga(Plan {
             writing: world.writing,
         })
+        .saga(Heeds)
 }

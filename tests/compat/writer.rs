@@ -1,11 +1,12 @@
 //! Writes a store as a fixture: finished and unfinished work of every kind, two openings, and a
-//! crash with a torn tail. Needs nothing but the public API, so that the code of an older version
-//! can run it too.
+//! crash with a torn tail. Needs nothing but the public API: without `newer`, the code that wrote
+//! format 1 ran it too.
 
 use std::path::Path;
 
 use orlop::{Engine, Key, SubmitError, Tenant, wait};
 
+use crate::newer;
 use crate::pages::Pages;
 use crate::world::{
     COMPLETES, Double, FAILS, Fill, HANGS, HANGS_BACKWARD, LOCKED, PANICS, Plan, Put, PutNarrow,
@@ -26,6 +27,7 @@ pub(crate) fn write(store: &Path) -> Pages {
     // Half of it is found in the checkpoint, half in the journal after it.
     wait(engine.checkpoint()).unwrap();
     later(&engine, &world);
+    newer::write(&engine, &world);
     // The tables follow the journal; what is copied is what a killed process leaves.
     while engine.snapshot().store.projected < engine.snapshot().store.watermark {
         std::thread::yield_now();
