@@ -1,8 +1,6 @@
 //! What format 2 added: written into the fixtures from it on, and gone on with.
 
-use orlop::{
-    Engine, Key, Saga, SagaContext, SagaError, SignalId, SubmitError, Tenant, WallMillis, wait,
-};
+use orlop::{Engine, Key, Saga, SagaContext, SagaError, SignalId, SubmitError, Tenant, wait};
 
 use crate::world::{COMPLETES, HANGS, Plan, World};
 
@@ -35,8 +33,10 @@ pub(crate) fn write(engine: &Engine, world: &World) {
     let tenant = engine.blocking().tenant("acme").unwrap();
     let hanging = world.hanging();
     for name in ["waits", "told"] {
-        let far = WallMillis::new(u64::MAX / 2);
-        let starting = tenant.start::<Heeds>(Key::named(name), name).deadline(far);
+        let far = std::time::Duration::from_hours(24 * 365 * 1_000);
+        let starting = tenant
+            .start::<Heeds>(Key::named(name), name)
+            .finish_within(far);
         drop(wait(starting).unwrap());
     }
     say(&tenant, "told", "hang");

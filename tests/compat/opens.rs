@@ -13,8 +13,10 @@ use crate::world::{
 use crate::writer::write;
 
 /// Every store that was ever committed.
-pub(crate) const COMMITTED: [(&str, &[u8]); 1] =
-    [("version 1", include_bytes!("../fixtures/store-v1.pages"))];
+pub(crate) const COMMITTED: [(&str, &[u8]); 2] = [
+    ("format 1", include_bytes!("../fixtures/store-v1.pages")),
+    ("format 2", include_bytes!("../fixtures/store-v2.pages")),
+];
 
 /// A fixture laid out in a folder, with its outside.
 pub(crate) struct Found {

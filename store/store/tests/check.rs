@@ -92,6 +92,11 @@ fn filled() -> TempDir {
     folder
 }
 
+fn has_extension(file: &Path, wanted: &str) -> bool {
+    file.extension()
+        .is_some_and(|extension| extension == wanted)
+}
+
 /// Every file below a folder.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -181,13 +186,14 @@ fn a_flipped_bit_in_any_region_of_any_file_but_the_tables_is_found_where_it_is()
             .to_owned();
         let sound = fs::read(&file).unwrap();
         let kind = name.split(['-', '/']).next().unwrap().to_owned();
-        let offsets: Vec<usize> = if name.starts_with("log/") && name.ends_with(".log") {
+        let offsets: Vec<usize> = if name.starts_with("log/") && has_extension(&file, "log") {
             let pages = pages_of_segment(&sound);
             pages
                 .iter()
                 .flat_map(|page| [0, 9, 40, 4095].map(|at| page * PAGE + at))
                 .collect()
-        } else if name == "LOCK" || name.starts_with("tables/tree-") || name.ends_with(".tmp") {
+        } else if name == "LOCK" || name.starts_with("tables/tree-") || has_extension(&file, "tmp")
+        {
             continue;
         } else {
             let step = sound.len() / 9 + 1;
@@ -207,7 +213,7 @@ fn a_flipped_bit_in_any_region_of_any_file_but_the_tables_is_found_where_it_is()
                 .iter()
                 .any(|finding| file.starts_with(&finding.file));
             assert!(named, "{name} at {at}: {:?}", report.findings);
-            if name.ends_with(".log") {
+            if has_extension(&file, "log") {
                 let page = (at / PAGE * PAGE) as u64;
                 let near = |offset: u64| offset <= page && page < offset + (64 << 10);
                 let found = report.findings.iter().any(|f| f.offset.is_some_and(near));
