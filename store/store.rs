@@ -6,6 +6,7 @@
 //! - Closing is ordered (refuse, drain, checkpoint, unlock) and happens once; dropping without
 //!   closing loses nothing that was acknowledged.
 
+mod backup;
 mod opening;
 
 use std::path::{Path, PathBuf};
@@ -25,7 +26,6 @@ use orlop_saga::time::Clock;
 use parking_lot::{Condvar, Mutex};
 
 use self::opening::Opening;
-use crate::backup::{Backup, BackupError, Writing};
 use crate::blob::{BlobError, BlobHold, Carried, Keeper};
 use crate::disk::{Disk, FileDisk};
 use crate::folder::{Folder, FolderError, Forked, check_process};
@@ -513,28 +513,6 @@ impl Store {
             return;
         }
         self.inner.projector.checkpoint(export, answer);
-    }
-
-    /// Writes a backup of everything that was acknowledged before the call, and perhaps more, into
-    /// a new or empty folder; reads it back; and answers what it has. Blocks for as long as the
-    /// disk takes, while the store goes on with its work.
-    ///
-    /// # Errors
-    /// [`BackupError`]: there is no backup in `into`.
-    pub fn backup(&self, into: &Path) -> Result<Backup, BackupError> {
-        let inner = &*self.inner;
-        if check_process(inner.pid).is_err() || inner.closing.load(Ordering::Acquire) {
-            return Err(BackupError::Closed);
-        }
-        let writing = Writing {
-            disk: &*inner.disk,
-            folder: &inner.folder,
-            store: inner.id,
-            projector: &inner.projector,
-            at: inner.clock.wall(),
-            hold: self.hold_blobs(),
-        };
-        writing.run(into)
     }
 
     /// How the store is.
