@@ -214,3 +214,38 @@ fn a_passivated_saga_can_be_cancelled_and_is_found_after_a_restart() {
     assert_eq!(world.outside.ledger(), ["put one"]);
     engine.blocking().close().unwrap();
 }
+
+/// Calls another step when it is played again.
+#[derive(Clone, Default)]
+struct Fickle {
+    begun: Arc<AtomicU64>,
+}
+
+impl Saga for Fickle {
+    const NAME: &'static str = "fickle";
+    type Input = ();
+    type Output = ();
+
+    async fn run(&self, saga: SagaContext, (): ()) -> Result<(), SagaError> {
+        let begun = self.begun.fetch_add(1, Ordering::Relaxed);
+        saga.step("put", Put, format!("put {}", begun.min(1))).await?;
+        Ok(saga.signal("word").await?)
+    }
+}
+
+#[test]
+fn a_function_that_does_something_else_when_it_wakes_is_parked() {
+    let world = World::new();
+    let builder = with_residents(&world, 0).saga(Fickle::default());
+    let engine = builder.open_blocking().unwrap();
+    let tenant = engine.blocking().tenant("a").unwrap();
+    let mut ticket = wait(tenant.start::<Fickle>(Key::named("s"), ())).unwrap();
+    let parked = wait(ticket.wait_for(PATIENCE)).unwrap_err();
+    assert!(
+        matches!(&parked, SubmitError::Stuck { reason, .. }
+            if reason.contains("nondeterminism") && reason.contains("another input")),
+        "{parked:?}"
+    );
+    assert_eq!(world.outside.ledger(), ["put put 0"]);
+    engine.blocking().close().unwrap();
+}

@@ -1,6 +1,7 @@
 //! Families: a saga with children and signals, cut off after every group of the journal, twice.
 
 use std::future::IntoFuture;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::{join, select};
@@ -13,6 +14,9 @@ use serde::{Deserialize, Serialize};
 use crate::disks::{Disks, Shape};
 use crate::life::{close, tenant_of, together};
 use crate::outside::{Outside, Put, Remove, Worth};
+
+/// How long children may take to be let go.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Groups of the second life, counted from its opening, after which it is cut off too.
 const SECOND: [u64; 4] = [0, 1, 3, 6];
@@ -193,7 +197,9 @@ impl World {
         let all = together(vec![caller.boxed()], &mut off, &engine);
         if groups.is_none() {
             // Children are let go once their parent's end is durable.
+            let begun = Instant::now();
             while engine.snapshot().sagas > 0 {
+                assert!(begun.elapsed() < PATIENCE, "some child is not let go");
                 std::thread::yield_now();
             }
             close(&engine);
