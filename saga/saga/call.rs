@@ -25,10 +25,6 @@ pub struct Call {
 }
 
 /// What a call is and how far it is.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "most calls are steps, and all of them are in one vector"
-)]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(clippy::large_enum_variant, reason = "nearly every call is a step")]
 pub enum CallKind {
