@@ -228,7 +228,8 @@ impl Saga for Fickle {
 
     async fn run(&self, saga: SagaContext, (): ()) -> Result<(), SagaError> {
         let begun = self.begun.fetch_add(1, Ordering::Relaxed);
-        saga.step("put", Put, format!("put {}", begun.min(1))).await?;
+        saga.step("put", Put, format!("put {}", begun.min(1)))
+            .await?;
         Ok(saga.signal("word").await?)
     }
 }

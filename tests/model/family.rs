@@ -332,7 +332,8 @@ fn sweep(course: Course, resident_max: usize) {
         Course::Completes | Course::Fails => 0,
         Course::Cancelled => (0..1000).find(cut_second).unwrap(),
     };
-    assert!(first + second > 20, "only {first} and {second} groups");
+    // How many there are depends on how records of several sagas fall into groups.
+    assert!(first + second > 10, "only {first} and {second} groups");
 }
 
 #[test]
