@@ -28,7 +28,7 @@ use crate::driver::Driver;
 use crate::error::{SubmitError, Unavailable};
 use crate::executor::Executor;
 use crate::flight::{Durability, Flight};
-use crate::operator::Feed;
+use crate::operator::{Drains, Feed};
 use crate::options::{Limits, Options, RetryPolicy};
 use crate::registry::{Code, Registry};
 use crate::tenant::Registering;
@@ -49,6 +49,7 @@ pub(crate) struct Core {
     pub(crate) executor: Arc<Executor>,
     pub(crate) driver: Driver,
     pub(crate) feed: Feed,
+    pub(crate) drains: Drains,
     pub(crate) tenants: Tenants,
     pub(crate) labels: DashMap<TenantLabel, Registering>,
     pub(crate) flights: DashMap<EffectId, Arc<Flight>>,
@@ -117,6 +118,7 @@ impl Core {
             driver: Driver::new(recovered.live.saga_last(), timers.clone()),
             store: Journal(store, timers),
             feed: Feed::default(),
+            drains: Drains::default(),
             store_id: recovered.store_id,
             incarnation: recovered.incarnation,
             outside_ahead: recovered.live.outside_ahead(),

@@ -37,6 +37,13 @@ pub enum SubmitError {
     /// may help.
     #[error("not admitted: {0}")]
     Refused(#[from] Refusal),
+    /// No new runs of the saga are taken, because an operator drains its definition. Nothing was
+    /// kept. Start it again after the upgrade.
+    #[error("saga {name:?} is being drained; nothing was kept; start it again later")]
+    Draining {
+        /// The saga's name.
+        name: Box<str>,
+    },
     /// A bound of the engine itself is reached. Nothing was kept. Retry once work has finished.
     #[error("{what}: {count} of {count_max}")]
     Overloaded {
@@ -116,7 +123,10 @@ impl SubmitError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Refused(refusal) => refusal.is_retryable(),
-            Self::Overloaded { .. } | Self::Exhausted(_) | Self::Expired => true,
+            Self::Overloaded { .. }
+            | Self::Draining { .. }
+            | Self::Exhausted(_)
+            | Self::Expired => true,
             Self::Withdrawn(why) => match why {
                 Withdrawal::Cancelled => false,
                 Withdrawal::Expired | Withdrawal::Refused | Withdrawal::Exhausted => true,

@@ -89,9 +89,9 @@ pub use host::{
 pub use lease::{Escalation, Lease};
 pub use open::OpenError;
 pub use operator::{
-    AbandonError, Abandoned, CallRecord, ListError, Notice, Operator, PauseError, ResidueRecord,
-    ResumeError, RetryError, SagaPage, SagaQuery, SagaRecord, SagaSummary, ShowError, SkipError,
-    SkipUndoError, SubscribeError, Subscription,
+    AbandonError, Abandoned, CallRecord, DrainError, Drained, ListError, Notice, Operator,
+    PauseError, ResidueRecord, ResumeError, RetryError, SagaPage, SagaQuery, SagaRecord,
+    SagaSummary, ShowError, SkipError, SkipUndoError, SubscribeError, Subscription,
 };
 pub use options::{Limits, Options, RetryPolicy};
 pub use recover::Recovery;

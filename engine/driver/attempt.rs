@@ -4,20 +4,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use orlop_admission::{Acquired, Grantee, Lane, Permit, QueueTicket, Refusal};
+use orlop_admission::{Acquired, Grantee, Lane, QueueTicket, Refusal};
 use orlop_saga::amount::BusyNanos;
 use orlop_saga::canonical::Payload;
-use orlop_saga::id::{Fence, SagaId, StepIndex};
+use orlop_saga::id::{Fence, StepIndex};
 use orlop_saga::key::RemoteKey;
 use orlop_saga::outcome::Failure;
 use orlop_saga::saga::{CallKind, Hold, Origin, Phase, SagaEvent};
 use orlop_saga::step::{Prior, Step, StepOutcome};
 
 use super::Message;
+use super::listener::Listener;
 use super::run::{Deed, Run};
 use crate::core::Core;
 use crate::course::{Course, Mode, Verdict};
-use crate::executor::{Action, Demand, Ended, Executor, Owner};
+use crate::executor::{Action, Demand, Ended};
 use crate::host::{Attempt, Late};
 use crate::lease::{Bounds, Pulse};
 use crate::registry::{Code, UndoEntry};
@@ -57,17 +58,6 @@ enum Place {
     Running,
     /// Between two attempts.
     BackingOff,
-}
-
-/// Who hears of one attempt.
-struct Listener {
-    core: std::sync::Weak<Core>,
-    executor: Arc<Executor>,
-    saga: SagaId,
-    step: StepIndex,
-    action: Action,
-    attempt: Attempt,
-    bounds: Bounds,
 }
 
 impl Active {
@@ -567,41 +557,6 @@ impl Run {
             StandDown::InDoubt => {
                 self.active.remove(&index);
             }
-        }
-    }
-}
-
-impl Grantee for Listener {
-    fn granted(self: Arc<Self>, permit: Permit) {
-        let owner: Arc<dyn Owner> = Arc::<Self>::clone(&self);
-        let (action, attempt) = (self.action.clone(), self.attempt.clone());
-        self.executor
-            .launch(action, attempt, self.bounds, permit, owner);
-    }
-
-    fn refused(self: Arc<Self>, refusal: Refusal) {
-        if let Some(core) = self.core.upgrade() {
-            let (saga, step, fence) = (self.saga, self.step, self.attempt.fence);
-            core.driver.tell(Message::Refused {
-                saga,
-                step,
-                fence,
-                refusal,
-            });
-        }
-    }
-}
-
-impl Owner for Listener {
-    fn ended(self: Arc<Self>, ended: Ended) {
-        if let Some(core) = self.core.upgrade() {
-            let (saga, step, fence) = (self.saga, self.step, self.attempt.fence);
-            core.driver.tell(Message::Ended {
-                saga,
-                step,
-                fence,
-                ended,
-            });
         }
     }
 }

@@ -25,7 +25,8 @@ use orlop_saga::saga::{
 use orlop_saga::step::{Step, StepOutcome};
 
 use super::Message;
-use super::run::{Deed, Run, hold_text};
+use super::run::{Deed, Run};
+use super::words::hold_text;
 use crate::core::Core;
 use crate::saga::script::ChildSpec;
 

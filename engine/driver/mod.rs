@@ -2,14 +2,17 @@
 //!
 //! | file | noun |
 //! | --- | --- |
-//! | `mod` | the handle, the messages, the thread |
+//! | `mod` | the handle, the thread |
+//! | `message` | what the thread is told |
 //! | `run` | one saga in memory: its fold, its function, its outbox |
 //! | `forward` | polling the function and recording what it asks for |
 //! | `attempt` | attempts of steps and undos on their way |
+//! | `listener` | who hears of one attempt |
 //! | `backward` | ending: completion, unwinding, holds |
 //! | `operate` | what an operator has done to it |
 //! | `resident` | whose functions are in memory |
 //! | `child` | a saga that waits for another one |
+//! | `words` | what is said of events and holds |
 //! | `deadline` | by when it has to have ended |
 //! | `signal` | what it is told from outside |
 //!
@@ -24,10 +27,13 @@ mod backward;
 mod child;
 mod deadline;
 mod forward;
+mod listener;
+mod message;
 mod operate;
 mod resident;
 mod run;
 mod signal;
+mod words;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Bound;
@@ -36,24 +42,23 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use crossbeam_channel::{Receiver, Sender};
-use orlop_admission::Refusal;
-use orlop_saga::id::{Fence, Lsn, SagaId, StepIndex, TenantId};
+use orlop_saga::id::{Lsn, SagaId, StepIndex};
 use orlop_saga::saga::{SagaStart, SagaState};
-use orlop_store::log::{AppendError, LsnRange};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 pub(crate) use self::child::{Command, News};
 #[cfg(feature = "testkit")]
 pub(crate) use self::forward::notes;
+pub(crate) use self::message::Message;
+use self::message::{not_recorded, refused, unknown};
 pub(crate) use self::operate::{Fault, Order, Verb, Wish};
 use self::resident::Residents;
 use self::run::Run;
 pub(crate) use self::signal::Sending;
 use crate::core::Core;
-use crate::executor::{Ended, panic_text};
+use crate::executor::panic_text;
 use crate::flight::Flight;
-use crate::operator::{SagaPage, SagaQuery};
 use crate::signal::{SignalError, Signalled};
 use crate::timers::{Timers, Work};
 
@@ -86,155 +91,6 @@ type Tell<T> = oneshot::Sender<T>;
 
 /// How many sagas that ended are kept until the tables have them; the tables may have failed.
 const ENDED_MAX: usize = 4096;
-
-/// What the driver is told.
-pub(crate) enum Message {
-    /// A saga is to be started.
-    Start {
-        flight: Arc<Flight>,
-        start: Box<SagaStart>,
-    },
-    /// A saga was found unfinished at open.
-    Recover {
-        id: SagaId,
-        flight: Arc<Flight>,
-        state: Box<SagaState>,
-    },
-    /// An attempt ended.
-    Ended {
-        saga: SagaId,
-        step: StepIndex,
-        fence: Fence,
-        ended: Ended,
-    },
-    /// An attempt was not admitted.
-    Refused {
-        saga: SagaId,
-        step: StepIndex,
-        fence: Fence,
-        refusal: Refusal,
-    },
-    /// A batch is durable, or is not.
-    Durable {
-        saga: SagaId,
-        result: Result<LsnRange, AppendError>,
-    },
-    /// A batch that found no room is to be appended again.
-    AppendAgain { saga: SagaId },
-    /// The wait before an attempt is over.
-    Retry {
-        saga: SagaId,
-        step: StepIndex,
-        fence: Fence,
-    },
-    /// A sleep is over.
-    Wake { saga: SagaId, step: StepIndex },
-    /// The wait before an undo is over.
-    Nudge { saga: SagaId },
-    /// Somebody wants it cancelled.
-    Cancel {
-        saga: SagaId,
-        tell: Tell<Result<(), CancelError>>,
-    },
-    /// A saga that was found at open goes on: all others are known.
-    GoOn { saga: SagaId },
-    /// A saga waits for the child that a call of it starts, or has started.
-    Attend {
-        parent: SagaId,
-        step: StepIndex,
-        /// What is started if there is none.
-        birth: Option<Box<SagaStart>>,
-    },
-    /// A saga tells its child something.
-    Command {
-        parent: SagaId,
-        step: StepIndex,
-        command: Command,
-    },
-    /// A child tells its parent something.
-    News {
-        saga: SagaId,
-        step: StepIndex,
-        news: News,
-    },
-    /// An operator has it go on.
-    Resume { saga: SagaId },
-    /// Somebody sends it a signal.
-    Signal {
-        saga: SagaId,
-        sending: Sending,
-        tell: Tell<Result<Signalled, SignalError>>,
-    },
-    /// Its deadline may have passed.
-    Deadline { saga: SagaId },
-    /// An operator wants something of it.
-    Operate { saga: SagaId, wish: Box<Wish> },
-    /// An operator wants a page of what is unfinished.
-    List {
-        scope: Option<TenantId>,
-        query: Box<SagaQuery>,
-        tell: Tell<SagaPage>,
-    },
-    /// The engine closes: nothing new is begun; told once all that was recorded is durable.
-    Quiesce { tell: std::sync::mpsc::Sender<()> },
-    /// The engine ends.
-    Stop,
-}
-
-impl Message {
-    fn saga(&self) -> Option<SagaId> {
-        match self {
-            Self::Start { .. }
-            | Self::List { .. }
-            | Self::Quiesce { .. }
-            | Self::Stop
-            | Self::Attend { .. }
-            | Self::Command { .. } => None,
-            Self::Recover { id, .. } => Some(*id),
-            Self::Ended { saga, .. }
-            | Self::Refused { saga, .. }
-            | Self::Durable { saga, .. }
-            | Self::AppendAgain { saga }
-            | Self::Retry { saga, .. }
-            | Self::Wake { saga, .. }
-            | Self::Nudge { saga }
-            | Self::Cancel { saga, .. }
-            | Self::Signal { saga, .. }
-            | Self::Deadline { saga }
-            | Self::GoOn { saga }
-            | Self::News { saga, .. }
-            | Self::Operate { saga, .. }
-            | Self::Resume { saga } => Some(*saga),
-        }
-    }
-}
-
-impl Message {
-    /// Whether it belongs to what was begun before a close.
-    fn ends_something(&self) -> bool {
-        match self {
-            Self::Ended { .. } | Self::Durable { .. } | Self::AppendAgain { .. } => true,
-            Self::Start { .. }
-            | Self::Recover { .. }
-            | Self::Refused { .. }
-            | Self::Retry { .. }
-            | Self::Wake { .. }
-            | Self::Nudge { .. }
-            | Self::Cancel { .. }
-            | Self::Resume { .. }
-            | Self::Signal { .. }
-            | Self::Deadline { .. }
-            | Self::GoOn { .. }
-            | Self::Attend { .. }
-            | Self::Command { .. }
-            | Self::News { .. }
-            | Self::Operate { .. }
-            | Self::List { .. }
-            | Self::Quiesce { .. }
-            | Self::Stop => false,
-        }
-    }
-}
 
 /// A message on its way.
 struct Told {
@@ -647,34 +503,5 @@ impl Player {
             Some((_, run)) => run.operate_ended(*wish),
             None => wish.refuse(Fault::Unknown),
         }
-    }
-}
-
-/// Why a signal may not be durable.
-fn not_recorded(reason: &str) -> SignalError {
-    SignalError::NotRecorded {
-        reason: reason.to_owned(),
-    }
-}
-
-/// A message that comes while the engine closes.
-fn refused(message: Message) {
-    let why = "the engine closes";
-    if let Message::Cancel { tell, .. } = message {
-        let reason = why.to_owned();
-        let _ = tell.send(Err(CancelError::NotRecorded { reason }));
-    } else if let Message::Signal { tell, .. } = message {
-        let _ = tell.send(Err(not_recorded(why)));
-    } else if let Message::Operate { wish, .. } = message {
-        wish.refuse(Fault::NotRecorded(why.to_owned()));
-    }
-}
-
-/// A message for a saga that is over: an attempt that outlived it, or somebody who came late.
-fn unknown(message: Message) {
-    if let Message::Cancel { tell, .. } = message {
-        let _ = tell.send(Err(CancelError::Ended));
-    } else if let Message::Signal { tell, .. } = message {
-        let _ = tell.send(Err(SignalError::NotRunning));
     }
 }

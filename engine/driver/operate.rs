@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use orlop_saga::canonical::Payload;
+use orlop_saga::compat::{Format, v1};
 use orlop_saga::id::{Fence, SagaId, StepIndex, TenantId};
 use orlop_saga::outcome::clip;
 use orlop_saga::path::StepPath;
@@ -181,6 +182,9 @@ impl Run {
         match order {
             Order::Pause { note } => {
                 // Held for another reason, it does not move either.
+                let note = clip(note);
+                let held = Hold::Paused(PauseReason::Operator(note.clone()));
+                self.check_format(&SagaEvent::Held(held))?;
                 self.hold(Hold::Paused(PauseReason::Operator(note)));
                 Ok(())
             }
@@ -238,7 +242,7 @@ impl Run {
         match step {
             Step::Launched { .. } | Step::Undoing { .. } => {}
             Step::Settled { .. } if self.state.can_reopen(index) => {
-                self.record(SagaEvent::Reopened { step: index, fence });
+                self.decree(SagaEvent::Reopened { step: index, fence })?;
             }
             Step::Settled { .. } | Step::Undone { .. } => return Err(Fault::NotOpen),
         }
@@ -277,14 +281,14 @@ impl Run {
         {
             return Err(Fault::TooLarge);
         }
-        self.dismiss(index);
-        let event = SagaEvent::Skipped {
+        let note = clip(note);
+        self.decree(SagaEvent::Skipped {
             step: index,
             fence,
             output,
-            note: clip(note),
-        };
-        self.record(event);
+            note,
+        })?;
+        self.dismiss(index);
         self.resume(core);
         Ok(())
     }
@@ -297,13 +301,13 @@ impl Run {
         if !unwinding || self.state.next_undo() != Some(index) {
             return Err(Fault::NotOpen);
         }
-        self.dismiss(index);
         let note = clip(note);
-        self.record(SagaEvent::UndoSkipped {
+        self.decree(SagaEvent::UndoSkipped {
             step: index,
             fence,
             note,
-        });
+        })?;
+        self.dismiss(index);
         self.resume(core);
         Ok(())
     }
@@ -313,14 +317,30 @@ impl Run {
         if children > 0 {
             return Err(Fault::Children(children));
         }
+        let (note, at) = (clip(note), core.clock.wall());
+        self.decree(SagaEvent::Abandoned { note, at })?;
         let indices: Vec<StepIndex> = self.active.keys().copied().collect();
         for index in indices {
             self.dismiss(index);
         }
-        let (note, at) = (clip(note), core.clock.wall());
-        if self.record(SagaEvent::Abandoned { note, at }) {
-            self.finish();
-        }
+        self.finish();
         Ok(())
+    }
+
+    /// Records what an operator decided, if the store's format can say it.
+    fn decree(&mut self, event: SagaEvent) -> Result<(), Fault> {
+        self.check_format(&event)?;
+        if self.record(event) {
+            Ok(())
+        } else {
+            Err(Fault::NotRecorded("its state does not allow it".to_owned()))
+        }
+    }
+
+    fn check_format(&self, event: &SagaEvent) -> Result<(), Fault> {
+        match self.format {
+            Format::V1 => v1::can_say(event).map_err(|error| Fault::NotRecorded(error.to_string())),
+            Format::V2 => Ok(()),
+        }
     }
 }

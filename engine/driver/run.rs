@@ -11,18 +11,17 @@ use orlop_saga::compat::{Format, v1};
 use orlop_saga::effect::Settlement;
 use orlop_saga::event::Event;
 use orlop_saga::id::{Lsn, SagaId, StepIndex};
-use orlop_saga::outcome::clip;
 use orlop_saga::path::StepPath;
 use orlop_saga::saga::{
-    CallIntent, Hold, PauseReason, Phase, SagaEvent, SagaStart, SagaState, SagaStatus, StatusKind,
+    Hold, PauseReason, Phase, SagaEvent, SagaStart, SagaState, SagaStatus, StatusKind,
 };
-use orlop_saga::step::StepOutcome;
 use orlop_saga::time::Monotonic;
 use orlop_store::log::{AppendError, LsnRange, Purpose};
 
 use super::attempt::Active;
 use super::child::{Attending, News};
 use super::resident::Residence;
+use super::words::{bytes_about, clipped, hold_text};
 use super::{CancelError, Fault, Message, Tell, not_recorded};
 use crate::core::Core;
 use crate::flight::Flight;
@@ -568,83 +567,4 @@ impl Drop for Run {
         self.not_durable_for_any("the engine ended first");
         self.bury();
     }
-}
-
-/// About how long an event's record is: exact in what a tenant can make large.
-fn bytes_about(event: &Event) -> usize {
-    let payload = match event {
-        Event::Saga { event, .. } => match event {
-            SagaEvent::Started(start) => start.input.len(),
-            SagaEvent::Called {
-                intent:
-                    CallIntent::Step {
-                        undo: Some(undo), ..
-                    }
-                    | CallIntent::Child {
-                        undo: Some(undo), ..
-                    },
-                ..
-            } => undo.argument.len(),
-            SagaEvent::Signalled { payload, .. } => payload.len(),
-            SagaEvent::Settled {
-                outcome: StepOutcome::Done(output),
-                ..
-            }
-            | SagaEvent::Completed { output, .. }
-            | SagaEvent::Skipped { output, .. } => output.len(),
-            SagaEvent::Forked(inherits) => {
-                let bytes = usize::try_from(inherits.payload_bytes()).unwrap_or(usize::MAX);
-                bytes.saturating_add(inherits.calls.len().saturating_mul(1024))
-            }
-            SagaEvent::Called { .. }
-            | SagaEvent::Relaunched { .. }
-            | SagaEvent::Settled { .. }
-            | SagaEvent::Woke { .. }
-            | SagaEvent::Pivoted
-            | SagaEvent::CancelRequested
-            | SagaEvent::CompletedInBlob { .. }
-            | SagaEvent::UnwindingStarted { .. }
-            | SagaEvent::UndoLaunched { .. }
-            | SagaEvent::Undone { .. }
-            | SagaEvent::Held(_)
-            | SagaEvent::Resumed
-            | SagaEvent::Compensated { .. }
-            | SagaEvent::DeadlinePassed { .. }
-            | SagaEvent::Released
-            | SagaEvent::Abandoned { .. }
-            | SagaEvent::UndoSkipped { .. }
-            | SagaEvent::Reopened { .. } => 0,
-        },
-        Event::Opened { .. } | Event::Tenant(_) | Event::Effect { .. } | Event::Closed { .. } => 0,
-    };
-    // Names, paths, reasons and numbers.
-    payload + 2048
-}
-
-/// A hold whose reason fits into a record, whoever's words it is in.
-fn clipped(hold: Hold) -> Hold {
-    match hold {
-        Hold::Paused(PauseReason::Definition(why)) => {
-            Hold::Paused(PauseReason::Definition(clip(why)))
-        }
-        Hold::Paused(PauseReason::Nondeterminism(why)) => {
-            Hold::Paused(PauseReason::Nondeterminism(clip(why)))
-        }
-        Hold::Paused(PauseReason::Panicked(why)) => Hold::Paused(PauseReason::Panicked(clip(why))),
-        Hold::Paused(PauseReason::AtStart) => Hold::Paused(PauseReason::AtStart),
-        Hold::Paused(PauseReason::Operator(why)) => Hold::Paused(PauseReason::Operator(clip(why))),
-        Hold::Stuck(why) => Hold::Stuck(clip(why)),
-    }
-}
-
-/// Why a saga does not move, for people.
-pub(super) fn hold_text(hold: &Hold) -> Arc<str> {
-    Arc::from(match hold {
-        Hold::Paused(PauseReason::Definition(why)) => format!("paused: definition: {why}"),
-        Hold::Paused(PauseReason::Nondeterminism(why)) => format!("paused: nondeterminism: {why}"),
-        Hold::Paused(PauseReason::Panicked(why)) => format!("paused: {why}"),
-        Hold::Paused(PauseReason::AtStart) => "paused: it was started so".to_owned(),
-        Hold::Paused(PauseReason::Operator(why)) => format!("paused by an operator: {why}"),
-        Hold::Stuck(why) => why.clone(),
-    })
 }

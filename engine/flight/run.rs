@@ -49,6 +49,11 @@ impl Flight {
             return;
         }
         if let Some(start) = start {
+            if core.drains.has(&start.code) {
+                let name = start.code.name.clone();
+                self.withdraw(core, SubmitError::Draining { name }, Withdrawal::Refused);
+                return;
+            }
             self.state.lock().phase = Phase::Driven;
             core.driver.start(Arc::clone(self), start);
             return;

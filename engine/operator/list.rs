@@ -39,7 +39,7 @@ impl Default for SagaQuery {
 }
 
 impl SagaQuery {
-    const LIMIT_MAX: usize = 1000;
+    pub(super) const LIMIT_MAX: usize = 1000;
 
     pub(super) fn check(&self) -> Result<(), ListError> {
         if (1..=Self::LIMIT_MAX).contains(&self.limit) {

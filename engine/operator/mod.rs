@@ -6,6 +6,7 @@
 //! | `list` | what is unfinished, in pages |
 //! | `record` | one saga, with every call that it made |
 //! | `feed` | what changes, as it becomes durable |
+//! | `drain` | what takes no new runs |
 //! | `error` | why a verb did nothing |
 //!
 //! Invariants
@@ -13,6 +14,7 @@
 //! - A verb that answered is durable; a crash before may or may not have it, and asking again is
 //!   harmless.
 
+mod drain;
 mod error;
 mod feed;
 mod list;
@@ -29,6 +31,8 @@ use orlop_saga::path::StepPath;
 use orlop_saga::saga::{SagaState, StatusKind};
 use tokio::sync::oneshot;
 
+pub(crate) use self::drain::Drains;
+pub use self::drain::{DrainError, Drained};
 pub use self::error::{
     AbandonError, ListError, PauseError, ResumeError, RetryError, ShowError, SkipError,
     SkipUndoError, SubscribeError,

@@ -10,8 +10,8 @@ use orlop::store::log::{LogOptions, SimLogDisk};
 use orlop::store::tables::SimHome;
 use orlop::store::tables::sim::SimShelf;
 use orlop::{
-    AbandonError, Engine, EngineBuilder, Failure, Key, ListError, Notice, Operator, Parts,
-    PauseError, PauseReason, Remains, ResumeError, RetryError, Saga, SagaContext, SagaError,
+    AbandonError, DrainError, Engine, EngineBuilder, Failure, Key, ListError, Notice, Operator,
+    Parts, PauseError, PauseReason, Remains, ResumeError, RetryError, Saga, SagaContext, SagaError,
     SagaId, SagaQuery, SagaStatus, ShowError, SkipError, SkipUndoError, StatusKind, StepPath,
     StoreId, SubmitError, TenantManager, wait,
 };
@@ -376,6 +376,45 @@ fn a_subscriber_is_told_every_status_in_order_and_when_retries_are_exhausted() {
     let expected = ["Running", "Stuck", "three: busy", "Running", "Completed"];
     assert_eq!(notices, expected);
     assert_eq!(wait(others.next()), None, "nothing of another tenant");
+}
+
+#[test]
+fn a_drained_definition_takes_no_new_runs_and_what_moves_is_waited_for_in_bounded_time() {
+    let world = World::new();
+    let engine = open(&world);
+    let manager = manage(&engine, "a");
+    let held = stuck(&manager, &world.outside);
+    let all = engine.operator();
+    let long = Duration::from_mins(1);
+    let one = wait(manager.operator().drain("three", None, long));
+    assert_eq!(one, Err(DrainError::OneTenant));
+    // Nothing of it moves.
+    let drained = wait(all.drain("three", None, long)).unwrap();
+    let left: Vec<SagaId> = drained.left.iter().map(|left| left.saga).collect();
+    assert_eq!((left, drained.moving), (vec![held], 0));
+    let name = "three".into();
+    let fresh = wait(manager.tenant().start::<Three>(Key::named("new"), ()));
+    assert_eq!(fresh.unwrap_err(), SubmitError::Draining { name });
+    let known = wait(manager.tenant().start::<Three>(key(), ())).unwrap();
+    wait(all.abandon(held, "over")).unwrap();
+    let _ = wait(known);
+    // Another definition is none of its business, and another version neither.
+    let napper = wait(manager.tenant().start::<Napper>(Key::named("n"), ())).unwrap();
+    let napping = wait(all.drain("napper", Some(1), Duration::from_millis(50))).unwrap();
+    assert_eq!((napping.left_count, napping.moving), (1, 1), "it sleeps");
+    all.admit("napper", Some(1));
+    wait(all.drain("napper", Some(2), long)).unwrap();
+    let other = wait(manager.tenant().start::<Napper>(Key::named("m"), ())).unwrap();
+    // What ends meanwhile is not waited for any longer.
+    std::thread::scope(|scope| {
+        let drain = scope.spawn(|| wait(all.drain("napper", Some(1), long)).unwrap());
+        for key in ["n", "m"] {
+            wait(manager.cancel_saga(Key::named(key))).unwrap();
+        }
+        assert_eq!(drain.join().unwrap().moving, 0);
+    });
+    drop((napper, other));
+    engine.blocking().close().unwrap();
 }
 
 /// Everything of a simulated machine: the journal alone, so that any prefix of it can be opened.

@@ -82,7 +82,7 @@ fn in_flight(engine: &Engine) -> u64 {
     let snapshot = engine.snapshot();
     let named = |name: &str| name == Gate::BULKHEAD;
     let narrow = snapshot.bulkheads.iter().find(|b| named(&b.name));
-    u64::from(narrow.unwrap().ordinary.in_flight)
+    narrow.unwrap().ordinary.in_flight
 }
 
 #[test]
