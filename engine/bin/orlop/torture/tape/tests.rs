@@ -101,11 +101,12 @@ fn the_change_that_was_chosen_fails_as_asked_for_once_or_from_then_on() {
         let at = 3;
         fail(folder.path(), Some(Faults { at, fault, lasting }));
         let file = File::create(folder.path().join("a")).unwrap();
-        let mut told = Vec::new();
-        told.push(file.write_at(b"first", 0).map_err(|e| e.kind()));
-        told.push(file.write_at(b"second", 0).map_err(|e| e.kind()));
-        told.push(file.sync_data().map(|()| 0).map_err(|e| e.kind()));
-        told.push(file.write_at(b"fourth", 0).map_err(|e| e.kind()));
+        let told = vec![
+            file.write_at(b"first", 0).map_err(|e| e.kind()),
+            file.write_at(b"second", 0).map_err(|e| e.kind()),
+            file.sync_data().map(|()| 0).map_err(|e| e.kind()),
+            file.write_at(b"fourth", 0).map_err(|e| e.kind()),
+        ];
         let stopped = stop();
         assert_eq!(stopped.changes, 5);
         (told, stopped.failed)
