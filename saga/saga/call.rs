@@ -26,6 +26,7 @@ pub struct Call {
 
 /// What a call is and how far it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(clippy::large_enum_variant, reason = "nearly every call is a step")]
 pub enum CallKind {
     /// A computation.
     Step {
