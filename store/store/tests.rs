@@ -3,6 +3,7 @@
 mod backup;
 mod blobs;
 mod check;
+mod damage;
 mod faults;
 mod harness;
 mod real;

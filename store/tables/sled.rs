@@ -6,14 +6,15 @@
 //!
 //! Invariants
 //! - No error or panic of sled passes this module: each call runs guarded, and the first failure
-//!   poisons. (A host built with `panic = "abort"` is not protected by that: it must run the
-//!   first open after an unclean shutdown in a child process.)
+//!   poisons. A host built with `panic = "abort"` is not protected by that: it opens only trees
+//!   that are byte for byte what a close left, and has all others rebuilt.
 //! - sled's own flush is not trusted: its files are synced here, through a descriptor that is
 //!   open from before the first write, so that no failed write-back goes unreported.
 //! - No batch is over 256 KiB and no value over 4 KiB.
 //! - A long value is complete before the row that names it; chunks that no row names are swept
 //!   at open.
 
+mod closed;
 mod files;
 mod folder;
 mod meta;
@@ -24,7 +25,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use orlop_saga::id::{Lsn, StoreId};
@@ -68,6 +69,10 @@ pub struct SledOptions {
     /// Below so many bytes of files, how many of them are live does not matter; above, rows move
     /// to a fresh tree once less than a quarter is. 64 MiB.
     pub bloated_bytes_min: u64,
+    /// Whether a panic ends the process. Then trees that were not closed in good order, or were
+    /// changed since, are rebuilt without sled ever opening them, and closing one reads it whole.
+    /// Default: what this crate was built with.
+    pub panics_abort: bool,
 }
 
 impl Default for SledOptions {
@@ -78,6 +83,7 @@ impl Default for SledOptions {
             value_bytes_max: 64 << 20,
             quarantined_max: 2,
             bloated_bytes_min: 64 << 20,
+            panics_abort: cfg!(panic = "abort"),
         }
     }
 }
@@ -85,10 +91,14 @@ impl Default for SledOptions {
 /// One sled tree in a folder of its own.
 pub struct SledTables {
     db: Option<sled::Db>,
+    path: PathBuf,
     files: SledFiles,
     options: SledOptions,
     meta: Meta,
     poisoned: bool,
+    /// The most bytes that one batch ever had.
+    #[cfg(test)]
+    batch_bytes: usize,
 }
 
 impl fmt::Debug for SledTables {
@@ -107,6 +117,7 @@ impl SledTables {
     /// # Errors
     /// [`TablesError`]: there is no tree to use; the folder may exist.
     pub fn create(path: &Path, options: SledOptions, store: StoreId) -> Result<Self, TablesError> {
+        closed::forget(path)?;
         std::fs::create_dir(path).map_err(|e| TablesError::io("create folder", &e))?;
         let mut tables = Self::start(path, options, Meta::empty(store))?;
         let meta = tables.meta;
@@ -124,6 +135,10 @@ impl SledTables {
         if !path.join("db").is_file() {
             return Err(TablesError::damaged("the tree has no file `db`"));
         }
+        if options.panics_abort {
+            closed::check(path)?;
+        }
+        closed::forget(path)?;
         files::remove_generating(path)?;
         let mut tables = Self::start(path, options, Meta::empty(store))?;
         tables.meta = tables.read_meta(store)?;
@@ -153,10 +168,13 @@ impl SledTables {
         };
         Ok(Self {
             db: Some(db),
+            path: path.to_path_buf(),
             files: SledFiles::open(path)?,
             options,
             meta,
             poisoned: false,
+            #[cfg(test)]
+            batch_bytes: 0,
         })
     }
 
@@ -297,10 +315,17 @@ impl SledTables {
         })
     }
 
+    #[cfg(test)]
+    fn measure(&mut self, group: &Group) {
+        self.batch_bytes = self.batch_bytes.max(group.bytes);
+    }
+
     /// Commits the group first if `bytes` more would take it over a batch's bound.
     fn room(&mut self, group: &mut Group, bytes: usize) -> Result<(), TablesError> {
         let full = group.bytes.saturating_add(bytes).saturating_add(1024) > BATCH_BYTES_MAX;
         if full && group.bytes > 0 {
+            #[cfg(test)]
+            self.measure(group);
             group.bytes = 0;
             let batch = std::mem::take(&mut group.batch);
             let meta = Meta {
@@ -402,6 +427,8 @@ impl Tables for SledTables {
         for (key, value) in last {
             self.change_row(&mut group, key, value)?;
         }
+        #[cfg(test)]
+        self.measure(&group);
         let meta = Meta {
             applied: applied.max(self.meta.applied),
             sum: group.sum,
@@ -431,7 +458,11 @@ impl Tables for SledTables {
     }
 
     fn close(mut self: Box<Self>) -> Result<(), TablesError> {
-        self.release()
+        self.release()?;
+        if self.options.panics_abort && !self.poisoned {
+            closed::record(&self.path)?;
+        }
+        Ok(())
     }
 }
 

@@ -14,7 +14,7 @@ use crate::projector::ProjectorOptions;
 use crate::store::{OpenError, Recovered, Store, StoreOptions};
 use crate::tables::SledOptions;
 
-fn options() -> StoreOptions {
+pub(super) fn options() -> StoreOptions {
     StoreOptions {
         log: LogOptions {
             segment_bytes: 1 << 20,
@@ -38,7 +38,7 @@ fn open(path: &Path) -> Result<(Store, Recovered), OpenError> {
 }
 
 /// A closed store with 30 outcomes, an export after 15, and a checkpoint after all.
-fn filled() -> TempDir {
+pub(super) fn filled() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let (store, _) = open(folder.path()).unwrap();
     for n in 1..=30 {
@@ -51,7 +51,7 @@ fn filled() -> TempDir {
     folder
 }
 
-fn all_found(store: &Store) {
+pub(super) fn all_found(store: &Store) {
     for n in 1..=30 {
         assert!(store.maybe_retained(tenant(), key(n)), "{n}");
         assert_eq!(lookup(store, n), Ok(Some(settlement(n, START_MS))));
@@ -59,7 +59,7 @@ fn all_found(store: &Store) {
 }
 
 /// The folder of the one tree there is.
-fn tree(store: &Path) -> PathBuf {
+pub(super) fn tree(store: &Path) -> PathBuf {
     let mut trees = std::fs::read_dir(store.join("tables"))
         .unwrap()
         .map(|entry| entry.unwrap().path())

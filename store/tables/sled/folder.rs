@@ -8,6 +8,7 @@ use orlop_saga::id::StoreId;
 
 use crate::sealed;
 use crate::tables::home::{Expected, OpenTablesError, TablesHome};
+use crate::tables::sled::closed;
 use crate::tables::sled::files::sync_path;
 use crate::tables::sled::{SledOptions, SledTables};
 use crate::tables::{Tables, TablesError, TablesSize};
@@ -225,6 +226,7 @@ pub(crate) fn current_tree(folder: &Path) -> Result<PathBuf, OpenTablesError> {
 }
 
 fn remove_tree(path: &Path) -> Result<(), TablesError> {
+    closed::forget(path)?;
     match std::fs::remove_dir_all(path) {
         Ok(()) => Ok(()),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),

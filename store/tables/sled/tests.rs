@@ -440,3 +440,70 @@ fn damaged_trees_are_set_aside_and_their_number_is_bounded() {
         assert_eq!(names(&path, "tree-"), 1);
     }
 }
+
+#[test]
+fn no_batch_is_over_256_kib_however_much_is_applied_at_once() {
+    let (_folder, path) = folder();
+    let mut tables = SledTables::create(&path, options(), STORE).unwrap();
+    let mut changes: Vec<Change> = (0..2_000_u32)
+        .map(|n| put(&n.to_be_bytes(), &[7; 700]))
+        .collect();
+    changes.push(put(b"long", &vec![9; 2 << 20]));
+    tables.apply(&changes, Lsn::new(1)).unwrap();
+    assert!(tables.batch_bytes > BATCH_BYTES_MAX / 2);
+    assert!(tables.batch_bytes <= BATCH_BYTES_MAX);
+    assert_eq!(tables.sum().rows, 2_001);
+}
+
+/// As in a host in which a panic ends the process.
+fn aborting() -> SledOptions {
+    SledOptions {
+        panics_abort: true,
+        ..options()
+    }
+}
+
+fn refused_unopened(path: &Path, what: &str) {
+    let refused = SledTables::open(path, aborting(), STORE).unwrap_err();
+    match &refused {
+        // Not the words for a panic or an error of sled: it was never called.
+        TablesError::Damaged { reason } => assert!(reason.contains(what), "{reason}"),
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn where_panics_abort_only_a_tree_that_is_what_its_close_left_is_opened() {
+    let (folder, path) = folder();
+    let expected = closed_tree(&path);
+    // Closed where panics unwind, nothing says how.
+    refused_unopened(&path, "not closed in good order");
+    let tables = SledTables::open(&path, options(), STORE).unwrap();
+    drop(tables);
+    refused_unopened(&path, "not closed in good order");
+
+    let path = folder.path().join("tree-1");
+    let mut tables = SledTables::create(&path, aborting(), STORE).unwrap();
+    for (key, value) in &expected {
+        tables.apply(&[put(key, value)], Lsn::new(1)).unwrap();
+    }
+    tables.sync().unwrap();
+    Box::new(tables).close().unwrap();
+    let record = closed::path_of(&path);
+    assert!(record.is_file());
+    let sound = std::fs::read(path.join("db")).unwrap();
+    let mut random = fastrand::Rng::with_seed(7);
+    for _ in 0..100 {
+        let mut bytes = sound.clone();
+        bytes[random.usize(..sound.len())] ^= 1 << random.u8(..8);
+        std::fs::write(path.join("db"), bytes).unwrap();
+        refused_unopened(&path, "changed since it was closed");
+    }
+    std::fs::write(path.join("db"), &sound[..sound.len() - 1]).unwrap();
+    refused_unopened(&path, "changed since it was closed");
+    std::fs::write(path.join("db"), &sound).unwrap();
+    let mut tables = SledTables::open(&path, aborting(), STORE).unwrap();
+    assert_eq!(rows(&mut tables).unwrap(), expected);
+    // Open, it is not closed: a crash now has it rebuilt.
+    assert!(!record.exists());
+}
