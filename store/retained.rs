@@ -32,7 +32,16 @@ impl Hasher for Passed {
     }
 }
 
-/// The set of keys with a retained outcome; about 20 to 40 bytes for each.
+/// Bytes of one place of the set: the hash and a mark.
+const PLACE_BYTES: u64 = 17;
+/// Below this many keys nothing is given back.
+const SHRINK_KEYS_MIN: usize = 4096;
+
+/// The set of keys with a retained outcome.
+///
+/// Its memory follows from the number of keys: 20 to 40 bytes for each while they grow in number,
+/// and after retention has removed many at most four times that, see
+/// [`shrink`](RetainedKeys::shrink).
 #[derive(Debug)]
 pub struct RetainedKeys {
     secret: [u8; 32],
@@ -61,6 +70,23 @@ impl RetainedKeys {
     /// Whether none has one.
     pub fn is_empty(&self) -> bool {
         self.hashes.is_empty()
+    }
+
+    /// Bytes of memory that it has taken.
+    pub fn byte_len(&self) -> u64 {
+        // A table holds seven keys in eight places.
+        let places = (self.hashes.capacity() as u64)
+            .div_ceil(7)
+            .saturating_mul(8);
+        places.saturating_mul(PLACE_BYTES)
+    }
+
+    /// Gives memory back if most of it is empty.
+    pub(crate) fn shrink(&self) {
+        let capacity = self.hashes.capacity();
+        if capacity > SHRINK_KEYS_MIN && capacity / 4 > self.hashes.len() {
+            self.hashes.shrink_to_fit();
+        }
     }
 
     pub(crate) fn insert(&self, id: EffectId) {
@@ -104,5 +130,27 @@ mod tests {
         assert!(!keys.maybe(id(1, 6)));
         keys.remove(id(1, 5));
         assert!(!keys.maybe(id(1, 5)) && keys.is_empty());
+    }
+
+    #[test]
+    fn its_memory_follows_the_number_of_keys_up_and_down() {
+        let keys = RetainedKeys::new([7; 32]);
+        let id = |n: u64| EffectId {
+            tenant: TenantId::new(1, 1),
+            key: Key::named(&n.to_string()),
+        };
+        for n in 0..200_000 {
+            keys.insert(id(n));
+        }
+        let full = keys.byte_len();
+        assert!((20 * 200_000..=40 * 200_000).contains(&full), "{full}");
+        for n in 0..199_000 {
+            keys.remove(id(n));
+            keys.shrink();
+        }
+        assert_eq!(keys.len(), 1_000);
+        assert!((199_000..200_000).all(|n| keys.maybe(id(n))));
+        let left = keys.byte_len();
+        assert!(left <= 40 * 5 * SHRINK_KEYS_MIN as u64, "{left}");
     }
 }

@@ -267,6 +267,10 @@ pub struct StoreHealth {
     pub watermark: Lsn,
     /// Everything up to here is in the tables.
     pub projected: Lsn,
+    /// Keys with an outcome that is kept.
+    pub retained_keys: u64,
+    /// Bytes of memory in which they are told from unknown ones.
+    pub retained_bytes: u64,
 }
 
 /// What a store is built from. It is read in every format and written in the newest.
@@ -524,6 +528,8 @@ impl Store {
             backlog_bytes: inner.projector.backlog_bytes(),
             watermark: inner.log.watermark(),
             projected: inner.projector.applied(),
+            retained_keys: inner.retained.len() as u64,
+            retained_bytes: inner.retained.byte_len(),
         }
     }
 

@@ -402,6 +402,9 @@ impl<'a> Worker<'a> {
             for id in &found.keys {
                 self.retained.remove(*id);
             }
+            if !more {
+                self.retained.shrink();
+            }
         }
         Ok(more)
     }

@@ -7,4 +7,5 @@ mod damage;
 mod faults;
 mod harness;
 mod real;
+mod retention;
 mod simulated;
