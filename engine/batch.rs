@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 
 use crate::computation::{Computation, Pure};
 use crate::error::SubmitError;
+use crate::halfway;
 use crate::submission::{Awaited, Reply, Submission};
 use crate::tenant::Tenant;
 
@@ -54,6 +55,8 @@ impl<C: Computation<Kind = Pure>> IntoFuture for Batch<C> {
                     count_max,
                 });
             }
+            let mark = &core.marks.batch_items;
+            halfway::size(mark, "limits.batch_items_max", count, count_max);
             let (tenant, computation, ephemeral) = (self.tenant, self.computation, self.ephemeral);
             let enter = |input| {
                 let item: Submission<C, Pure, Awaited> =

@@ -28,6 +28,8 @@ use crate::driver::Driver;
 use crate::error::{SubmitError, Unavailable};
 use crate::executor::Executor;
 use crate::flight::{Durability, Flight};
+use crate::halfway::{self, Marks};
+use crate::operator::Feed;
 use crate::operator::{Drains, Feed};
 use crate::options::{Limits, Options, RetryPolicy};
 use crate::registry::{Code, Registry};
@@ -51,6 +53,7 @@ pub(crate) struct Core {
     pub(crate) feed: Feed,
     pub(crate) drains: Drains,
     pub(crate) tenants: Tenants,
+    pub(crate) marks: Marks,
     pub(crate) labels: DashMap<TenantLabel, Registering>,
     pub(crate) flights: DashMap<EffectId, Arc<Flight>>,
     pub(crate) ephemeral: DashMap<EffectId, Arc<Flight>>,
@@ -128,6 +131,7 @@ impl Core {
             registry,
             executor,
             tenants: Tenants::new(options.limits.tenants_max)?,
+            marks: Marks::default(),
             labels: DashMap::new(),
             flights: DashMap::new(),
             ephemeral: DashMap::new(),
@@ -244,15 +248,27 @@ impl Core {
     ) -> Result<Payload, EncodeError> {
         let bytes_max = self.limits.input_bytes_max;
         let payload = canonical::encode(input, bytes_max)?;
-        if payload.len() > bytes_max / 2 {
+        if self
+            .marks
+            .input_bytes
+            .size(payload.len() as u64, bytes_max as u64)
+        {
+            let (limit, value) = ("limits.input_bytes_max", payload.len());
             tracing::warn!(
-                computation = name,
-                input_bytes = payload.len(),
-                bytes_max,
-                "an input is over half of the limit"
+                limit,
+                value,
+                max = bytes_max,
+                name,
+                "half of a limit is reached"
             );
         }
         Ok(payload)
+    }
+
+    /// Warns of an output from half of the limit on.
+    pub(crate) fn warn_of_output(&self, output: &Payload) {
+        let (limit, max) = ("limits.output_bytes_max", self.limits.output_bytes_max);
+        halfway::size(&self.marks.output_bytes, limit, output.len(), max);
     }
 
     pub(crate) fn remote_key_of(&self, id: EffectId) -> RemoteKey {

@@ -45,6 +45,7 @@ mod engine;
 mod error;
 mod executor;
 mod flight;
+mod halfway;
 mod handle;
 mod host;
 mod lease;

@@ -21,6 +21,7 @@ use crate::computation::Computation;
 use crate::core::Core;
 use crate::driver::CancelError;
 use crate::error::{SubmitError, Unavailable};
+use crate::halfway;
 use crate::handle::Handle;
 use crate::operator::Operator;
 use crate::saga::Saga;
@@ -90,6 +91,9 @@ impl Core {
             .tenants
             .register_next(label.clone(), Quotas::UNLIMITED)?;
         let tenant = account.id();
+        // Slots are given in order; the table of labels is locked here.
+        let (count, max) = (tenant.slot() as usize + 1, self.limits.tenants_max as usize);
+        halfway::level(&self.marks.tenants, "limits.tenants_max", count, max);
         self.enter_device(tenant);
         let event = Event::Tenant(TenantEvent::Registered { tenant, label });
         let (tell, told) = oneshot::channel();

@@ -15,6 +15,7 @@ pub mod compat;
 pub mod digest;
 pub mod effect;
 pub mod event;
+pub mod halfway;
 pub mod history;
 pub mod id;
 pub mod key;

@@ -17,6 +17,7 @@ use std::time::Duration;
 use orlop_saga::compat::Format;
 use orlop_saga::effect::EffectId;
 use orlop_saga::event::Event;
+use orlop_saga::halfway::Halfway;
 use orlop_saga::id::{Incarnation, Lsn, SagaId, StoreId, TenantId};
 use orlop_saga::key::Key;
 use orlop_saga::live::{FoldError, Live};
@@ -307,6 +308,7 @@ struct Inner {
     keeper: Arc<Keeper>,
     retained: Arc<RetainedKeys>,
     backlog_bytes_max: u64,
+    halfway: Halfway,
     closing: AtomicBool,
     closed: Mutex<Option<Result<(), CloseError>>>,
     all_closed: Condvar,
@@ -452,6 +454,10 @@ impl Store {
             Purpose::New => inner.backlog_bytes_max,
             Purpose::Settle => inner.backlog_bytes_max.saturating_mul(2),
         };
+        if inner.halfway.level(bytes, inner.backlog_bytes_max) {
+            let (limit, max) = ("store.projector.backlog_bytes_max", inner.backlog_bytes_max);
+            tracing::warn!(limit, value = bytes, max, "half of a limit is reached");
+        }
         if bytes > bytes_max {
             return Err(AppendRefused::Backlogged { bytes, bytes_max });
         }

@@ -453,6 +453,7 @@ impl Run {
     ) {
         match verdict {
             Verdict::Done(output) => {
+                core.warn_of_output(&output);
                 self.settle(index, fence, StepOutcome::Done(output), cost);
             }
             Verdict::Undone => {

@@ -20,6 +20,7 @@ use super::attempt::Active;
 use super::run::{Deed, Playing, Run};
 use crate::core::Core;
 use crate::executor::panic_text;
+use crate::halfway;
 use crate::saga::SagaContext;
 use crate::saga::script::{Answer, Issue, Script, StepSpec};
 
@@ -348,6 +349,12 @@ impl Run {
             self.hold(Hold::Stuck(why));
             return None;
         }
+        let (limits, marks) = (&core.limits, &core.marks);
+        let (limit, max) = ("limits.saga_calls_max", limits.saga_calls_max);
+        halfway::size(&marks.saga_calls, limit, calls, max);
+        let (limit, max) = ("limits.saga_bytes_max", limits.saga_bytes_max);
+        let value = usize::try_from(bytes).unwrap_or(usize::MAX);
+        halfway::size(&marks.saga_bytes, limit, value, max);
         let index = StepIndex::new(u32::try_from(calls).unwrap_or(u32::MAX));
         if !self.record(SagaEvent::Called { path, intent }) {
             return None;

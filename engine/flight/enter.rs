@@ -19,6 +19,7 @@ use crate::core::Core;
 use crate::course::Course;
 use crate::error::SubmitError;
 use crate::executor::Action;
+use crate::halfway;
 use crate::lease::Bounds;
 use crate::options::RetryPolicy;
 use crate::registry::Code;
@@ -180,6 +181,11 @@ impl Core {
                 count_max,
             });
         }
+        let (mark, limit) = match work {
+            Work::Effect { .. } => (&self.marks.effects, "limits.effects_max"),
+            Work::Saga(_) => (&self.marks.sagas, "limits.sagas_max"),
+        };
+        halfway::level(mark, limit, count, count_max);
         Ok(())
     }
 }
@@ -188,10 +194,15 @@ impl Core {
     /// Whether the tenant may have more outcomes that are kept in blobs.
     pub(super) fn check_blobs(&self, tenant: TenantId) -> Result<(), SubmitError> {
         let (bytes, bytes_max) = self.store.0.blob_bytes(tenant);
+        let number = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let (mark, limit) = (
+            &self.marks.blob_bytes,
+            "store.projector.blobs.tenant_bytes_max",
+        );
+        halfway::size(mark, limit, number(bytes), number(bytes_max));
         if bytes < bytes_max {
             return Ok(());
         }
-        let number = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         Err(SubmitError::Overloaded {
             what: "bytes of a tenant's blobs",
             count: number(bytes),
@@ -449,6 +460,8 @@ impl Flight {
                 count_max: core.limits.joiners_max,
             });
         }
+        let (count, count_max) = (state.waiters.len(), core.limits.joiners_max);
+        halfway::size(&core.marks.joiners, "limits.joiners_max", count, count_max);
         let seat = self.seat_locked(&mut state, fingerprint, want, true);
         if let Some(plain) = state.plain()
             && plain.cancelled

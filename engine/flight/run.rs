@@ -338,6 +338,7 @@ impl Flight {
         let cancelled = plain.cancelled && !plain.course.asks();
         match verdict {
             Verdict::Done(output) => {
+                core.warn_of_output(&output);
                 self.settle(core, state, Outcome::Done(output), ended.cost);
             }
             Verdict::Permanent(failure) => {

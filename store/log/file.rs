@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle, ThreadId};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use orlop_saga::halfway::Halfway;
 use orlop_saga::id::{Lsn, StoreId};
 use parking_lot::{Condvar, Mutex};
 
@@ -88,6 +89,7 @@ pub(super) struct Forget {
 /// What the lock guards.
 pub(super) struct State {
     pub(super) queue: Queue,
+    pub(super) halfway: Halfway,
     pub(super) poisoned: bool,
     /// There was no space for a segment or the reserve, and none was found since.
     pub(super) full: bool,
@@ -239,6 +241,7 @@ impl FileLog {
         });
         let state = State {
             queue: Queue::default(),
+            halfway: Halfway::new(),
             poisoned: false,
             full: false,
             stop: Stop::No,
@@ -317,6 +320,7 @@ fn join(handle: Option<JoinHandle<()>>) {
 
 impl Log for FileLog {
     fn append(&self, lane: Lane, purpose: Purpose, batch: Batch, ack: Box<dyn Acknowledge>) {
+        let mut half = None;
         let mut state = self.shared.state.lock();
         let verdict = match (state.health(), purpose) {
             (LogHealth::Poisoned, _) => Err(AppendError::Poisoned),
@@ -327,6 +331,8 @@ impl Log for FileLog {
                 Err(AppendError::Full)
             }
             (LogHealth::Full, Purpose::Settle) | (LogHealth::Healthy, _) => {
+                let (value, max) = (state.queue.bytes(), self.shared.options.backlog_bytes_max);
+                half = state.halfway.level(value, max).then_some((value, max));
                 state
                     .queue
                     .admit(&self.shared.options, lane, purpose, &batch)
@@ -345,6 +351,10 @@ impl Log for FileLog {
             Err(error) => Some((ack, error)),
         };
         drop(state);
+        if let Some((value, max)) = half {
+            let limit = "store.log.backlog_bytes_max";
+            tracing::warn!(limit, value, max, "half of a limit is reached");
+        }
         match refused {
             None => {
                 self.shared.work.notify_one();

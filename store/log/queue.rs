@@ -47,6 +47,11 @@ impl Queue {
         self.turns.is_empty()
     }
 
+    /// Bytes that wait.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Whether `batch` may wait here.
     pub(super) fn admit(
         &self,

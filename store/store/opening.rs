@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use orlop_saga::compat::Format;
 use orlop_saga::event::Event;
+use orlop_saga::halfway::Halfway;
 use orlop_saga::id::Lsn;
 use orlop_saga::live::Live;
 use orlop_saga::record;
@@ -155,6 +156,7 @@ impl Opening {
                 keeper,
                 retained,
                 backlog_bytes_max: self.options.backlog_bytes_max,
+                halfway: Halfway::new(),
                 closing: AtomicBool::new(false),
                 closed: Mutex::new(None),
                 all_closed: Condvar::new(),

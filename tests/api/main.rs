@@ -20,6 +20,7 @@ mod divergence;
 mod doubt;
 mod effects;
 mod gate;
+mod halfway;
 mod joiners;
 mod keys;
 mod limits;
