@@ -23,6 +23,7 @@ mod gate;
 mod halfway;
 mod joiners;
 mod keys;
+mod levels;
 mod limits;
 mod mistakes;
 mod operators;
