@@ -29,7 +29,6 @@ use crate::error::{SubmitError, Unavailable};
 use crate::executor::Executor;
 use crate::flight::{Durability, Flight};
 use crate::halfway::{self, Marks};
-use crate::operator::Feed;
 use crate::operator::{Drains, Feed};
 use crate::options::{Limits, Options, RetryPolicy};
 use crate::registry::{Code, Registry};
