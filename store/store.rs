@@ -8,6 +8,7 @@
 
 mod backup;
 mod opening;
+mod options;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,99 +28,20 @@ use orlop_saga::time::Clock;
 use parking_lot::{Condvar, Mutex};
 
 use self::opening::Opening;
+pub use self::options::StoreOptions;
+use self::options::check_projector;
 use crate::blob::{BlobError, BlobHold, Carried, Keeper};
 use crate::disk::{Disk, FileDisk};
 use crate::folder::{Folder, FolderError, Forked, check_process};
 use crate::log::{
-    Acknowledge, AppendError, Batch, FileLog, Lane, Log, LogHealth, LogOptions, OpenLogError,
-    Opened, Purpose, StartLogError,
+    Acknowledge, AppendError, Batch, FileLog, Lane, Log, LogHealth, OpenLogError, Opened, Purpose,
+    StartLogError,
 };
 use crate::projection::Retained;
 use crate::projector::{Answer, Projected, Projector, ProjectorError, ProjectorOptions};
 use crate::recovery::RecoveryError;
 use crate::retained::RetainedKeys;
-use crate::tables::{SledHome, SledOptions, TablesError, TablesHome};
-
-/// Bounds of a store, checked at open.
-#[derive(Clone, Copy, Debug)]
-pub struct StoreOptions {
-    /// Whether a store is created in a missing or empty folder.
-    pub create: bool,
-    /// Whether a store in an older format moves on to the newest: an older version of this library
-    /// cannot open it from then on. Otherwise it stays as it is, and what its format cannot say is
-    /// refused. New stores are made in the newest format.
-    pub upgrade: bool,
-    /// Bounds of the journal.
-    pub log: LogOptions,
-    /// Bounds of the tables.
-    pub sled: SledOptions,
-    /// Bounds of the projector.
-    pub projector: ProjectorOptions,
-}
-
-impl Default for StoreOptions {
-    fn default() -> Self {
-        Self {
-            create: true,
-            upgrade: false,
-            log: LogOptions::default(),
-            sled: SledOptions::default(),
-            projector: ProjectorOptions::default(),
-        }
-    }
-}
-
-impl StoreOptions {
-    /// Checks every bound.
-    ///
-    /// # Errors
-    /// [`OpenError::Options`]: which option is out of which bounds.
-    pub fn check(&self) -> Result<(), OpenError> {
-        self.log.check()?;
-        check_projector(&self.projector)?;
-        within("cache_bytes", self.sled.cache_bytes, 1 << 20, 64 << 30)?;
-        within("key_bytes_max", self.sled.key_bytes_max, 64, 1024)?;
-        within("value_bytes_max", self.sled.value_bytes_max, 4096, 1 << 30)?;
-        within("bloated_bytes_min", self.sled.bloated_bytes_min, 1, 1 << 50)?;
-        within("quarantined_max", self.sled.quarantined_max.into(), 0, 64)
-    }
-}
-
-fn check_projector(options: &ProjectorOptions) -> Result<(), OpenError> {
-    let p = options;
-    within(
-        "projector.backlog_bytes_max",
-        p.backlog_bytes_max,
-        1,
-        64 << 30,
-    )?;
-    within("group_bytes_max", p.group_bytes_max, 1, 256 << 10)?;
-    within("checkpoint_bytes", p.checkpoint_bytes, 1, 64 << 30)?;
-    within("export_bytes_min", p.export_bytes_min, 1, 1 << 40)?;
-    within("exports_kept", p.exports_kept.into(), 1, 16)?;
-    within("expired_rows_max", p.expired_rows_max.into(), 1, 4096)?;
-    within("retention_pause_ms", p.retention_pause_ms, 1, 86_400_000)?;
-    within("blobs.bytes_min", p.blobs.bytes_min, 4096, 1 << 30)?;
-    within(
-        "blobs.tenant_bytes_max",
-        p.blobs.tenant_bytes_max,
-        1,
-        1 << 50,
-    )
-}
-
-fn within(option: &'static str, value: u64, least: u64, most: u64) -> Result<(), OpenError> {
-    if (least..=most).contains(&value) {
-        Ok(())
-    } else {
-        Err(OpenError::Options {
-            option,
-            value,
-            least,
-            most,
-        })
-    }
-}
+use crate::tables::{SledHome, TablesError, TablesHome};
 
 /// Why a store was not opened. Nothing that was durable is lost.
 #[derive(Debug, thiserror::Error)]
