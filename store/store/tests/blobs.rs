@@ -137,7 +137,7 @@ fn keep(store: &Store, n: u64, content: u64) -> Result<LsnRange, AppendError> {
 fn found(store: &Store, n: u64) -> Option<Payload> {
     match lookup(store, n).unwrap()?.outcome {
         Outcome::Done(output) => Some(output),
-        other => panic!("{other:?}"),
+        other @ (Outcome::Failed(_) | Outcome::Blob(_)) => panic!("{other:?}"),
     }
 }
 
