@@ -76,15 +76,13 @@ fn half_of_a_limit_is_warned_of_once_and_not_at_every_call() {
         std::mem::take(&mut *warned.0.lock().unwrap())
     };
     assert_eq!(batch(2), Vec::<String>::new());
+    // How many of a batch are unfinished at once is the scheduler's: at most one crossing.
+    let size = "limits.batch_items_max";
     let first = batch(5);
-    assert_eq!(first, ["limits.batch_items_max", "limits.effects_max"]);
-    // As many again: the size was warned of, the number of effects had fallen, but all of these
-    // are replayed from the tables or joined at the same crossing.
+    assert_eq!(first.first().map(String::as_str), Some(size));
+    assert!(first.len() <= 2, "{first:?}");
     let again = batch(5);
-    assert!(
-        !again.contains(&"limits.batch_items_max".to_owned()),
-        "{again:?}"
-    );
+    assert!(again.iter().all(|limit| limit != size), "{again:?}");
     assert!(again.len() <= 1, "{again:?}");
     let more = batch(7);
     assert_eq!(
