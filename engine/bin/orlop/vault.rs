@@ -2,6 +2,9 @@
 //!
 //! Exit codes: 0 done, 1 something is wrong with the store, 2 it could not be done.
 
+#[cfg(test)]
+mod tests;
+
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
