@@ -50,8 +50,10 @@ impl Pages {
 
     /// Adds the first page of a longer frame whose other pages never arrived.
     pub(crate) fn tear_tail(&mut self) {
-        let of_log =
-            |file: &&mut File| file.name.starts_with("log/") && file.name.ends_with(".log");
+        let of_log = |file: &&mut File| {
+            let name = Path::new(&file.name);
+            name.starts_with("log") && name.extension().is_some_and(|end| end == "log")
+        };
         let file = self.files.iter_mut().rfind(of_log).unwrap();
         let last = file.pages.last().unwrap().0;
         assert!(
