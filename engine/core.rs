@@ -24,7 +24,7 @@ use serde::Serialize;
 
 use crate::close::Closing;
 use crate::course::Course;
-use crate::driver::Driver;
+use crate::driver::{Driver, Message};
 use crate::error::{SubmitError, Unavailable};
 use crate::executor::Executor;
 use crate::flight::{Durability, Flight};
@@ -178,6 +178,13 @@ impl Core {
     /// Whether the journal has failed: what is done is told, nothing new is run.
     pub(crate) fn is_poisoned(&self) -> bool {
         self.poisoned.load(Ordering::Acquire)
+    }
+
+    /// Sagas that wait for something else than the journal are told by their driver.
+    fn set_poisoned(&self) {
+        if !self.poisoned.swap(true, Ordering::AcqRel) {
+            self.driver.tell(Message::Poisoned);
+        }
     }
 
     /// Whether the engine itself has ended.
@@ -348,11 +355,11 @@ impl Core {
     pub(crate) fn append_failed(&self, error: &AppendError, key: Key) -> SubmitError {
         match error {
             AppendError::Unresolved => {
-                self.poisoned.store(true, Ordering::Release);
+                self.set_poisoned();
                 SubmitError::Unresolved { key }
             }
             AppendError::Poisoned => {
-                self.poisoned.store(true, Ordering::Release);
+                self.set_poisoned();
                 Unavailable::Poisoned.into()
             }
             AppendError::Full => Unavailable::DiskFull.into(),

@@ -101,6 +101,13 @@ impl Run {
             active.stand_down();
         }
     }
+
+    /// The same of all attempts.
+    pub(super) fn dismiss_all(&mut self) {
+        for (_, mut active) in std::mem::take(&mut self.active) {
+            active.stand_down();
+        }
+    }
 }
 
 enum StandDown {

@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
 use orlop_saga::id::Attempt as AttemptNumber;
 use orlop_saga::id::{Fence, StepIndex};
@@ -26,6 +27,9 @@ use crate::saga::script::{Answer, Issue, Script, StepSpec};
 
 /// How often a function may wake itself in one turn.
 const POLLS_MAX: u32 = 10_000;
+
+/// How long a sleep that a clock set back has made longer waits before the clock is read again.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// Whether a function woke itself while it was polled.
 #[derive(Default)]
@@ -460,27 +464,27 @@ impl Run {
                 // Its timer runs already.
                 return;
             }
-            Self::remind(
-                core,
-                wait,
-                Message::Wake {
-                    saga: self.id,
-                    step,
-                },
-            );
+            self.wake_after(core, step, wait);
         }
     }
 
+    fn wake_after(&self, core: &Arc<Core>, step: StepIndex, wait: Duration) {
+        let saga = self.id;
+        Self::remind(core, wait, Message::Wake { saga, step });
+    }
+
     pub(super) fn woke(&mut self, core: &Arc<Core>, step: StepIndex) {
-        self.asleep.remove(&step);
         if let Some(CallKind::Sleep { until, over: false }) =
             self.state.call(step).map(|call| &call.kind)
             && *until > core.clock.wall()
         {
-            // The wall clock was set back: the sleep is longer.
-            self.sleep(core, step);
+            // The wall clock was set back: the sleep is longer, but not longer than until the
+            // clock is set right.
+            let left = until.since(core.clock.wall());
+            self.wake_after(core, step, left.min(LOOK_AGAIN));
             return;
         }
+        self.asleep.remove(&step);
         let asleep = matches!(
             self.state.call(step).map(|call| &call.kind),
             Some(CallKind::Sleep { over: false, .. })

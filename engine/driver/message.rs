@@ -8,6 +8,7 @@ use orlop_saga::saga::{SagaStart, SagaState};
 use orlop_store::log::{AppendError, LsnRange};
 
 use super::{CancelError, Command, Fault, News, Sending, Tell, Wish};
+use crate::error::Unavailable;
 use crate::executor::Ended;
 use crate::flight::Flight;
 use crate::operator::{SagaPage, SagaQuery};
@@ -101,6 +102,8 @@ pub(crate) enum Message {
         query: Box<SagaQuery>,
         tell: Tell<SagaPage>,
     },
+    /// The journal has failed: nothing more can be recorded.
+    Poisoned,
     /// The engine closes: nothing new is begun; told once all that was recorded is durable.
     Quiesce { tell: std::sync::mpsc::Sender<()> },
     /// The engine ends.
@@ -112,6 +115,7 @@ impl Message {
         match self {
             Self::Start { .. }
             | Self::List { .. }
+            | Self::Poisoned
             | Self::Quiesce { .. }
             | Self::Stop
             | Self::Attend { .. }
@@ -139,7 +143,10 @@ impl Message {
     /// Whether it belongs to what was begun before a close.
     pub(super) fn ends_something(&self) -> bool {
         match self {
-            Self::Ended { .. } | Self::Durable { .. } | Self::AppendAgain { .. } => true,
+            Self::Ended { .. }
+            | Self::Durable { .. }
+            | Self::AppendAgain { .. }
+            | Self::Poisoned => true,
             Self::Start { .. }
             | Self::Recover { .. }
             | Self::Refused { .. }
@@ -169,9 +176,8 @@ pub(super) fn not_recorded(reason: &str) -> SignalError {
     }
 }
 
-/// A message that comes while the engine closes.
-pub(super) fn refused(message: Message) {
-    let why = "the engine closes";
+/// A message that nothing can be done about any more.
+pub(super) fn refused(message: Message, why: &str) {
     if let Message::Cancel { tell, .. } = message {
         let reason = why.to_owned();
         let _ = tell.send(Err(CancelError::NotRecorded { reason }));
@@ -183,8 +189,12 @@ pub(super) fn refused(message: Message) {
 }
 
 /// A message for a saga that is over: an attempt that outlived it, or somebody who came late.
-pub(super) fn unknown(message: Message) {
-    if let Message::Cancel { tell, .. } = message {
+///
+/// If the journal has failed, it is perhaps not over: only this engine knows no more of it.
+pub(super) fn unknown(message: Message, poisoned: bool) {
+    if poisoned {
+        refused(message, &Unavailable::Poisoned.to_string());
+    } else if let Message::Cancel { tell, .. } = message {
         let _ = tell.send(Err(CancelError::Ended));
     } else if let Message::Signal { tell, .. } = message {
         let _ = tell.send(Err(SignalError::NotRunning));

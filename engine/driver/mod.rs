@@ -44,6 +44,7 @@ use std::sync::{Arc, Weak};
 use crossbeam_channel::{Receiver, Sender};
 use orlop_saga::id::{Lsn, SagaId, StepIndex};
 use orlop_saga::saga::{SagaStart, SagaState};
+use orlop_store::log::AppendError;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -57,6 +58,7 @@ use self::resident::Residents;
 use self::run::Run;
 pub(crate) use self::signal::Sending;
 use crate::core::Core;
+use crate::error::Unavailable;
 use crate::executor::panic_text;
 use crate::flight::Flight;
 use crate::signal::{SignalError, Signalled};
@@ -194,7 +196,10 @@ impl Driver {
     pub(crate) async fn cancel(&self, saga: SagaId) -> Result<(), CancelError> {
         let (tell, told) = oneshot::channel();
         self.tell(Message::Cancel { saga, tell });
-        told.await.unwrap_or(Err(CancelError::Ended))
+        told.await.unwrap_or_else(|_| {
+            let reason = "the engine ended first".to_owned();
+            Err(CancelError::NotRecorded { reason })
+        })
     }
 
     pub(crate) fn tell(&self, message: Message) {
@@ -272,6 +277,7 @@ impl Player {
                 | Message::Command { .. }
                 | Message::News { .. }
                 | Message::Operate { .. }
+                | Message::Poisoned
                 | Message::List { .. }) => message,
             };
             let Some(core) = self.core.upgrade() else {
@@ -280,7 +286,7 @@ impl Player {
             if self.closing.is_none() || message.ends_something() {
                 self.hear_guarded(&core, message);
             } else {
-                refused(message);
+                refused(message, "the engine closes");
             }
             self.check_quiet();
         }
@@ -368,7 +374,7 @@ impl Player {
             (Some(saga), message) => {
                 match self.runs.get_mut(&saga) {
                     Some(run) => run.hear(core, message),
-                    None => self.late(saga, message),
+                    None => self.late(core, saga, message),
                 }
                 saga
             }
@@ -376,6 +382,10 @@ impl Player {
                 let after = query.after.map_or(Bound::Unbounded, Bound::Excluded);
                 let runs = self.runs.range((after, Bound::Unbounded));
                 let _ = tell.send(operate::page(runs, scope, &query));
+                return;
+            }
+            (None, Message::Poisoned) => {
+                self.poisoned(core);
                 return;
             }
             (None, _) => return,
@@ -494,14 +504,31 @@ impl Player {
     }
 
     /// A message for a saga that is over.
-    fn late(&mut self, saga: SagaId, message: Message) {
+    fn late(&mut self, core: &Core, saga: SagaId, message: Message) {
         let Message::Operate { wish, .. } = message else {
-            unknown(message);
+            unknown(message, core.is_poisoned());
             return;
         };
         match self.ended.iter().find(|(_, run)| run.id == saga) {
             Some((_, run)) => run.operate_ended(*wish),
+            None if core.is_poisoned() => {
+                wish.refuse(Fault::NotRecorded(Unavailable::Poisoned.to_string()));
+            }
             None => wish.refuse(Fault::Unknown),
+        }
+    }
+
+    /// The journal has failed: no saga can move any more, and whoever waits for one is told so.
+    /// One that has a batch on its way is told by that.
+    fn poisoned(&mut self, core: &Arc<Core>) {
+        let idle = self.runs.iter().filter(|(_, run)| !run.is_sending());
+        let idle: Vec<SagaId> = idle.map(|(id, _)| *id).collect();
+        for saga in idle {
+            self.current = Some(saga);
+            if let Some(run) = self.runs.get_mut(&saga) {
+                run.break_off(core, &AppendError::Poisoned);
+            }
+            self.let_go(core, saga);
         }
     }
 }

@@ -319,10 +319,7 @@ impl Run {
         }
         let (note, at) = (clip(note), core.clock.wall());
         self.decree(SagaEvent::Abandoned { note, at })?;
-        let indices: Vec<StepIndex> = self.active.keys().copied().collect();
-        for index in indices {
-            self.dismiss(index);
-        }
+        self.dismiss_all();
         self.finish();
         Ok(())
     }

@@ -247,6 +247,7 @@ impl Run {
             | Message::Start { .. }
             | Message::Recover { .. }
             | Message::List { .. }
+            | Message::Poisoned
             | Message::Quiesce { .. }
             | Message::Stop => {}
         }
@@ -450,18 +451,35 @@ impl Run {
             });
             return;
         }
-        // The fold is ahead of the journal and stays there: nothing more comes of this run. What
-        // is durable is found at the next open.
+        if starting {
+            let error = core.append_failed(error, self.flight.id.key);
+            self.over(core);
+            self.flight.saga_refused(core, error);
+            self.not_durable_for_any("the journal failed first");
+        } else {
+            self.break_off(core, error);
+        }
+    }
+
+    /// The journal failed: whoever waits is told that this engine knows no more.
+    pub(super) fn break_off(&mut self, core: &Arc<Core>, error: &AppendError) {
+        self.over(core);
+        self.flight.unresolved(core, error);
+        self.not_durable_for_any("the journal failed first");
+    }
+
+    /// The fold is ahead of the journal and stays there: nothing more comes of this run. What is
+    /// durable is found at the next open.
+    fn over(&mut self, core: &Core) {
         self.bury();
+        self.dismiss_all();
         self.over = true;
         core.driver.ended();
-        if starting {
-            self.flight
-                .saga_refused(core, core.append_failed(error, self.flight.id.key));
-        } else {
-            self.flight.unresolved(core, error);
-        }
-        self.not_durable_for_any("the journal failed first");
+    }
+
+    /// Whether a batch of it is on its way to the disk.
+    pub(super) fn is_sending(&self) -> bool {
+        self.sent.is_some()
     }
 
     /// Tells those whose wish or signal is not durable.

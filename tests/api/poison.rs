@@ -2,14 +2,15 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use orlop::store::disk::{Disk, SimDisk};
 use orlop::store::log::{LogOptions, SimLogDisk};
 use orlop::store::tables::SimHome;
 use orlop::store::tables::sim::SimShelf;
 use orlop::{
-    Engine, EngineBuilder, Key, Origin, Parts, Saga, SagaContext, SagaError, StoreId, SubmitError,
-    TenantError, Unavailable, wait,
+    CancelError, Engine, EngineBuilder, Key, Origin, Parts, Saga, SagaContext, SagaError,
+    SignalError, SignalId, StoreId, SubmitError, TenantError, Unavailable, wait,
 };
 
 use crate::support::{Double, Doubler};
@@ -43,6 +44,7 @@ impl Machine {
         })
         .pure(Double, self.doubler.clone())
         .saga(Twice)
+        .saga(Idle)
         .open_blocking()
         .unwrap()
     }
@@ -148,4 +150,75 @@ fn acceptances_and_tenants_that_met_a_failed_sync_are_unresolved_and_a_reopen_ha
         let error = engine.blocking().tenant("b").unwrap_err();
         assert_eq!(error, TenantError::Unresolved);
     });
+}
+
+/// Waits for something else than the journal.
+struct Idle;
+
+impl Saga for Idle {
+    const NAME: &'static str = "idle";
+    type Input = u64;
+    type Output = ();
+
+    async fn run(&self, saga: SagaContext, wait: u64) -> Result<(), SagaError> {
+        match wait {
+            0 => Ok(saga.signal("go").await?),
+            1 => Ok(saga.sleep("nap", Duration::from_hours(1)).await?),
+            _ => Ok(saga.child::<Self>("child", 0_u64).await?),
+        }
+    }
+}
+
+#[test]
+fn whoever_waits_for_a_saga_that_only_waits_is_told_that_the_journal_failed() {
+    let mut machine = Machine::new();
+    let engine = machine.open();
+    let manager = wait(engine.manage("a")).unwrap();
+    let tenant = manager.tenant();
+    let key = |idle: u64| Key::named(&format!("idle {idle}"));
+    let mut tickets: Vec<_> = [0_u64, 1, 2]
+        .into_iter()
+        .map(|idle| wait(tenant.start::<Idle>(key(idle), idle)).unwrap())
+        .collect();
+    // The first write that fails is nobody's of these.
+    wait(tenant.submit(Double, 1_u64)).unwrap();
+    while wait(engine.operator().list(orlop::SagaQuery::default()))
+        .unwrap()
+        .sagas
+        .len()
+        < 4
+    {
+        std::thread::yield_now();
+    }
+    machine.log.fail_sync_after(0);
+    let error = wait(tenant.submit(Double, 2_u64)).unwrap_err();
+    assert!(matches!(error, SubmitError::Unresolved { .. }), "{error:?}");
+    for (idle, ticket) in (0..).zip(&mut tickets) {
+        let told = wait(ticket.wait_for(Duration::from_secs(20))).unwrap_err();
+        assert_eq!(told, SubmitError::Unresolved { key: key(idle) });
+    }
+    // It is not over: nobody may take it for that.
+    let told = wait(tenant.signal(key(0), "go", SignalId::named("1"), &()));
+    assert!(
+        matches!(told, Err(SignalError::NotRecorded { .. })),
+        "{told:?}"
+    );
+    let told = wait(tickets[0].cancel());
+    assert!(
+        matches!(told, Err(CancelError::NotRecorded { .. })),
+        "{told:?}"
+    );
+    drop(tickets);
+    let _ = engine.blocking().close();
+    drop((manager, engine));
+
+    machine.log = machine.log.crash(3);
+    machine.shelf.crash(4);
+    machine.disk = machine.disk.crash(5);
+    let engine = machine.open();
+    let tenant = engine.blocking().tenant("a").unwrap();
+    let ticket = wait(tenant.start::<Idle>(key(0), 0_u64)).unwrap();
+    wait(tenant.signal(key(0), "go", SignalId::named("1"), &())).unwrap();
+    wait(ticket).unwrap();
+    engine.blocking().close().unwrap();
 }

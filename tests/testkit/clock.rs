@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use orlop::testkit::{Outside, SimClock};
 use orlop::{
     Attempt, Clock, Computation, Engine, Failure, HostFunction, Key, Origin, Pure, SubmitError,
-    Tenant,
+    Tenant, WallMillis,
 };
 
 use crate::pair::{Pair, bind, code};
@@ -62,6 +62,25 @@ fn a_saga_that_sleeps_for_a_day_ends_when_the_clock_says_so() {
         clock.run(ticket.into_future()).unwrap().unwrap();
         assert!(clock.wall().since(began) >= Duration::from_hours(24));
         assert_eq!(outside.standing().len(), 3);
+    });
+}
+
+#[test]
+fn a_clock_that_is_set_back_and_right_again_does_not_keep_a_sleeper() {
+    by_the_clock(|clock, _, tenant| {
+        let start = tenant.start::<Pair>(Key::named("p"), "p".to_owned());
+        let ticket = clock.run(start.into_future()).unwrap().unwrap();
+        let sleeps = |left| left > Duration::from_hours(12);
+        while !clock.next_timer().is_some_and(sleeps) {
+            std::thread::yield_now();
+        }
+        let right = clock.wall();
+        clock.set_wall(WallMillis::new(right.get() - 30 * 24 * 3_600_000));
+        clock.advance(Duration::from_hours(24));
+        let woken = clock.monotonic();
+        clock.set_wall(right.after(Duration::from_hours(24)));
+        clock.run(ticket.into_future()).unwrap().unwrap();
+        assert!(clock.monotonic().since(woken) < Duration::from_mins(2));
     });
 }
 
