@@ -3,6 +3,8 @@
 //! A saga that has passed its pivot is not unwound. What it did is taken back by another saga,
 //! with a key, a history and undos of its own, that is registered as its counter.
 
+use std::sync::Arc;
+
 use orlop_saga::canonical::{self, DecodeError};
 use orlop_saga::effect::{EffectId, Settlement};
 use orlop_saga::id::SagaId;
@@ -14,8 +16,10 @@ use tokio::sync::oneshot;
 use crate::core::Core;
 use crate::driver::CancelError;
 use crate::error::SubmitError;
+use crate::flight::Arrival;
 use crate::operator::{Operator, ShowError};
 use crate::saga::Saga;
+use crate::submission::reply;
 use crate::tenant::Tenant;
 use crate::ticket::SagaTicket;
 
@@ -81,7 +85,8 @@ pub enum RollBackError {
 
 impl Tenant {
     /// Starts the counter-saga `C` of the saga `S` that ended under `key`. Its own key is derived
-    /// from `key`, so that however often this is asked for, it is taken back once.
+    /// from `key` and the run, so that however often this is asked for, a run is taken back once,
+    /// and a later run under the same key is another one.
     ///
     /// # Errors
     /// [`RollBackError`]: no counter-saga was started.
@@ -90,8 +95,9 @@ impl Tenant {
         key: Key,
     ) -> Result<SagaTicket<C::Output>, RollBackError> {
         let original = self.original::<S>(key).await?;
+        let saga = original.saga.get();
         let input = C::input(original).ok_or(RollBackError::Declined)?;
-        let counter = Key::named(&format!("{} of {key}", C::NAME));
+        let counter = Key::named(&format!("{} of {key} run {saga}", C::NAME));
         Ok(self.start::<C>(counter, input).await?)
     }
 
@@ -114,8 +120,17 @@ impl Tenant {
         let input = || canonical::decode::<S::Input>(&state.start().input);
         let output = match state.status_kind() {
             StatusKind::Completed => {
-                let ended = self.start::<S>(key, input()?).await?;
-                Some(ended.await?.output)
+                // Read and not started again: past its retention that would be another run.
+                let tenant = self.id();
+                let kept = self.core.settlement_of(EffectId { tenant, key }).await;
+                let kept = kept.filter(|kept| kept.saga == Some(saga));
+                let settlement = Arc::new(kept.ok_or_else(unknown)?);
+                let replayed = true;
+                let arrival = Arrival::Settled {
+                    settlement,
+                    replayed,
+                };
+                Some(reply(arrival, key, false)?.output)
             }
             StatusKind::Abandoned if state.pivoted() => None,
             StatusKind::Abandoned | StatusKind::Compensated => return Err(RollBackError::Nothing),

@@ -1,10 +1,14 @@
 //! Counter-sagas: what a saga did after its pivot is taken back by another one, once.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use orlop::{
-    CancelError, CounterSaga, Engine, Failure, Key, Original, RollBackError, Saga, SagaContext,
-    SagaError, StatusKind, SubmitError, wait,
+    CancelError, Clock, CounterSaga, Engine, Failure, Key, Origin, Original, RollBackError, Saga,
+    SagaContext, SagaError, StatusKind, SubmitError, wait,
 };
 
+use crate::starts::SetClock;
 use crate::support::{Put, Remove, World};
 
 /// Puts two names, the second one after the pivot.
@@ -12,6 +16,7 @@ struct Publish;
 
 impl Saga for Publish {
     const NAME: &'static str = "publish";
+    const RETENTION: Duration = Duration::from_hours(1);
     type Input = String;
     type Output = u64;
 
@@ -39,6 +44,7 @@ impl CounterSaga<Publish> for Retract {
 
 impl Saga for Retract {
     const NAME: &'static str = "retract";
+    const RETENTION: Duration = Duration::from_hours(1000);
     type Input = String;
     type Output = ();
 
@@ -136,5 +142,42 @@ fn what_cannot_be_taken_back_is_said_so() {
     let other = engine.blocking().tenant("b").unwrap();
     let foreign = wait(other.roll_back::<Publish, Retract>(key)).unwrap_err();
     assert_eq!(foreign, RollBackError::Unknown { key });
+    engine.blocking().close().unwrap();
+}
+
+#[test]
+fn a_second_run_under_the_key_of_one_that_was_taken_back_is_taken_back_as_well() {
+    let world = World::new();
+    let clock = Arc::new(SetClock::default());
+    let key = Key::named("p");
+    for _ in 0..2 {
+        let builder = world.builder().clock(Arc::clone(&clock) as Arc<dyn Clock>);
+        let builder = builder.saga_with_counter(Publish, Retract);
+        let engine = builder.open_blocking().unwrap();
+        let tenant = engine.blocking().tenant("a").unwrap();
+        let ended = wait(wait(tenant.start::<Publish>(key, "news")).unwrap()).unwrap();
+        assert_eq!(ended.origin, Origin::Ran);
+        let back = wait(tenant.roll_back::<Publish, Retract>(key)).unwrap();
+        wait(back).unwrap();
+        engine.blocking().close().unwrap();
+        clock.jump(2 * 3_600_000);
+    }
+    let once = ["put staged", "put news", "put -news 4"];
+    assert_eq!(world.outside.ledger(), [once, once].concat());
+}
+
+#[test]
+fn a_saga_whose_code_is_gone_is_taken_back_and_never_started_again() {
+    let world = World::new();
+    let key = Key::named("p");
+    let engine = open(&world);
+    let tenant = engine.blocking().tenant("a").unwrap();
+    wait(wait(tenant.start::<Publish>(key, "news")).unwrap()).unwrap();
+    engine.blocking().close().unwrap();
+    let engine = world.builder().saga(Retract).open_blocking().unwrap();
+    let tenant = engine.blocking().tenant("a").unwrap();
+    let back = wait(tenant.roll_back::<Publish, Retract>(key)).unwrap();
+    wait(back).unwrap();
+    assert_eq!(world.outside.ledger().last().unwrap(), "put -news 4");
     engine.blocking().close().unwrap();
 }

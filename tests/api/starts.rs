@@ -15,13 +15,13 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A clock whose wall time can be set.
 #[derive(Debug, Default)]
-struct SetClock {
+pub(crate) struct SetClock {
     system: SystemClock,
     set_ms: AtomicI64,
 }
 
 impl SetClock {
-    fn jump(&self, by: i64) {
+    pub(crate) fn jump(&self, by: i64) {
         self.set_ms.fetch_add(by, Ordering::Relaxed);
     }
 }
