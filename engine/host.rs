@@ -18,7 +18,7 @@ use orlop_saga::path::StepPath;
 use orlop_saga::step::Prior;
 use orlop_saga::trace::TraceContext;
 
-use crate::computation::{Computation, External, Pure, Undo};
+use crate::computation::{Computation, External, Kind, Pure, Undo};
 use crate::lease::Pulse;
 
 /// The bulkhead of asynchronous host functions that name no other.
@@ -251,7 +251,14 @@ impl<C: Computation, F: HostFunction<C>> AsyncCode for Bound<C, F> {
         Box::pin(async move {
             let input = input_of::<C::Input>(&input)?;
             let output = self.function.run(attempt, input).await?;
-            output_of(&output, output_max)
+            output_of(&output, output_max).map_err(|failure| {
+                if C::Kind::EXTERNAL {
+                    // It happened: that its output cannot be kept does not undo it.
+                    Failure::in_doubt(failure.reason())
+                } else {
+                    failure
+                }
+            })
         })
     }
 }

@@ -27,6 +27,7 @@ mod levels;
 mod limits;
 mod mistakes;
 mod operators;
+mod outputs;
 mod passivation;
 mod poison;
 mod replay;
