@@ -91,8 +91,10 @@ pub enum CancelError {
 
 type Tell<T> = oneshot::Sender<T>;
 
-/// How many sagas that ended are kept until the tables have them; the tables may have failed.
+/// How many sagas that ended are kept until the tables have them, and how many bytes of inputs and
+/// outputs they have together; the tables may have failed.
 const ENDED_MAX: usize = 4096;
+const ENDED_BYTES_MAX: u64 = 64 << 20;
 
 /// A message on its way.
 struct Told {
@@ -139,6 +141,7 @@ impl Driver {
             children: HashMap::new(),
             residents: Residents::new(core.limits.sagas_resident_max),
             ended: VecDeque::new(),
+            ended_bytes: 0,
             current: None,
             closing: None,
         };
@@ -242,6 +245,7 @@ struct Player {
     children: HashMap<(SagaId, StepIndex), SagaId>,
     /// What ended and is perhaps not in the tables yet, with the record of its end.
     ended: VecDeque<(Lsn, Run)>,
+    ended_bytes: u64,
     residents: Residents,
     /// The saga that is being heard.
     current: Option<SagaId>,
@@ -486,7 +490,7 @@ impl Player {
     fn let_go(&mut self, core: &Core, saga: SagaId) {
         let projected = core.projected();
         while self.ended.front().is_some_and(|(lsn, _)| *lsn <= projected) {
-            self.ended.pop_front();
+            self.forget_ended();
         }
         let Some(mut run) = self.runs.remove(&saga) else {
             return;
@@ -496,10 +500,19 @@ impl Player {
         }
         self.residents.left(&mut run);
         if let Some(lsn) = run.finished_at() {
-            if self.ended.len() >= ENDED_MAX {
-                self.ended.pop_front();
-            }
+            self.ended_bytes += run.state.payload_bytes();
             self.ended.push_back((lsn, run));
+            let many =
+                |this: &Self| this.ended.len() > ENDED_MAX || this.ended_bytes > ENDED_BYTES_MAX;
+            while !self.ended.is_empty() && many(self) {
+                self.forget_ended();
+            }
+        }
+    }
+
+    fn forget_ended(&mut self) {
+        if let Some((_, run)) = self.ended.pop_front() {
+            self.ended_bytes = self.ended_bytes.saturating_sub(run.state.payload_bytes());
         }
     }
 
