@@ -56,7 +56,8 @@ impl From<Evicted> for StoredSegment {
 ///
 /// Until the pivot the local copy is untouched, and whatever goes wrong or a cancel takes the
 /// uploaded version away again. From there on the version stays, and only the local copy is left
-/// to go; if it does not, the saga is stuck and says why.
+/// to go; if it does not, the saga is stuck and says why. It is taken back by a saga of its own,
+/// [`EvictionRollback`](super::EvictionRollback).
 #[derive(Clone, Copy, Debug)]
 pub struct Evict {
     attempt_timeout: Duration,

@@ -1,6 +1,6 @@
 //! Tiered storage: segments of a database move between its own disk and an object store.
 //!
-//! The pack binds computations, their undos and three sagas to an engine:
+//! The pack binds computations, their undos and four sagas to an engine:
 //!
 //! | name | does |
 //! | --- | --- |
@@ -9,7 +9,9 @@
 //! | [`SegmentGet`] | brings a version back to the local disk |
 //! | [`SegmentDelete`] | takes away exactly one version; also the undo of a put |
 //! | [`RetireLocal`] | removes the local copy |
+//! | [`SegmentRestore`] | brings a version back where there is no local copy |
 //! | [`Evict`] | digest, upload, verify, pivot, retire |
+//! | [`EvictionRollback`] | restore the local copy, pivot, delete the version |
 //! | [`ManifestPut`], [`ManifestDelete`] | a list of segments as an object of its own, and its end |
 //! | [`LocatorUpdate`] | makes a manifest current, if the one it was made from still is |
 //! | [`CompactionPublish`] | stage segments, put the manifest, move the locator, pivot, retire |
@@ -60,12 +62,12 @@
 //! | `tombstone` | what stands where a version must not be |
 //! | `local` | the local copies, and one operation at a time on each |
 //! | `pack` | what all of it shares, and the binding to an engine |
-//! | `put`, `get`, `stat`, `delete`, `retire` | a computation each |
+//! | `put`, `get`, `stat`, `delete`, `retire`, `restore` | a computation each |
 //! | `places` | the names that one put may use, and how the lost ones are fenced off |
 //! | `record` | objects that carry a value and can tell whether they are whole |
 //! | `manifest`, `locator`, `update` | what a table consists of, and which list of it is current |
 //! | `symbols`, `range` | batches of small pieces, and reading them |
-//! | `evict`, `compact`, `rollback` | the sagas |
+//! | `evict`, `recall`, `compact`, `rollback` | the sagas |
 
 mod compact;
 mod delete;
@@ -80,7 +82,9 @@ mod pack;
 mod places;
 mod put;
 mod range;
+mod recall;
 mod record;
+mod restore;
 mod retire;
 mod rollback;
 mod segment;
@@ -102,6 +106,8 @@ pub use name::{NameError, SegmentName, SymbolName, TableName};
 pub use pack::{Tiered, TieredOptions};
 pub use put::SegmentPut;
 pub use range::{SymbolGetRange, SymbolRange};
+pub use recall::EvictionRollback;
+pub use restore::SegmentRestore;
 pub use retire::RetireLocal;
 pub use rollback::CompactionRollback;
 pub use segment::{Segment, SegmentVersion, StoredSegment};

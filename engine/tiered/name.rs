@@ -25,7 +25,8 @@ macro_rules! name {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(transparent)]
+        #[serde(try_from = "Vec<u8>")]
+        #[serde(into = "Vec<u8>")]
         pub struct $name(Vec<u8>);
 
         impl $name {
@@ -51,6 +52,20 @@ macro_rules! name {
             /// The bytes.
             pub fn as_bytes(&self) -> &[u8] {
                 &self.0
+            }
+        }
+
+        impl TryFrom<Vec<u8>> for $name {
+            type Error = NameError;
+
+            fn try_from(name: Vec<u8>) -> Result<Self, NameError> {
+                Self::new(name)
+            }
+        }
+
+        impl From<$name> for Vec<u8> {
+            fn from(name: $name) -> Self {
+                name.0
             }
         }
 
@@ -87,6 +102,8 @@ name! {
 
 #[cfg(test)]
 mod tests {
+    use orlop_saga::canonical;
+
     use super::*;
 
     #[test]
@@ -100,6 +117,21 @@ mod tests {
                 bytes_max: 1024
             })
         );
+    }
+
+    #[test]
+    fn what_is_decoded_is_a_name_too() {
+        let read = |bytes: &[u8]| {
+            let encoded = canonical::encode(&bytes.to_vec(), 2048).unwrap();
+            canonical::decode::<SegmentName>(&encoded)
+        };
+        assert!(read(b"").is_err());
+        assert!(read(&[b'a'; 1025]).is_err());
+        let name = SegmentName::new(b"s").unwrap();
+        assert_eq!(read(b"s").unwrap(), name);
+        // A name is encoded as its bytes are.
+        let bytes = canonical::encode(&b"s".to_vec(), 16).unwrap();
+        assert_eq!(canonical::encode(&name, 16).unwrap(), bytes);
     }
 
     #[test]

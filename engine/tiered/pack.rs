@@ -17,6 +17,8 @@ use super::manifest::{ManifestDelete, ManifestPut};
 use super::object;
 use super::put::SegmentPut;
 use super::range::SymbolGetRange;
+use super::recall::EvictionRollback;
+use super::restore::SegmentRestore;
 use super::retire::RetireLocal;
 use super::rollback::CompactionRollback;
 use super::segment::SegmentVersion;
@@ -91,7 +93,12 @@ impl Tiered {
             .external(SegmentDelete, self.clone())
             .external(RetireLocal, self.clone())
             .undo(SegmentDelete, self.clone())
-            .saga(Evict::new(attempt_timeout))
+            .external(SegmentRestore, self.clone())
+            .undo(SegmentRestore, self.clone())
+            .saga_with_counter(
+                Evict::new(attempt_timeout),
+                EvictionRollback::new(attempt_timeout),
+            )
             .external(ManifestPut, self.clone())
             .external(ManifestDelete, self.clone())
             .undo(ManifestDelete, self.clone())

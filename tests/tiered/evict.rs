@@ -1,6 +1,6 @@
 //! The eviction saga: all the way, or not at all.
 
-use orlop::tiered::{Evict, Tombstone};
+use orlop::tiered::{Evict, EvictionRollback, Tombstone};
 use orlop::{CancelError, Failure, Key, Origin, SubmitError, wait};
 
 use crate::outside::Fault;
@@ -162,11 +162,56 @@ fn a_cancel_after_the_pivot_is_refused_and_the_eviction_completes() {
     let ticket = wait(start).unwrap();
     world.local.wait_for_removal();
     let refused = wait(ticket.cancel()).unwrap_err();
-    assert_eq!(refused, CancelError::RollbackRequired { counter: None });
+    let required = CancelError::RollbackRequired {
+        counter: Some("eviction_rollback".into()),
+    };
+    assert_eq!(refused, required);
     world.local.open_gate();
     wait(ticket).unwrap();
     assert_eq!(world.outside.segments().len(), 1);
     assert_eq!(world.local.get(&tenant, &name), None);
+    engine.blocking().close().unwrap();
+}
+
+#[test]
+fn an_eviction_that_is_rolled_back_leaves_the_segment_where_it_was() {
+    let world = World::new();
+    let engine = world.open();
+    let tenant = engine.blocking().tenant("a").unwrap();
+    let name = name("s");
+    world.local.put(&tenant, &name, CONTENT);
+    let start = tenant.start::<Evict>(Key::named("e"), eviction(&name, CONTENT));
+    wait(wait(start).unwrap()).unwrap();
+    for _ in 0..2 {
+        let back = tenant.roll_back::<Evict, EvictionRollback>(Key::named("e"));
+        wait(wait(back).unwrap()).unwrap();
+        assert_eq!(world.local.get(&tenant, &name).as_deref(), Some(CONTENT));
+        assert_eq!(world.outside.segments().len(), 0);
+    }
+    engine.blocking().close().unwrap();
+}
+
+#[test]
+fn an_eviction_is_not_rolled_back_over_what_has_its_name_by_now() {
+    let world = World::new();
+    let engine = world.open();
+    let tenant = engine.blocking().tenant("a").unwrap();
+    let name = name("s");
+    world.local.put(&tenant, &name, CONTENT);
+    let start = tenant.start::<Evict>(Key::named("e"), eviction(&name, CONTENT));
+    wait(wait(start).unwrap()).unwrap();
+    world.local.put(&tenant, &name, b"of the next epoch");
+    let back = tenant.roll_back::<Evict, EvictionRollback>(Key::named("e"));
+    match wait(wait(back).unwrap()) {
+        Err(SubmitError::Failed(failure)) => {
+            let reason = failure.reason();
+            assert!(reason.contains("the local copy of s is"), "{reason}");
+        }
+        other => panic!("{other:?}"),
+    }
+    let local = world.local.get(&tenant, &name);
+    assert_eq!(local.as_deref(), Some(&b"of the next epoch"[..]));
+    assert_eq!(world.outside.segments().len(), 1);
     engine.blocking().close().unwrap();
 }
 

@@ -11,9 +11,9 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Either, select};
 use object_store::path::Path;
 use orlop::tiered::{
-    Compaction, CompactionPublish, CompactionRollback, Evict, Evicted, Located, Published,
-    StoredSymbol, Symbol, SymbolBatch, SymbolDeleteBatch, SymbolName, SymbolPutBatch, TableName,
-    Tiered,
+    Compaction, CompactionPublish, CompactionRollback, Evict, Evicted, EvictionRollback, Located,
+    Published, StoredSymbol, Symbol, SymbolBatch, SymbolDeleteBatch, SymbolName, SymbolPutBatch,
+    TableName, Tiered,
 };
 use orlop::{CancelError, Key, SubmitError, Tenant, wait};
 
@@ -32,6 +32,8 @@ const NEW: [(&str, &[u8]); 2] = [
 enum Scene {
     /// A segment is evicted.
     Evict,
+    /// An eviction is rolled back.
+    Recall,
     /// A compaction is published.
     Publish,
     /// A compaction is published that was made from what is current no more.
@@ -48,6 +50,7 @@ enum Scene {
 #[derive(Clone, Debug)]
 enum Done {
     Evicted(Evicted),
+    Recalled,
     Published(Published),
     Back(u64),
     Symbols(Vec<StoredSymbol>),
@@ -60,6 +63,7 @@ struct Before {
     things: BTreeMap<Path, Vec<u8>>,
     /// Without what is to be rolled back or deleted.
     without: BTreeMap<Path, Vec<u8>>,
+    evicted: Option<Evicted>,
     first: Option<Published>,
     second: Option<Published>,
     symbols: Vec<StoredSymbol>,
@@ -107,6 +111,10 @@ impl Scene {
         local.put(tenant, &name("old"), OLD);
         match self {
             Self::Evict | Self::Symbols => {}
+            Self::Recall => {
+                let start = tenant.start::<Evict>(Key::named("e"), eviction(&name("old"), OLD));
+                before.evicted = Some(wait(wait(start).unwrap()).unwrap().output);
+            }
             Self::Publish | Self::PublishLate | Self::RollBack => {
                 let first = Compaction {
                     table: table(),
@@ -137,6 +145,7 @@ impl Scene {
     /// Does it, or waits for its end if it is being done; under one key.
     fn go(self, before: &Before, tenant: &Tenant) -> BoxFuture<'static, Result<Done, SubmitError>> {
         let (tenant, key) = (tenant.clone(), key());
+        let evicted = before.evicted.clone();
         let first = before.first.clone();
         let second = before.second.clone();
         let symbols = before.symbols.clone();
@@ -145,6 +154,11 @@ impl Scene {
                 (Self::Evict, ..) => {
                     let start = tenant.start::<Evict>(key, eviction(&name("old"), OLD));
                     Ok(Done::Evicted(start.await?.await?.output))
+                }
+                (Self::Recall, ..) => {
+                    let start = tenant.start::<EvictionRollback>(key, evicted.unwrap());
+                    start.await?.await?;
+                    Ok(Done::Recalled)
                 }
                 (Self::Publish | Self::PublishLate, Some(first), _) => {
                     let input = compaction(first.revision, &first, true);
@@ -204,6 +218,10 @@ fn check(
             assert_eq!(things, BTreeMap::from([(path, OLD.to_vec())]));
             assert_eq!(local("old"), None);
         }
+        Ok(Done::Recalled) => {
+            assert_eq!(things, BTreeMap::new());
+            assert_eq!(local("old").unwrap(), OLD);
+        }
         Ok(Done::Published(published)) => {
             assert!(!scene.fails(), "{scene:?} was published");
             let mut expected = before.things.clone();
@@ -245,7 +263,8 @@ fn check(
             let last = before.second.as_ref().or(before.first.as_ref());
             let located = current(&tiered, tenant).and_then(|located| located.manifest);
             assert_eq!(located.as_ref(), last.map(|last| &last.manifest));
-            assert_eq!(local("old").unwrap(), OLD);
+            let old = (scene != Scene::Recall).then(|| OLD.to_vec());
+            assert_eq!(local("old"), old);
             for (at, content) in NEW {
                 assert_eq!(local(at).unwrap(), content);
             }
@@ -385,6 +404,12 @@ fn an_eviction_survives_every_fault_of_every_call() {
 }
 
 #[test]
+fn a_rollback_of_an_eviction_survives_every_fault_of_every_call() {
+    let (_, total) = sweep(Scene::Recall, &FAULTS, &[]);
+    assert!(total.completed > 0 && total.compensated > 0 && total.restarts > 0);
+}
+
+#[test]
 fn a_publication_survives_every_fault_of_every_call() {
     let (_, total) = sweep(Scene::Publish, &FAULTS, &[]);
     assert!(total.completed > 0 && total.compensated > 0 && total.restarts > 0);
@@ -415,6 +440,7 @@ fn a_batch_of_symbols_survives_every_fault_of_every_call() {
 fn a_cancel_at_any_call_takes_everything_away_or_says_that_a_rollback_is_required() {
     for scene in [
         Scene::Evict,
+        Scene::Recall,
         Scene::Publish,
         Scene::PublishLate,
         Scene::RollBack,
