@@ -64,9 +64,9 @@ pub enum SubmitError {
     /// It was withdrawn before it had an outcome. The key is unknown.
     #[error("withdrawn before it had an outcome: {0:?}")]
     Withdrawn(Withdrawal),
-    /// Nobody can tell whether it happened. It waits for an operator, who resumes it; submitting
-    /// its key again does not run it again.
-    #[error("the effect of key {key} is in doubt: {reason}")]
+    /// Nobody can tell whether it happened, or, of a saga, it is held: paused or stuck. It waits
+    /// for an operator, who has it go on; submitting its key again does not run it again.
+    #[error("key {key} waits for an operator: {reason}")]
     Stuck {
         /// Its key.
         key: Key,

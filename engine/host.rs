@@ -44,8 +44,8 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    /// Whether nobody wants the result any more, or its lease is over. A long attempt looks from time to time and ends
-    /// with a retryable failure if it had no effect yet.
+    /// Whether nobody wants the result any more, or its lease is over. A long attempt looks from
+    /// time to time and ends with a retryable failure if it had no effect yet.
     pub fn is_cancelled(&self) -> bool {
         self.cancel.load(Ordering::Relaxed) || self.pulse.is_stopped()
     }

@@ -263,7 +263,7 @@ impl Options {
             ),
             ("io_threads", self.io_threads, 1, 1024),
         ];
-        let more = self.combined();
+        let more = self.combined().into_iter().chain(self.times());
         for (name, value, min, max) in checks.into_iter().chain(more) {
             if !(min..=max).contains(&value) {
                 return Err(OptionError {
@@ -286,12 +286,11 @@ impl Options {
     }
 
     /// Bounds that depend on one another.
-    fn combined(&self) -> [(&'static str, usize, usize, usize); 4] {
+    fn combined(&self) -> [(&'static str, usize, usize, usize); 2] {
         let limits = &self.limits;
         let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         let batch = bytes(self.store.log.batch_bytes_max);
         let row = bytes(self.store.sled.value_bytes_max);
-        let millis = |time: Duration| usize::try_from(time.as_millis()).unwrap_or(usize::MAX);
         [
             // One record with its outcome, and one intent beside it, must fit into a batch.
             (
@@ -313,18 +312,39 @@ impl Options {
                 0,
                 row,
             ),
+        ]
+    }
+
+    /// Bounds of times. An attempt that may take no time at all could never end well.
+    fn times(&self) -> [(&'static str, usize, usize, usize); 6] {
+        const DAY_MS: usize = 86_400_000;
+        const MONTH_MS: usize = 30 * DAY_MS;
+        let limits = &self.limits;
+        let millis = |time: Duration| usize::try_from(time.as_millis()).unwrap_or(usize::MAX);
+        let attempt = limits.attempt_timeout.map_or(1, millis);
+        let period = limits.lease.map_or(1, |lease| millis(lease.period));
+        [
             (
                 "limits.settle_timeout in ms",
                 millis(limits.settle_timeout),
                 1,
-                86_400_000,
+                DAY_MS,
+            ),
+            ("close_timeout in ms", millis(self.close_timeout), 0, DAY_MS),
+            (
+                "limits.retry.base in ms",
+                millis(limits.retry.base),
+                0,
+                DAY_MS,
             ),
             (
-                "close_timeout in ms",
-                millis(self.close_timeout),
+                "limits.retry.cap in ms",
+                millis(limits.retry.cap),
                 0,
-                86_400_000,
+                DAY_MS,
             ),
+            ("limits.attempt_timeout in ms", attempt, 1, MONTH_MS),
+            ("limits.lease.period in ms", period, 1, MONTH_MS),
         ]
     }
 }

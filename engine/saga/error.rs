@@ -6,7 +6,8 @@ use orlop_saga::canonical::{DecodeError, EncodeError};
 use orlop_saga::outcome::Failure;
 use orlop_saga::path::{PathError, StepPath};
 
-/// Why a step gave no output. In every case but [`StepError::Failed`] it was not run.
+/// Why a step gave no output. In every case but [`StepError::Failed`] and [`StepError::Decode`] it
+/// was not run.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StepError {
@@ -49,7 +50,8 @@ pub enum StepError {
     /// its call, or call it after the parent's pivot.
     #[error("a pivot in a child whose parent has no undo for it")]
     PivotInChild,
-    /// A step or child that would be undone, or a second pivot, after the pivot: from there on only forward.
+    /// A step or child that would be undone, or a second pivot, after the pivot: from there on only
+    /// forward.
     #[error("{what} after the pivot")]
     Pivoted {
         /// What was asked for.

@@ -26,7 +26,8 @@ pub struct Compaction {
     /// The revision of the locator that the compaction was made from; 0 where there is none yet.
     /// If another one is current by then, nothing is published.
     pub base: u64,
-    /// Segments of the manifest before that stay.
+    /// Segments of the manifest before that stay. With those that are staged they make a manifest
+    /// of at most `limits.input_bytes_max`.
     pub keep: Vec<StoredSegment>,
     /// Segments that are new, with local copies to upload.
     pub stage: Vec<Segment>,

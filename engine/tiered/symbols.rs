@@ -193,8 +193,9 @@ impl Tiered {
     }
 }
 
-/// Puts a batch of symbols, all of them or none, and reads it back. The output says of every symbol, in the order of
-/// the input, where it is; the failure of one item names it and is the failure of all.
+/// Puts a batch of symbols, all of them or none, and reads it back. The output says of every
+/// symbol, in the order of the input, where it is; the failure of one item names it and is the
+/// failure of all.
 #[derive(Clone, Copy, Debug)]
 pub struct SymbolPutBatch;
 

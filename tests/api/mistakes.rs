@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use orlop::store::disk::{Disk, SimDisk};
 use orlop::store::folder::FolderError;
@@ -11,9 +12,9 @@ use orlop::store::log::{LogOptions, SimLogDisk};
 use orlop::store::tables::SimHome;
 use orlop::store::tables::sim::SimShelf;
 use orlop::{
-    BulkheadOptions, Engine, EngineBuilder, HOST_IO, Key, Limits, OpenError, Options, Parts,
-    RegisterError, Saga, SagaContext, SagaError, StoreId, StoreOpenError, StoreOptions,
-    SubmitError, Unavailable, wait,
+    BulkheadOptions, Engine, EngineBuilder, Escalation, HOST_IO, Key, Lease, Limits, OpenError,
+    Options, Parts, RegisterError, RetryPolicy, Saga, SagaContext, SagaError, StoreId,
+    StoreOpenError, StoreOptions, SubmitError, Unavailable, wait,
 };
 
 use crate::gate::{Gate, Pass};
@@ -168,6 +169,68 @@ fn options_that_cannot_be_are_named() {
     });
     let error = error.unwrap_err().to_string();
     assert!(error.contains("io_threads"), "{error}");
+    let defaults = Limits::default;
+    let (never, no_time) = (Duration::MAX, Duration::ZERO);
+    let lease = |period| {
+        let then = Escalation::Retry;
+        Some(Lease { period, then })
+    };
+    let retry = |base, cap| RetryPolicy {
+        base,
+        cap,
+        ..RetryPolicy::default()
+    };
+    for (name, limits) in [
+        (
+            "limits.attempt_timeout",
+            Limits {
+                attempt_timeout: Some(no_time),
+                ..defaults()
+            },
+        ),
+        (
+            "limits.attempt_timeout",
+            Limits {
+                attempt_timeout: Some(never),
+                ..defaults()
+            },
+        ),
+        (
+            "limits.lease.period",
+            Limits {
+                lease: lease(no_time),
+                ..defaults()
+            },
+        ),
+        (
+            "limits.lease.period",
+            Limits {
+                lease: lease(never),
+                ..defaults()
+            },
+        ),
+        (
+            "limits.retry.base",
+            Limits {
+                retry: retry(never, no_time),
+                ..defaults()
+            },
+        ),
+        (
+            "limits.retry.cap",
+            Limits {
+                retry: retry(no_time, never),
+                ..defaults()
+            },
+        ),
+    ] {
+        let options = Options {
+            limits,
+            ..Options::default()
+        };
+        let error = opened(options).unwrap_err().to_string();
+        assert!(error.contains(name), "{error} is not of {name}");
+    }
     let error = opened(Options {
         bulkheads: vec![BulkheadOptions::new(HOST_IO)],
         ..Options::default()
