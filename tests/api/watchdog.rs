@@ -144,20 +144,24 @@ fn an_attempt_that_hangs_fails_its_step_if_it_is_to_be_the_last() {
     engine.blocking().close().unwrap();
 }
 
-/// A monotonic clock that is set by hand.
+/// A monotonic clock that is set by hand, beside a wall clock that somebody else sets.
 #[derive(Clone, Debug, Default)]
-struct Hand(Arc<AtomicU64>);
+struct Hand(Arc<AtomicU64>, Arc<AtomicU64>);
 
 impl Hand {
     fn advance(&self, by: Duration) {
         let nanos = u64::try_from(by.as_nanos()).unwrap();
         self.0.fetch_add(nanos, Ordering::SeqCst);
     }
+
+    fn set_wall(&self, millis: u64) {
+        self.1.store(millis, Ordering::SeqCst);
+    }
 }
 
 impl Clock for Hand {
     fn wall(&self) -> WallMillis {
-        WallMillis::new(1_000_000)
+        WallMillis::new(1_000_000 + self.1.load(Ordering::SeqCst))
     }
 
     fn monotonic(&self) -> Monotonic {
@@ -176,7 +180,9 @@ struct Beating {
 impl HostFunction<Count> for Beating {
     async fn run(&self, attempt: Attempt, (): ()) -> Result<u32, Failure> {
         let run = self.runs.fetch_add(1, Ordering::SeqCst) + 1;
-        for _ in 0..20 {
+        for beat in 0..20 {
+            // Years ahead, and back: a lease does not follow the wall clock.
+            self.clock.set_wall((beat % 2) << 40);
             self.clock.advance(SHORT / 2);
             attempt.heartbeat();
             assert!(!attempt.is_cancelled(), "it is alive");

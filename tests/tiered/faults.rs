@@ -11,7 +11,7 @@ use crate::support::{World, eviction, name, segment};
 const CONTENT: &[u8] = b"four score and seven rows";
 
 /// What was wrong, and where which test fails if it comes back.
-const FAULTS: [(&str, &str, &str); 20] = [
+const FAULTS: [(&str, &str, &str); 22] = [
     (
         "the executor never consults the outcomes it keeps",
         "tests/tiered/versions.rs",
@@ -91,6 +91,16 @@ const FAULTS: [(&str, &str, &str); 20] = [
         "a lease has no fence",
         "tests/tiered/late.rs",
         "an_attempt_that_a_later_engine_has_given_up_writes_nothing",
+    ),
+    (
+        "a lease cannot be renewed",
+        "tests/api/watchdog.rs",
+        "a_heartbeat_keeps_an_attempt_and_one_that_stops_when_it_is_asked_to_still_counts",
+    ),
+    (
+        "a lease follows the wall clock",
+        "tests/api/watchdog.rs",
+        "an_attempt_without_heartbeat_is_given_up_and_the_next_one_is_not_asked_to_stop",
     ),
     (
         "a staging step that fails half way leaves orphans and says that all is clean",
