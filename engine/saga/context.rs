@@ -113,7 +113,9 @@ macro_rules! shared_calls {
             /// A step: runs `computation` on `input` once, whatever crashes, and records how it
             /// ended under `name`.
             ///
-            /// Nothing happens until the call is awaited.
+            /// Nothing happens until the call is awaited. An `External` step without an undo leaves
+            /// what it did where the saga is unwound: give it none only if there is nothing to
+            /// take back.
             pub fn step<C: Computation>(
                 &self,
                 name: &str,
