@@ -220,7 +220,12 @@ fn parse(salt: &Salt, frame: &[u8]) -> Option<Verdict> {
     let mut records = Records::new(payload(frame, &head));
     let counted = records.by_ref().count();
     let whole = records.rest().is_empty() && u32::try_from(counted).ok()? == head.records;
-    whole.then_some(Verdict::Valid(head))
+    // Opening copies records alone: those in a mark would count there and be missing afterwards.
+    let placed = match head.kind {
+        Kind::Records => true,
+        Kind::Opened | Kind::Closed => head.payload_bytes == 0,
+    };
+    (whole && placed).then_some(Verdict::Valid(head))
 }
 
 /// The payload of a frame that verified.
@@ -249,5 +254,24 @@ mod tests {
             verdicts.push(matches!(verify(&salt, bytes), Verdict::Valid(_)));
         }
         assert_eq!(verdicts, [true, false]);
+    }
+
+    #[test]
+    fn a_mark_with_records_is_no_frame() {
+        let salt = [7; 32];
+        for (kind, valid) in [
+            (Kind::Records, true),
+            (Kind::Opened, false),
+            (Kind::Closed, false),
+        ] {
+            let mut batch = Batch::new();
+            batch.push(b"one");
+            let mut frame = FrameBuffer::default();
+            frame.clear();
+            frame.push(&batch);
+            let bytes = frame.seal(&salt, kind, Lsn::new(1));
+            let verdict = matches!(verify(&salt, bytes), Verdict::Valid(_));
+            assert_eq!(verdict, valid, "{kind:?}");
+        }
     }
 }
