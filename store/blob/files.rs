@@ -77,6 +77,11 @@ impl Files {
         }
     }
 
+    /// The folder of the store.
+    pub(super) fn store(&self) -> &Path {
+        &self.store
+    }
+
     /// Writes the bytes and syncs them under their name; the name is durable only once
     /// [`sync`](Self::sync) says so.
     pub(super) fn write(

@@ -29,7 +29,7 @@ use orlop_saga::record;
 use orlop_saga::saga::SagaEvent;
 use parking_lot::Mutex;
 
-use super::files::Files;
+use super::files::{Files, read_blob};
 use super::{BlobOptions, Ledger};
 use crate::disk::Disk;
 use crate::log::{Acknowledge, AppendError, Batch, Lane, Log, LsnRange, Purpose};
@@ -47,6 +47,14 @@ pub(crate) struct Carried {
 }
 
 type Name = (TenantId, Digest);
+
+/// How a blob came to be there, whole and durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    Written,
+    /// Another outcome has the same bytes.
+    Found,
+}
 
 enum Order {
     Append(Carried),
@@ -244,7 +252,7 @@ impl Worker {
 
     /// Writes the blobs of a group, durably, and hands the batches to the log.
     fn write(&mut self, batches: Vec<Carried>) {
-        let mut written: HashMap<Name, BlobRef> = HashMap::new();
+        let mut written: HashMap<Name, Origin> = HashMap::new();
         for carried in &batches {
             for event in &carried.events {
                 if let Some(output) = output_of(event, self.bytes_min) {
@@ -252,11 +260,12 @@ impl Worker {
                 }
             }
         }
-        let tenants: HashSet<TenantId> = written.keys().map(|(tenant, _)| *tenant).collect();
+        let fresh = written.iter().filter(|(_, origin)| **origin == Origin::Written);
+        let tenants: HashSet<TenantId> = fresh.map(|((tenant, _), _)| *tenant).collect();
         for tenant in tenants {
             if let Err(error) = self.files.sync(&*self.disk, tenant) {
                 self.failed(&error);
-                written.retain(|(owner, _), _| *owner != tenant);
+                written.retain(|(owner, _), origin| *owner != tenant || *origin == Origin::Found);
             }
         }
         for carried in batches {
@@ -268,17 +277,28 @@ impl Worker {
         &mut self,
         tenant: TenantId,
         output: &Payload,
-        written: &mut HashMap<Name, BlobRef>,
+        written: &mut HashMap<Name, Origin>,
     ) {
         let blob = BlobRef::of(output);
         let name = (tenant, blob.digest);
-        if self.broken || written.contains_key(&name) || self.ledger.has(tenant, blob.digest) {
+        if written.contains_key(&name) {
+            return;
+        }
+        // The ledger knows what the tables know: after a crash they may name a blob that was
+        // unlinked, and any file may be damaged. Here its bytes are at hand to replace it.
+        if self.ledger.has(tenant, blob.digest)
+            && read_blob(&*self.disk, self.files.store(), tenant, blob).is_ok()
+        {
+            written.insert(name, Origin::Found);
+            return;
+        }
+        if self.broken {
             return;
         }
         let bytes = output.as_bytes();
         match self.files.write(&*self.disk, tenant, blob.digest, bytes) {
             Ok(()) => {
-                written.insert(name, blob);
+                written.insert(name, Origin::Written);
             }
             Err(error) => self.failed(&error),
         }
@@ -295,7 +315,7 @@ impl Worker {
         tracing::warn!(%error, "a blob was not written; its output goes into the record");
     }
 
-    fn hand_over(&mut self, mut carried: Carried, written: &HashMap<Name, BlobRef>) {
+    fn hand_over(&mut self, mut carried: Carried, written: &HashMap<Name, Origin>) {
         let bytes = bytes_of(&carried.events);
         let mut pins = Vec::new();
         for event in &mut carried.events {
@@ -304,11 +324,10 @@ impl Worker {
             };
             let blob = BlobRef::of(output);
             let name = (carried.tenant, blob.digest);
-            if written.contains_key(&name) {
-                self.ledger.written(carried.tenant, blob);
-            } else if !self.ledger.pin(carried.tenant, blob.digest) {
+            if !written.contains_key(&name) {
                 continue;
             }
+            self.ledger.written(carried.tenant, blob);
             pins.push(blob);
             refer(event, blob);
         }

@@ -61,17 +61,7 @@ impl Ledger {
         self.0.lock().files.contains_key(&(tenant, digest))
     }
 
-    /// Keeps a blob that is there for a record on its way; false if it is not there.
-    pub(crate) fn pin(&self, tenant: TenantId, digest: Digest) -> bool {
-        let mut state = self.0.lock();
-        let entry = state.files.get_mut(&(tenant, digest));
-        entry.is_some_and(|entry| {
-            entry.pins = entry.pins.saturating_add(1);
-            true
-        })
-    }
-
-    /// A file was written for a record on its way.
+    /// A file is there, whole, for a record on its way.
     pub(crate) fn written(&self, tenant: TenantId, blob: BlobRef) {
         let mut state = self.0.lock();
         let entry = state.entry(tenant, blob);
@@ -99,6 +89,11 @@ impl Ledger {
         }
     }
 
+    /// They are still there, and are taken again.
+    pub(crate) fn put_back_orphans(&self, orphans: Vec<(TenantId, BlobRef)>) {
+        self.0.lock().orphans.extend(orphans);
+    }
+
     /// Files whose record was not appended. Something may name one again.
     pub(crate) fn take_orphans(&self) -> Vec<(TenantId, BlobRef)> {
         std::mem::take(&mut self.0.lock().orphans)
@@ -119,6 +114,11 @@ impl Ledger {
         let state = self.0.lock();
         let entry = state.files.get(&(tenant, digest));
         entry.is_none_or(|entry| entry.rows == 0 && entry.pins == 0)
+    }
+
+    /// Whether there is such a file and nothing keeps it.
+    pub(crate) fn is_orphan(&self, tenant: TenantId, digest: Digest) -> bool {
+        self.has(tenant, digest) && self.is_unnamed(tenant, digest)
     }
 
     /// The file is gone.

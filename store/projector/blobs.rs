@@ -113,10 +113,13 @@ impl DeadBlobs {
             exported.is_some_and(|exported| dead.since < exported)
         });
         let mut names: Vec<(TenantId, Digest)> = due.map(|(name, _)| *name).collect();
-        let orphans = keeper.ledger.take_orphans().into_iter();
-        let orphans = orphans.map(|(tenant, blob)| (tenant, blob.digest));
-        names.extend(orphans.filter(|name| !self.dead.contains_key(name)));
+        let mut orphans = keeper.ledger.take_orphans();
+        orphans.retain(|(tenant, blob)| !self.dead.contains_key(&(*tenant, blob.digest)));
+        names.extend(orphans.iter().map(|(tenant, blob)| (*tenant, blob.digest)));
         let gone = keeper.unlink(names);
+        // One that somebody copies, or that was named again, is looked at again.
+        orphans.retain(|(tenant, blob)| keeper.ledger.is_orphan(*tenant, blob.digest));
+        keeper.ledger.put_back_orphans(orphans);
         gone.into_iter()
             .filter_map(|name| self.forget(name))
             .collect()

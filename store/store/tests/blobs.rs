@@ -472,3 +472,69 @@ fn what_a_crash_left_before_the_record_is_swept_at_open() {
     assert!(recovered.live.lsn() > Lsn::new(0));
     assert_eq!(found(&store, 1), Some(output(7)));
 }
+
+#[test]
+fn bytes_that_come_again_after_a_crash_undid_the_note_that_their_blob_is_gone_are_written_again() {
+    let rig = Rig::new();
+    let (store, _) = rig.open().unwrap();
+    keep(&store, 1, 7).unwrap();
+    rig.clock.pass(RETENTION_MS + 1);
+    checkpoint(&store).unwrap();
+    go_on(&store);
+    export(&store).unwrap();
+    assert!(rig.blobs().is_empty());
+    // The tables go back to the checkpoint before the unlinking: they say the blob is still there.
+    let after = rig.crash(5);
+    drop(store);
+    let (store, _) = after.open().unwrap();
+    let again = long(2, 7, START_MS + RETENTION_MS);
+    append_of(&store, tenant(), &[again]).unwrap();
+    checkpoint(&store).unwrap();
+    assert_eq!(found(&store, 2), Some(output(7)));
+    store.close(SOON).unwrap();
+}
+
+#[test]
+fn bytes_whose_blob_is_damaged_or_missing_are_written_again_when_they_come_again() {
+    for missing in [false, true] {
+        let rig = Rig::new();
+        let (store, _) = rig.open().unwrap();
+        keep(&store, 1, 7).unwrap();
+        checkpoint(&store).unwrap();
+        let blob = rig.blobs().pop().unwrap();
+        if missing {
+            rig.disk.remove(&blob).unwrap();
+        } else {
+            rig.disk.flip(&blob, 9, 1).unwrap();
+        }
+        assert!(lookup(&store, 1).is_err());
+        keep(&store, 2, 7).unwrap();
+        checkpoint(&store).unwrap();
+        assert_eq!(found(&store, 2), Some(output(7)), "missing: {missing}");
+        assert_eq!(found(&store, 1), Some(output(7)), "missing: {missing}");
+    }
+}
+
+#[test]
+fn a_blob_that_nothing_names_and_that_was_held_goes_at_the_next_checkpoint() {
+    let rig = Rig::new();
+    let (store, _) = rig.open().unwrap();
+    let mut wide = vec![long(1, 7, START_MS), long(2, 8, START_MS)];
+    for n in 3..=6 {
+        let mut settlement = settlement(n, START_MS);
+        settlement.outcome = Outcome::Done(Payload::new(vec![1; 4_095]));
+        wide.push(Event::Effect {
+            id: id(n),
+            event: EffectEvent::Settled(Box::new(settlement)),
+        });
+    }
+    append_of(&store, tenant(), &wide).unwrap_err();
+    assert_eq!(rig.blobs().len(), 2);
+    let hold = store.hold_blobs();
+    checkpoint(&store).unwrap();
+    assert_eq!(rig.blobs().len(), 2);
+    drop(hold);
+    checkpoint(&store).unwrap();
+    assert!(rig.blobs().is_empty());
+    assert_eq!(store.blob_bytes(tenant()).0, 0);
+}
