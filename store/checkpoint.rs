@@ -17,6 +17,7 @@ use orlop_saga::time::WallMillis;
 use serde::{Deserialize, Serialize};
 
 use crate::disk::Disk;
+use crate::log::is_no_space;
 use crate::projection;
 use crate::sealed::{self, UnsealError};
 
@@ -107,6 +108,17 @@ pub enum CheckpointError {
         /// Whose it should be.
         expected: StoreId,
     },
+}
+
+impl CheckpointError {
+    /// Whether there was no space for it: then nothing else is wrong, and another may be written
+    /// later.
+    pub(crate) fn is_no_space(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => is_no_space(source),
+            Self::Encode { .. } | Self::Newer { .. } | Self::OtherStore { .. } => false,
+        }
+    }
 }
 
 /// What was found of the checkpoints in a folder.
@@ -258,14 +270,23 @@ fn write_atomic(
         let open = disk.create(&new)?;
         open.write_all_at(0, bytes)?;
         open.sync_data()?;
-        disk.rename(&new, &file)?;
-        disk.sync_dir(folder)
+        disk.rename(&new, &file)
     };
-    write().map_err(|source| CheckpointError::Io {
+    let failed = |source| CheckpointError::Io {
         operation: "write",
         file: file.clone(),
         source,
-    })
+    };
+    write().map_err(|error| {
+        if is_no_space(&error) {
+            // What it took is given back; if that fails, the next one begins with it.
+            let _ = disk.remove(&new);
+        }
+        failed(error)
+    })?;
+    // It has its name, durably or not: that is no mere lack of space.
+    disk.sync_dir(folder)
+        .map_err(|error| failed(io::Error::other(error)))
 }
 
 /// All bytes of a file.

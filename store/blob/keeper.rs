@@ -32,7 +32,7 @@ use parking_lot::Mutex;
 use super::files::{Files, read_blob};
 use super::{BlobOptions, Ledger};
 use crate::disk::Disk;
-use crate::log::{Acknowledge, AppendError, Batch, Lane, Log, LsnRange, Purpose};
+use crate::log::{Acknowledge, AppendError, Batch, Lane, Log, LsnRange, Purpose, is_no_space};
 
 /// Most orders that are one group.
 const GROUP_MAX: usize = 256;
@@ -260,7 +260,9 @@ impl Worker {
                 }
             }
         }
-        let fresh = written.iter().filter(|(_, origin)| **origin == Origin::Written);
+        let fresh = written
+            .iter()
+            .filter(|(_, origin)| **origin == Origin::Written);
         let tenants: HashSet<TenantId> = fresh.map(|((tenant, _), _)| *tenant).collect();
         for tenant in tenants {
             if let Err(error) = self.files.sync(&*self.disk, tenant) {
@@ -307,11 +309,7 @@ impl Worker {
     /// The record takes the output then. After a failure of the device nothing of a folder whose
     /// sync failed may be believed, so that no blob is written any more.
     fn failed(&mut self, error: &io::Error) {
-        let full = matches!(
-            error.kind(),
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-        );
-        self.broken |= !full;
+        self.broken |= !is_no_space(error);
         tracing::warn!(%error, "a blob was not written; its output goes into the record");
     }
 

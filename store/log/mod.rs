@@ -44,4 +44,5 @@ pub use file::FileLog;
 pub(crate) use inspect::{Fault, Inspected, Inspection, Seen};
 pub use opened::OpenedLog;
 pub use options::LogOptions;
+pub(crate) use segment::is_no_space;
 pub use sim::{SimLog, SimLogDisk, SimOpenedLog};

@@ -155,7 +155,7 @@ pub(super) enum MakeError {
 }
 
 /// Whether an error says that space ran out.
-pub(super) fn is_no_space(error: &io::Error) -> bool {
+pub(crate) fn is_no_space(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded

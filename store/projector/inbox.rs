@@ -125,12 +125,16 @@ impl Inbox {
 
     pub(super) fn hand_over(&self, first: Lsn, batch: &Batch) {
         let mut state = self.state.lock();
-        // The journal has it: after a failure or the end nobody would ever take it out.
-        if state.ended || state.failure.is_some() {
+        if state.ended {
             return;
         }
         self.backlog_bytes
             .fetch_add(batch.byte_len(), Ordering::Relaxed);
+        // The journal has it, and nobody would ever take it out. Counted all the same: what was
+        // not projected stays in the caller's memory, which has a bound too.
+        if state.failure.is_some() {
+            return;
+        }
         state.batches.push_back((first, batch.clone()));
         drop(state);
         self.wake.notify_one();
@@ -199,12 +203,11 @@ impl Inbox {
         self.applied.store(applied.get(), Ordering::Release);
     }
 
-    /// Says why nothing more is projected, and lets go of what waits.
+    /// Says why nothing more is projected, and lets go of what waits. It stays counted.
     pub(super) fn fail(&self, error: ProjectorError) {
         let mut state = self.state.lock();
         state.failure.get_or_insert(error);
         let batches = std::mem::take(&mut state.batches);
-        self.backlog_bytes.store(0, Ordering::Relaxed);
         drop(state);
         drop(batches);
     }

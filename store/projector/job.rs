@@ -165,6 +165,15 @@ pub(super) fn end_backup(
     })
 }
 
+/// Gives back what an export took that was given up; if that fails, the next one begins with it.
+pub(super) fn remove_unfinished(disk: &dyn Disk, folder: &Path) {
+    if let Err(error) = disk.remove(&folder.join(NEW))
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(%error, "an export that was given up is left");
+    }
+}
+
 /// Where the export at `lsn` is.
 pub(crate) fn export_path(folder: &Path, lsn: Lsn) -> PathBuf {
     folder.join(format!("{PREFIX}{:016x}", lsn.get()))

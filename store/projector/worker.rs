@@ -47,6 +47,8 @@ pub(crate) struct Worker<'a> {
     clock: Arc<dyn orlop_saga::time::Clock>,
     options: ProjectorOptions,
     job: Option<Job>,
+    /// Why the last export was not written, for whoever asked for it.
+    given_up: Option<ProjectorError>,
     /// Backups that wait for their turn.
     backups: VecDeque<(PathBuf, Answer<Exported, ProjectorError>)>,
     checkpointed: Option<Lsn>,
@@ -96,6 +98,7 @@ impl<'a> Worker<'a> {
             clock: start.clock,
             options: start.options,
             job: None,
+            given_up: None,
             backups: VecDeque::new(),
             checkpointed: start.checkpointed,
             bytes_since_checkpoint: start.replayed_bytes,
@@ -134,7 +137,7 @@ impl<'a> Worker<'a> {
         if self.failed {
             return None;
         }
-        if self.job.is_some() {
+        if self.job.is_some() || !self.backups.is_empty() {
             return Some(Duration::ZERO);
         }
         let expiry = self.expiry_next?.since(self.retention.now());
@@ -151,7 +154,8 @@ impl<'a> Worker<'a> {
         }
         self.project(batches)?;
         if self.bytes_since_checkpoint >= self.options.checkpoint_bytes {
-            self.checkpoint()?;
+            let done = self.checkpoint().map(drop);
+            self.tolerate(done)?;
             self.schedule()?;
         }
         self.step_job()?;
@@ -234,11 +238,12 @@ impl<'a> Worker<'a> {
                 let _ = fresh.close();
                 self.home.discard()?;
             }
-            Some(Job::Backup { answer, .. }) => {
-                answer(Err(error.clone()));
-                self.next_backup();
+            Some(Job::Backup { answer, .. }) => answer(Err(error.clone())),
+            Some(Job::Export { .. }) | None => {
+                self.bytes_since_export = 0;
+                self.given_up = Some(error.clone());
+                job::remove_unfinished(&*self.disk, &self.folder);
             }
-            Some(Job::Export { .. }) | None => self.bytes_since_export = 0,
         }
         Ok(())
     }
@@ -292,6 +297,31 @@ impl<'a> Worker<'a> {
         Ok(lsn)
     }
 
+    /// A checkpoint for which there was no space, or an export that was not written or removed,
+    /// takes nothing from the tables: the journal has everything since those before, and another
+    /// is tried after half as much again.
+    fn tolerate(&mut self, done: Result<(), ProjectorError>) -> Result<(), ProjectorError> {
+        let tolerable = match &done {
+            Ok(()) => return Ok(()),
+            Err(ProjectorError::Checkpoint(error)) => error.is_no_space(),
+            Err(ProjectorError::Export(_)) => true,
+            Err(
+                ProjectorError::Tables(_)
+                | ProjectorError::Fold(_)
+                | ProjectorError::Record { .. }
+                | ProjectorError::Row(_)
+                | ProjectorError::Panicked
+                | ProjectorError::Closed,
+            ) => false,
+        };
+        if !tolerable {
+            return done;
+        }
+        tracing::warn!(?done, "no checkpoint or export; the ones before stay");
+        self.bytes_since_checkpoint = self.options.checkpoint_bytes / 2;
+        Ok(())
+    }
+
     /// Lets the log free what neither a kept checkpoint nor a kept export needs.
     fn free(&self, export: Option<Lsn>) -> Result<(), ProjectorError> {
         let checkpoint = checkpoint::oldest(&*self.disk, &self.folder)?;
@@ -328,6 +358,8 @@ impl<'a> Worker<'a> {
     }
 
     fn step_job(&mut self) -> Result<(), ProjectorError> {
+        // Whatever was under way before, a backup may wait for its end.
+        self.next_backup();
         let Some(job) = &mut self.job else {
             return Ok(());
         };
@@ -352,7 +384,8 @@ impl<'a> Worker<'a> {
                         self.bytes_since_export = 0;
                         self.export_bytes_last = bytes;
                         // Frees the journal, and needs the checkpoint that goes with it.
-                        self.checkpoint().map(drop)
+                        let done = self.checkpoint().map(drop);
+                        self.tolerate(done)
                     }
                     Err(error) => self.give_up(&error),
                 }
@@ -372,7 +405,6 @@ impl<'a> Worker<'a> {
                 answer(job::end_backup(
                     writer, disk, &folder, self.store, tables, live,
                 ));
-                self.next_backup();
                 Ok(())
             }
         }
@@ -430,7 +462,8 @@ impl<'a> Worker<'a> {
             Request::Checkpoint { export, answer } => {
                 let done = self.checkpoint_now(export);
                 answer(done.clone());
-                self.settle(done.map(drop));
+                let done = self.tolerate(done.map(drop));
+                self.settle(done);
             }
             Request::Backup { folder, answer } => {
                 // What was acknowledged before it was asked for is in it.
@@ -448,21 +481,28 @@ impl<'a> Worker<'a> {
         let batches = self.inbox.take_batches();
         self.project(&batches)?;
         while self.sweep()? {}
+        let mut exported = Ok(());
         if export {
             while self.job.is_some() {
                 self.step_job()?;
             }
-            self.job = Some(Job::export(
-                &*self.disk,
-                &self.folder,
-                self.store,
-                self.format,
-            )?);
-            while self.job.is_some() {
-                self.step_job()?;
-            }
+            exported = self.export_now();
         }
-        self.checkpoint()
+        let lsn = self.checkpoint()?;
+        exported.map(|()| lsn)
+    }
+
+    /// Writes an export from its beginning to its end.
+    fn export_now(&mut self) -> Result<(), ProjectorError> {
+        self.given_up = None;
+        match Job::export(&*self.disk, &self.folder, self.store, self.format) {
+            Ok(job) => self.job = Some(job),
+            Err(error) => self.give_up(&error)?,
+        }
+        while matches!(self.job, Some(Job::Export { .. })) {
+            self.step_job()?;
+        }
+        self.given_up.take().map_or(Ok(()), Err)
     }
 
     fn outcome(&mut self, id: EffectId) -> Result<Option<Retained>, TablesError> {

@@ -4,13 +4,16 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use orlop_saga::canonical::Payload;
 use orlop_saga::effect::{Effect, EffectEvent};
 use orlop_saga::event::Event;
-use orlop_saga::id::{Incarnation, StoreId};
+use orlop_saga::id::{Incarnation, Lsn, StoreId, TenantId};
+use orlop_saga::key::Key;
 use orlop_saga::outcome::Outcome;
 use orlop_saga::time::Clock;
+use parking_lot::Mutex;
 
 use super::harness::*;
 use crate::backup::{Backup, BackupError, Restore, Restored, verify};
@@ -18,7 +21,7 @@ use crate::blob::BlobOptions;
 use crate::disk::{Disk, FileDisk, SimDisk};
 use crate::folder::{Folder, FolderError};
 use crate::log::{FileLog, LogOptions, Purpose};
-use crate::projector::ProjectorOptions;
+use crate::projector::{Projected, ProjectorOptions};
 use crate::store::{OpenError, Parts, Recovered, Store};
 use crate::tables::SimHome;
 use crate::tables::sim::SimShelf;
@@ -147,11 +150,13 @@ fn a_backup_taken_while_the_store_is_written_to_has_all_that_was_acknowledged_be
     let backup = std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
             let mut n = 1_000;
-            while !stop.load(Ordering::Relaxed) {
+            loop {
                 append(&store, &[settled(n)]).unwrap();
                 n += 1;
+                if stop.load(Ordering::Relaxed) {
+                    return n;
+                }
             }
-            n
         });
         let backup = store.backup(Path::new(BACKUP)).unwrap();
         stop.store(true, Ordering::Relaxed);
@@ -168,6 +173,52 @@ fn a_backup_taken_while_the_store_is_written_to_has_all_that_was_acknowledged_be
     // What was appended behind the backup's lsn is not in it, and what was before is.
     let last = recovered.live.lsn().get();
     assert_eq!(last, backup.lsn.get() + 1, "only the opening follows");
+}
+
+/// Stops the projector after a group, for as long as the test wants.
+struct Gate(Mutex<mpsc::Receiver<()>>);
+
+impl Projected for Gate {
+    fn projected(&self, _keys: &[(TenantId, Key)], _lsn: Lsn) {
+        // Open for good once the test has let go of the other end.
+        let _ = self.0.lock().recv();
+    }
+}
+
+#[test]
+fn a_backup_that_is_asked_for_while_an_export_is_under_way_comes_after_it() {
+    let machine = Machine::new();
+    let (open, gate) = mpsc::channel();
+    let options = ProjectorOptions {
+        checkpoint_bytes: 600 << 10,
+        export_bytes_min: 1,
+        blobs: BlobOptions::default(),
+        ..options()
+    };
+    let gate = Arc::new(Gate(Mutex::new(gate)));
+    let (store, _) = machine.open_told(options, gate).unwrap();
+    // One group of more than several slices of an export, met by the gate at its end.
+    let events: Vec<Event> = (1..=250).map(wide).collect();
+    append(&store, &events).unwrap();
+    let (tell, told) = mpsc::channel();
+    let answer = move |exported| tell.send(exported).unwrap();
+    machine.disk.create_dir(Path::new(BACKUP)).unwrap();
+    let inner = &store.inner;
+    inner.projector.backup(BACKUP.into(), Box::new(answer));
+    drop(open);
+    let exported = told.recv_timeout(Duration::from_mins(1));
+    let exported = exported.expect("nobody answers").unwrap();
+    assert!(exported.lsn.get() >= 250);
+    assert_eq!(machine.files("export-").len(), 1, "no export was under way");
+}
+
+fn wide(n: u64) -> Event {
+    let mut settlement = settlement(n, START_MS);
+    settlement.outcome = Outcome::Done(Payload::new(vec![7; 4_000]));
+    Event::Effect {
+        id: id(n),
+        event: EffectEvent::Settled(Box::new(settlement)),
+    }
 }
 
 #[test]

@@ -12,10 +12,10 @@ use orlop_saga::outcome::Outcome;
 
 use super::harness::*;
 use crate::blob::BlobOptions;
-use crate::disk::{Disk, Failure, FaultyDisk, FileDisk, Occurrence, SimDisk};
+use crate::disk::{Disk, Failure, FaultyDisk, FileDisk, Occurrence, Operation, SimDisk};
 use crate::log::{AppendError, FileLog, LogOptions, LsnRange, OpenLogError, Purpose};
-use crate::projector::ProjectorOptions;
-use crate::store::{OpenError, Parts, Recovered, Store};
+use crate::projector::{ProjectorError, ProjectorOptions};
+use crate::store::{AppendRefused, OpenError, Parts, Recovered, Store};
 use crate::tables::SimHome;
 use crate::tables::sim::SimShelf;
 
@@ -26,6 +26,7 @@ struct Rig {
     disk: FaultyDisk,
     folder: PathBuf,
     shelf: SimShelf,
+    backlog_bytes_max: u64,
 }
 
 impl Rig {
@@ -34,6 +35,7 @@ impl Rig {
             disk: FaultyDisk::new(disk),
             folder: folder.to_path_buf(),
             shelf: SimShelf::new(),
+            backlog_bytes_max: 32 << 10,
         }
     }
 
@@ -62,6 +64,7 @@ impl Rig {
             folder: self.folder.clone(),
         };
         let projector = ProjectorOptions {
+            backlog_bytes_max: self.backlog_bytes_max,
             blobs: BlobOptions {
                 bytes_min: 4096,
                 ..BlobOptions::default()
@@ -76,7 +79,7 @@ impl Rig {
 /// Every third outcome is long enough for a blob.
 fn outcome(n: u64) -> Outcome {
     let bytes = if n.is_multiple_of(3) { 5_000 } else { 300 };
-    Outcome::Done(Payload::new(vec![u8::try_from(n).unwrap(); bytes]))
+    Outcome::Done(Payload::new(vec![u8::try_from(n % 251).unwrap(); bytes]))
 }
 
 fn event(n: u64) -> Event {
@@ -235,4 +238,71 @@ fn errors_on_real_files_lose_nothing_acknowledged_and_nothing_is_synced_twice() 
             }
         }
     }
+}
+
+#[test]
+fn a_checkpoint_or_export_without_space_stops_nothing_and_comes_once_there_is_some() {
+    for operation in [Operation::Create, Operation::Write, Operation::Rename] {
+        let sim = SimDisk::new();
+        let rig = Rig::on(Arc::new(sim.clone()), Path::new("/"));
+        let (store, _) = rig.open().unwrap();
+        try_append(&store, 1).unwrap();
+        sim.fail(Some(operation), Occurrence::From(0), Failure::NoSpace);
+        for asked in [checkpoint(&store), export(&store)] {
+            let refused = asked.unwrap_err();
+            assert!(
+                matches!(
+                    refused,
+                    ProjectorError::Checkpoint(_) | ProjectorError::Export(_)
+                ),
+                "{operation:?}: {refused}"
+            );
+            assert!(store.health().projector.is_none(), "{operation:?}");
+        }
+        sim.heal();
+        let left = disk_names(&sim);
+        assert!(!left.iter().any(|name| name.ends_with(".new")), "{left:?}");
+        try_append(&store, 2).unwrap();
+        export(&store).unwrap();
+        checkpoint(&store).unwrap();
+        for n in [1, 2] {
+            let found = lookup(&store, n).unwrap().map(|found| found.outcome);
+            assert_eq!(found, Some(outcome(n)), "{operation:?}");
+        }
+        store.close(SOON).unwrap();
+    }
+}
+
+fn disk_names(disk: &SimDisk) -> Vec<String> {
+    let paths = disk.list(Path::new("/")).unwrap();
+    let name = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
+    paths.iter().map(name).collect()
+}
+
+#[test]
+fn once_the_tables_have_failed_new_work_is_refused_at_the_bound_of_what_is_not_in_them() {
+    let rig = Rig::on(Arc::new(SimDisk::new()), Path::new("/"));
+    let (store, _) = rig.open().unwrap();
+    rig.shelf.fail_after(0);
+    let mut written = 0;
+    let refused = loop {
+        let (sender, receiver) = mpsc::channel();
+        let ack = move |result| sender.send(result).unwrap();
+        let events = [event(written * 3 + 1)];
+        match store.append_of(tenant(), Purpose::New, &events, Box::new(ack)) {
+            Ok(()) => receiver.recv().unwrap().map(drop).unwrap(),
+            Err(refused) => break refused,
+        }
+        written += 1;
+        assert!(written < 1_000, "the backlog has no bound");
+    };
+    assert!(matches!(refused, AppendRefused::Backlogged { .. }));
+    assert!(store.health().projector.is_some());
+    // What was accepted may still end.
+    let n = written * 3 + 1;
+    try_append(&store, n).unwrap();
+    drop(store);
+    rig.shelf.crash(1);
+    let acknowledged: Vec<u64> = (0..=written).map(|n| n * 3 + 1).collect();
+    all_found(&rig, &acknowledged, "after the tables failed");
 }
