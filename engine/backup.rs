@@ -58,7 +58,8 @@ pub fn restore(
 ///
 /// Outcomes and tenants are copied. Unfinished `Pure` effects run here too. Unfinished `External`
 /// effects and all unfinished sagas are stuck, with a reason that names the original: under the new
-/// id the outside would take them for other work, and the original goes on with them. An operator
+/// id the outside would take them for other work, and the original goes on with them. Deadlines and
+/// wishes to cancel stay with it. An operator
 /// who has one tried again here has it done a second time. Blocks.
 ///
 /// # Errors

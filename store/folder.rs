@@ -210,6 +210,10 @@ impl Folder {
         // Whoever held the lock before may have created the store meanwhile.
         let (store, format, fresh) = if has_format(path, create)? {
             let (store, format) = read_format(path)?;
+            // Left by an upgrade that was cut off. Should `FORMAT` ever be lost, it must not make
+            // this look like a creation to be begun anew.
+            remove_if_there(&path.join(FORMAT_NEW))
+                .map_err(|e| FolderError::of(path, "remove FORMAT.new", e))?;
             (store, format, false)
         } else {
             (begin(path)?, Format::NEWEST, true)
@@ -484,6 +488,13 @@ fn begin(path: &Path) -> Result<StoreId, FolderError> {
     };
     write().map_err(failed)?;
     Ok(StoreId::new(id))
+}
+
+fn remove_if_there(file: &Path) -> io::Result<()> {
+    match std::fs::remove_file(file) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 /// Writes what is to be `FORMAT`.

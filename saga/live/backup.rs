@@ -3,7 +3,7 @@
 use super::Live;
 use crate::effect::Effect;
 use crate::id::{Attempt, Fence, Incarnation, SagaId, StoreId};
-use crate::saga::{Hold, SagaEvent};
+use crate::saga::{Hold, Phase, SagaState};
 
 impl Live {
     /// Whether the outside may have seen more than the journal says: the store was restored from a
@@ -61,9 +61,23 @@ impl Live {
             }
         }
         for saga in self.sagas.values_mut() {
-            // One that is held, or has ended and waits for its parent, stays as it is.
-            let _ = saga.apply(&SagaEvent::Held(Hold::Stuck(reason.clone())));
+            park(saga, &reason);
         }
+    }
+}
+
+/// Holds a saga, whatever held it before, until an operator says otherwise: what is missing here
+/// may be there when it is opened, and a wish or a deadline would have it unwind by itself.
+fn park(saga: &mut SagaState, reason: &str) {
+    // One that has ended waits for its parent, which is held.
+    if saga.ended() {
+        return;
+    }
+    saga.hold = Some(Hold::Stuck(reason.to_owned()));
+    if matches!(saga.phase, Phase::Running) {
+        saga.cancel_requested = false;
+        saga.deadline_passed = None;
+        saga.start.deadline = None;
     }
 }
 
@@ -75,6 +89,7 @@ mod tests {
     use crate::event::Event;
     use crate::id::{Lsn, TenantId};
     use crate::key::{Fingerprint, Key};
+    use crate::saga::{Cause, PauseReason, SagaEvent, SagaStart};
     use crate::tenant::{AuditTag, Class};
     use crate::time::WallMillis;
     use crate::trace::TraceContext;
@@ -137,5 +152,70 @@ mod tests {
         assert!(reason.starts_with("cloned from store abab"), "{reason}");
         let pure = live.effects().get(&id(2)).unwrap();
         assert!(matches!(pure, Effect::Accepted { .. }), "{pure:?}");
+    }
+
+    fn started(live: &mut Live, saga: u64, then: &[SagaEvent]) {
+        let input = Payload::default();
+        let start = SagaStart {
+            id: id(u8::try_from(saga).unwrap()),
+            fingerprint: Fingerprint::of("s", 1, &input),
+            code: CodeRef::new("s", 1),
+            input,
+            class: Class::Standard,
+            audit: AuditTag::default(),
+            trace: TraceContext::default(),
+            at: WallMillis::new(0),
+            retention_ms: 10,
+            paused: false,
+            deadline: Some(WallMillis::new(5)),
+            parent: None,
+        };
+        let events = [SagaEvent::Started(Box::new(start))];
+        for event in events.iter().chain(then) {
+            let event = Event::Saga {
+                id: SagaId::new(saga),
+                event: event.clone(),
+            };
+            live.apply(live.lsn().next(), &event).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_clone_has_no_saga_that_would_go_on_or_unwind_by_itself() {
+        let missing = Hold::Paused(PauseReason::Definition("no code".into()));
+        let at = WallMillis::new(5);
+        let cause = Cause::Cancelled;
+        let courses = [
+            vec![],
+            vec![SagaEvent::Held(missing)],
+            vec![SagaEvent::CancelRequested],
+            vec![
+                SagaEvent::Held(Hold::Stuck("own".into())),
+                SagaEvent::CancelRequested,
+            ],
+            vec![SagaEvent::DeadlinePassed { at }],
+            vec![
+                SagaEvent::CancelRequested,
+                SagaEvent::UnwindingStarted { cause },
+            ],
+        ];
+        let mut live = Live::default();
+        for (saga, course) in (1..).zip(&courses) {
+            started(&mut live, saga, course);
+        }
+        live.part_from(StoreId::new([0xab; 16]));
+        assert_eq!(live.sagas().len(), courses.len());
+        for (id, saga) in live.sagas() {
+            let Some(Hold::Stuck(reason)) = saga.hold() else {
+                panic!("{id}: {:?}", saga.hold());
+            };
+            assert!(
+                reason.starts_with("cloned from store abab"),
+                "{id}: {reason}"
+            );
+            assert_eq!(saga.doom(), None, "{id}");
+            let running = matches!(saga.phase(), Phase::Running);
+            assert!(!running || saga.start().deadline.is_none(), "{id}");
+        }
     }
 }

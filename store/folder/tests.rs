@@ -131,6 +131,22 @@ fn a_creation_that_did_not_end_is_begun_again() {
 }
 
 #[test]
+fn what_an_upgrade_left_does_not_make_a_store_that_lost_its_format_look_new() {
+    let temp = tempfile::tempdir().unwrap();
+    drop(created(temp.path()));
+    std::fs::create_dir(temp.path().join(LOG)).unwrap();
+    std::fs::write(temp.path().join(FORMAT_NEW), b"cut off").unwrap();
+    drop(Folder::open(temp.path(), true, NOW).unwrap());
+    std::fs::remove_file(temp.path().join(FORMAT)).unwrap();
+    let refused = Folder::open(temp.path(), true, NOW).unwrap_err();
+    assert!(
+        matches!(refused, FolderError::NotAStore { .. }),
+        "{refused}"
+    );
+    assert!(temp.path().join(LOG).is_dir());
+}
+
+#[test]
 fn a_forked_child_is_refused_and_does_not_unlock() {
     let temp = tempfile::tempdir().unwrap();
     let parent = std::process::id() + 1;
