@@ -28,7 +28,8 @@ use super::file::FileLog;
 use super::frame::{FrameBuffer, Head, Kind, PAGE_BYTES, Salt, payload};
 use super::scan::{Found, FrameRead, Tail, find_segments, find_tail, io_error, read_frame};
 use super::segment::{
-    MakeError, Maker, Segment, SegmentHead, Source, is_leftover, segment_path, sequence_of,
+    MakeError, Maker, RESERVE_NAME, Segment, SegmentHead, Source, is_leftover, segment_path,
+    sequence_of,
 };
 use super::{
     DurableSink, Log, LogOptions, OpenLogError, Opened, Replay, ReplayLogError, StartLogError,
@@ -230,7 +231,13 @@ impl First<'_> {
         let bytes = options.first_segment_bytes.max(least);
         let maker = Maker { disk, dir, store };
         let frame = |salt: &Salt| self.encode(salt);
-        let made = maker.make(self.sequence, &Source::Fresh(bytes), Some(&frame));
+        let mut made = maker.make(self.sequence, &Source::Fresh(bytes), Some(&frame));
+        if matches!(made, Err(MakeError::NoSpace(_)))
+            && let Some(reserve) = reserve(disk, dir, least)?
+        {
+            // Kept for such a day: a full disk must not keep what was accepted from ending.
+            made = maker.make(self.sequence, &Source::Recycle(reserve), Some(&frame));
+        }
         made.map_err(|error| {
             let (MakeError::NoSpace(source) | MakeError::Failed(source)) = error;
             io_error("make", &segment_path(dir, self.sequence))(source)
@@ -249,6 +256,17 @@ impl First<'_> {
         };
         buffer.seal(salt, kind, self.lsn).to_vec()
     }
+}
+
+/// The reserve, if it is there and has so many bytes.
+fn reserve(disk: &dyn Disk, dir: &Path, least: u64) -> Result<Option<PathBuf>, OpenLogError> {
+    let path = dir.join(RESERVE_NAME);
+    if !disk.exists(&path).map_err(io_error("look", &path))? {
+        return Ok(None);
+    }
+    let file = disk.open(&path).map_err(io_error("open", &path))?;
+    let bytes = file.len().map_err(io_error("measure", &path))?;
+    Ok((bytes >= least).then_some(path))
 }
 
 impl OpenedLog {

@@ -87,6 +87,39 @@ fn without_space_for_the_reserve_new_work_is_refused() {
 }
 
 #[test]
+fn a_log_opens_out_of_its_reserve_on_a_full_disk_and_what_was_accepted_ends() {
+    let disk = SimDisk::new();
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let open = |disk: &Arc<dyn Disk>| FileLog::open(disk.clone(), &dir(), WITH_RESERVE, STORE);
+    let log = FileLog::create(shared.clone(), &dir(), WITH_RESERVE, STORE).unwrap();
+    let log = log.start(no_sink()).unwrap();
+    let last = one(&log, Purpose::New, b"accepted").unwrap();
+    while !disk.exists(&dir().join("reserve")).unwrap() {
+        std::thread::yield_now();
+    }
+    drop(log);
+    disk.fail(
+        Some(Operation::Preallocate),
+        Occurrence::From(0),
+        Failure::NoSpace,
+    );
+    let opened = open(&shared).unwrap();
+    assert_eq!(opened.last_lsn().get(), last);
+    let log = opened.start(no_sink()).unwrap();
+    while log.health() != LogHealth::Full {
+        std::thread::yield_now();
+    }
+    assert_eq!(one(&log, Purpose::New, b"new"), Err(AppendError::Full));
+    let settled = one(&log, Purpose::Settle, b"settle").unwrap();
+    assert_eq!(settled, last + 1);
+    drop(log);
+    // The reserve is used up: whoever opens it now is told.
+    assert!(matches!(open(&shared), Err(OpenLogError::Io { .. })));
+    disk.heal();
+    assert_eq!(open(&shared).unwrap().last_lsn().get(), settled);
+}
+
+#[test]
 fn a_failed_sync_leaves_its_group_unresolved_and_nothing_is_synced_again() {
     let disk = SimDisk::new();
     let log = open_sim(&disk).unwrap().start(no_sink()).unwrap();
