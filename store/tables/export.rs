@@ -241,8 +241,12 @@ impl ExportWriter {
         disk.rename(&self.path, name)
             .map_err(|e| failed("rename", name, e))?;
         if let Some(folder) = name.parent() {
-            disk.sync_dir(folder)
-                .map_err(|e| failed("sync", folder, e))?;
+            disk.sync_dir(folder).map_err(|e| {
+                // A name that the disk may not have must not stand for those before it, which go
+                // once there is another, and the journal with them.
+                let _ = disk.remove(name);
+                failed("sync", folder, e)
+            })?;
         }
         Ok(())
     }

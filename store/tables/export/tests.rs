@@ -3,7 +3,7 @@ use std::ops::ControlFlow;
 use proptest::prelude::*;
 
 use super::*;
-use crate::disk::SimDisk;
+use crate::disk::{Failure, Occurrence, Operation, SimDisk};
 use crate::tables::copy::RowCopy;
 use crate::tables::sim::{SimHome, SimShelf};
 use crate::tables::{Tables, TablesHome};
@@ -46,6 +46,27 @@ fn read(disk: &SimDisk, path: &Path) -> Result<(ExportEnd, Vec<Change>), ExportE
         Ok(())
     })?;
     Ok((end, all))
+}
+
+#[test]
+fn an_export_whose_name_may_not_be_on_the_disk_does_not_stand_for_the_one_before() {
+    let disk = SimDisk::new();
+    let occurrence = Occurrence::Only(0);
+    disk.fail(Some(Operation::SyncDir), occurrence, Failure::Device);
+    let writer = ExportWriter::create(&disk, "/export.new".into(), STORE, Format::NEWEST).unwrap();
+    let name = PathBuf::from("/export-2");
+    let refused = writer.finish(&disk, &name, STORE, &end()).unwrap_err();
+    assert!(
+        matches!(
+            refused,
+            ExportError::Io {
+                operation: "sync",
+                ..
+            }
+        ),
+        "{refused}"
+    );
+    assert!(!disk.exists(&name).unwrap());
 }
 
 #[test]
