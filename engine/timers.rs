@@ -15,6 +15,7 @@ use futures_util::future::{Either, select};
 use orlop_saga::time::{Clock, Simulated};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 
 /// See the module.
 #[derive(Clone)]
@@ -88,6 +89,20 @@ impl Timers {
         });
     }
 
+    /// The same, unless what this gives is dropped before.
+    pub(crate) fn alarm(&self, wait: Duration, work: impl FnOnce() + Send + 'static) -> Alarm {
+        if let Some(simulated) = &self.simulated {
+            let at = self.clock.monotonic().after(wait);
+            let call = simulated.call_at(at, Box::new(work));
+            return Alarm::Simulated(call, Arc::clone(simulated));
+        }
+        let task = self.handle.spawn(async move {
+            tokio::time::sleep(wait).await;
+            work();
+        });
+        Alarm::Real(task.abort_handle())
+    }
+
     /// What a future gives within `wait`.
     pub(crate) async fn timeout<F: Future>(&self, wait: Duration, future: F) -> Option<F::Output> {
         let sleep = self.sleep(wait);
@@ -106,6 +121,21 @@ impl Timers {
     pub(crate) fn draw(&self) -> f64 {
         let mut once = fastrand::Rng::with_seed(self.random());
         once.f64()
+    }
+}
+
+/// Work that is done once its time comes. Dropped, it is not done, and nothing is left of it.
+pub(crate) enum Alarm {
+    Real(AbortHandle),
+    Simulated(u64, Arc<dyn Simulated>),
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        match self {
+            Self::Real(task) => task.abort(),
+            Self::Simulated(call, simulated) => simulated.cancel(*call),
+        }
     }
 }
 

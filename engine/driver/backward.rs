@@ -172,6 +172,7 @@ impl Run {
 
     pub(super) fn finish(&mut self) {
         self.bury();
+        self.disarm();
         match self.state.settlement(self.id) {
             Some(settlement) => self.then(Deed::Finish(Arc::new(settlement))),
             // A child, which may be recalled.

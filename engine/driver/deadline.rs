@@ -33,7 +33,8 @@ impl Run {
         };
         let left = due_at.since(core.clock.monotonic());
         if !left.is_zero() {
-            Self::remind(core, left, Message::Deadline { saga: self.id });
+            let alarm = Self::alarm(core, left, Message::Deadline { saga: self.id });
+            self.due_alarm = Some(alarm);
             return;
         }
         let at = core.clock.wall();

@@ -459,18 +459,19 @@ impl Run {
         if let Some(CallKind::Sleep { until, over: false }) =
             self.state.call(step).map(|call| &call.kind)
         {
-            let wait = until.since(core.clock.wall());
-            if !self.asleep.insert(step) {
+            if self.asleep.contains_key(&step) {
                 // Its timer runs already.
                 return;
             }
+            let wait = until.since(core.clock.wall());
             self.wake_after(core, step, wait);
         }
     }
 
-    fn wake_after(&self, core: &Arc<Core>, step: StepIndex, wait: Duration) {
+    fn wake_after(&mut self, core: &Arc<Core>, step: StepIndex, wait: Duration) {
         let saga = self.id;
-        Self::remind(core, wait, Message::Wake { saga, step });
+        let alarm = Self::alarm(core, wait, Message::Wake { saga, step });
+        self.asleep.insert(step, alarm);
     }
 
     pub(super) fn woke(&mut self, core: &Arc<Core>, step: StepIndex) {

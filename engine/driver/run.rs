@@ -29,6 +29,7 @@ use crate::operator::Notice;
 use crate::saga::SagaError;
 use crate::saga::script::Script;
 use crate::signal::{SignalError, Signalled};
+use crate::timers::Alarm;
 
 /// How long a batch waits that found no room in the journal.
 const PATIENCE: Duration = Duration::from_millis(20);
@@ -99,8 +100,10 @@ pub(super) struct Run {
     pub(super) residence: Residence,
     /// When its deadline passes.
     pub(super) due_at: Option<Monotonic>,
+    /// Rings when that is.
+    pub(super) due_alarm: Option<Alarm>,
     /// The sleeps whose timers run.
-    pub(super) asleep: BTreeSet<StepIndex>,
+    pub(super) asleep: BTreeMap<StepIndex, Alarm>,
     outbox: VecDeque<Event>,
     /// What is done once so many events, counted from the first, are durable.
     deeds: Vec<(u64, Deed)>,
@@ -155,7 +158,8 @@ impl Run {
             resting: None,
             residence: Residence::default(),
             due_at: None,
-            asleep: BTreeSet::new(),
+            due_alarm: None,
+            asleep: BTreeMap::new(),
             outbox: VecDeque::new(),
             deeds: Vec::new(),
             recorded: 0,
@@ -472,6 +476,7 @@ impl Run {
     /// durable is found at the next open.
     fn over(&mut self, core: &Core) {
         self.bury();
+        self.disarm();
         self.dismiss_all();
         self.over = true;
         core.driver.ended();
@@ -571,12 +576,30 @@ impl Run {
     }
 
     pub(super) fn remind(core: &Arc<Core>, wait: Duration, message: Message) {
+        core.executor
+            .runtime
+            .after(wait, Self::telling(core, message));
+    }
+
+    /// The same as long as the alarm is kept: for waits that may be much longer than the saga.
+    pub(super) fn alarm(core: &Arc<Core>, wait: Duration, message: Message) -> Alarm {
+        let timers = core.executor.runtime.timers();
+        timers.alarm(wait, Self::telling(core, message))
+    }
+
+    fn telling(core: &Arc<Core>, message: Message) -> impl FnOnce() + Send + use<> {
         let teller = Arc::downgrade(core);
-        core.executor.runtime.after(wait, move || {
+        move || {
             if let Some(core) = teller.upgrade() {
                 core.driver.tell(message);
             }
-        });
+        }
+    }
+
+    /// It waits for nothing any more: what is kept of it leaves no timers behind.
+    pub(super) fn disarm(&mut self) {
+        self.asleep.clear();
+        self.due_alarm = None;
     }
 }
 

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use orlop::testkit::{Outside, SimClock};
 use orlop::{
-    Attempt, Clock, Computation, Engine, Failure, HostFunction, Key, Origin, Pure, SubmitError,
-    Tenant, WallMillis,
+    Attempt, Clock, Computation, Engine, Failure, HostFunction, Key, Origin, Pure, Saga,
+    SagaContext, SagaError, SignalId, SubmitError, Tenant, WallMillis,
 };
 
 use crate::pair::{Pair, bind, code};
@@ -63,6 +63,45 @@ fn a_saga_that_sleeps_for_a_day_ends_when_the_clock_says_so() {
         assert!(clock.wall().since(began) >= Duration::from_hours(24));
         assert_eq!(outside.standing().len(), 3);
     });
+}
+
+/// Waits for a word, and for no longer than a month.
+struct Patient;
+
+impl Saga for Patient {
+    const NAME: &'static str = "patient";
+    type Input = ();
+    type Output = ();
+
+    async fn run(&self, saga: SagaContext, (): ()) -> Result<(), SagaError> {
+        let month = saga.sleep("month", Duration::from_hours(30 * 24));
+        saga.select((saga.signal::<()>("go"), month)).await;
+        Ok(())
+    }
+}
+
+#[test]
+fn a_saga_that_has_ended_leaves_no_timers_of_what_it_waited_for() {
+    let clock = SimClock::new(1);
+    let folder = tempfile::tempdir().unwrap();
+    let builder = Engine::builder(folder.path().join("store"));
+    let builder = builder.clock(Arc::new(clock.clone())).saga(Patient);
+    let engine = builder.open_blocking().unwrap();
+    let tenant = clock.run(engine.tenant("a")).unwrap().unwrap();
+    let key = Key::named("p");
+    let start = tenant.start::<Patient>(key, ());
+    let start = start.finish_within(Duration::from_hours(60 * 24));
+    let ticket = clock.run(start.into_future()).unwrap().unwrap();
+    while clock.next_timer().is_none() {
+        std::thread::yield_now();
+    }
+    clock
+        .run(tenant.signal(key, "go", SignalId::fresh(), &()))
+        .unwrap()
+        .unwrap();
+    clock.run(ticket.into_future()).unwrap().unwrap();
+    assert_eq!(clock.next_timer(), None);
+    engine.blocking().close().unwrap();
 }
 
 #[test]
