@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 
 use orlop_saga::id::Lsn;
 
-use super::file::{Next, Reserve, Sealed, Shared, Stop, answer};
+use super::file::{Next, Reserve, Sealed, Shared, Stop, answer, retry_space};
 use super::frame::{FrameBuffer, Kind, frame_bytes};
 use super::queue::{Group, Waiting};
 use super::segment::Segment;
@@ -166,6 +166,12 @@ impl Writer {
                     let refused = members
                         .extract_if(.., |member| only_settles || member.purpose == Purpose::New);
                     refuse_all(refused, &AppendError::Full);
+                    if only_settles {
+                        // Perhaps nobody asks for new work any more: whoever tries this again is
+                        // to find the space that there is by then.
+                        retry_space(&mut self.shared.state.lock());
+                        self.shared.chores.notify_one();
+                    }
                 }
             }
         }

@@ -74,6 +74,23 @@ fn a_full_disk_refuses_new_work_then_lives_on_the_reserve_then_recovers() {
 }
 
 #[test]
+fn what_was_accepted_ends_once_there_is_space_though_nobody_asks_for_new_work() {
+    let disk = SimDisk::new();
+    let log = full_log(&disk, 3);
+    while one(&log, Purpose::Settle, b"settle").is_ok() {}
+    assert_eq!(
+        one(&log, Purpose::Settle, b"settle"),
+        Err(AppendError::Full)
+    );
+    disk.heal();
+    let began = std::time::Instant::now();
+    while one(&log, Purpose::Settle, b"settle").is_err() {
+        assert!(began.elapsed().as_secs() < 20, "the space is never found");
+    }
+    log.close().unwrap();
+}
+
+#[test]
 fn without_space_for_the_reserve_new_work_is_refused() {
     let disk = SimDisk::new();
     let log = full_log(&disk, 2);
