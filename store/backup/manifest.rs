@@ -109,7 +109,12 @@ pub fn verify(disk: &dyn Disk, folder: &Path) -> Result<Backup, BackupError> {
 }
 
 impl Backup {
-    fn matches(&self, end: &ExportEnd, blobs: u64, blob_bytes: u64) -> Result<(), &'static str> {
+    pub(super) fn matches(
+        &self,
+        end: &ExportEnd,
+        blobs: u64,
+        blob_bytes: u64,
+    ) -> Result<(), &'static str> {
         if end.lsn != self.lsn || end.live.lsn() != self.lsn {
             return Err("it ends at another lsn");
         }

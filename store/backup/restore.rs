@@ -100,9 +100,10 @@ impl Restore {
         )?;
         drop(made);
         let export = export_path(from, backup.lsn);
-        copy_blobs(&*self.from_disk, from, &export, backup.store, disk, into)?;
+        let blobs = copy_blobs(&*self.from_disk, from, &export, backup.store, disk, into)?;
         let beyond = self.beyond(backup);
-        let end = self.copy_export(backup, from, into, store, |live| recast(live, beyond))?;
+        let recast = |live: &mut Live| recast(live, beyond);
+        let end = self.copy_export(backup, blobs, from, (into, store), recast)?;
         let name = into.join(FORMAT);
         let new = into.join(FORMAT_NEW);
         let write = || {
@@ -130,13 +131,14 @@ impl Restore {
         (Incarnation::new(incarnation), SagaId::new(now << 20))
     }
 
-    /// Copies the export under the id of the new store, with its fold recast.
+    /// Copies the export under the id of the new store, with its fold recast; refuses one that is
+    /// not of this backup.
     fn copy_export(
         &self,
         backup: &Backup,
+        (blobs, blob_bytes): (u64, u64),
         from: &Path,
-        into: &Path,
-        store: StoreId,
+        (into, store): (&Path, StoreId),
         recast: impl FnOnce(&mut Live),
     ) -> Result<ExportEnd, RestoreError> {
         let disk = &*self.disk;
@@ -153,6 +155,12 @@ impl Restore {
             },
         );
         let mut end = read.map_err(|error| failed.take().unwrap_or(error.into()))?;
+        backup
+            .matches(&end, blobs, blob_bytes)
+            .map_err(|reason| BackupError::Mismatch {
+                file: export_path(from, backup.lsn),
+                reason: reason.into(),
+            })?;
         recast(&mut end.live);
         writer.finish(disk, &export_path(into, backup.lsn), store, &end)?;
         Ok(end)

@@ -16,12 +16,13 @@ use orlop_saga::time::Clock;
 use parking_lot::Mutex;
 
 use super::harness::*;
-use crate::backup::{Backup, BackupError, Restore, Restored, verify};
+use crate::backup::{Backup, BackupError, Restore, RestoreError, Restored, verify};
 use crate::blob::BlobOptions;
+use crate::checkpoint::read_file;
 use crate::disk::{Disk, FileDisk, SimDisk};
 use crate::folder::{Folder, FolderError};
 use crate::log::{FileLog, LogOptions, Purpose};
-use crate::projector::{Projected, ProjectorOptions};
+use crate::projector::{Projected, ProjectorOptions, export_path};
 use crate::store::{OpenError, Parts, Recovered, Store};
 use crate::tables::SimHome;
 use crate::tables::sim::SimShelf;
@@ -173,6 +174,31 @@ fn a_backup_taken_while_the_store_is_written_to_has_all_that_was_acknowledged_be
     // What was appended behind the backup's lsn is not in it, and what was before is.
     let last = recovered.live.lsn().get();
     assert_eq!(last, backup.lsn.get() + 1, "only the opening follows");
+}
+
+#[test]
+fn an_export_of_another_backup_of_the_store_is_not_restored() {
+    let machine = Machine::new();
+    let store = filled(&machine);
+    let first = store.backup(Path::new(BACKUP)).unwrap();
+    append(&store, &[settled(1_000)]).unwrap();
+    let later = store.backup(Path::new("/later")).unwrap();
+    let name = export_path(Path::new(BACKUP), first.lsn);
+    let other = export_path(Path::new("/later"), later.lsn);
+    let bytes = read_file(&machine.disk, &other).unwrap();
+    machine.disk.remove(&name).unwrap();
+    let file = machine.disk.create(&name).unwrap();
+    file.write_all_at(0, &bytes).unwrap();
+    let made = restore(&machine.disk).restore(Path::new(BACKUP), Path::new(NEW));
+    let refused = made.unwrap_err();
+    assert!(
+        matches!(
+            &refused,
+            RestoreError::Backup(BackupError::Mismatch { file, .. }) if *file == name
+        ),
+        "{refused}"
+    );
+    assert!(!machine.disk.exists(Path::new("/new/FORMAT")).unwrap());
 }
 
 /// Stops the projector after a group, for as long as the test wants.
