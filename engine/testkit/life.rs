@@ -194,6 +194,10 @@ impl Life<'_> {
                 }
                 return Ok(Some(output));
             }
+            // A crash since the last look: that it woke the clock was forgotten by polling.
+            if self.gate.has_crashed() {
+                return Ok(None);
+            }
             match self.clock.wait() {
                 Moment::Woken => continue,
                 Moment::Idle if self.gate.has_crashed() => continue,
