@@ -58,7 +58,7 @@ use self::resident::Residents;
 use self::run::Run;
 pub(crate) use self::signal::Sending;
 use crate::core::Core;
-use crate::error::Unavailable;
+use crate::error::{SubmitError, Unavailable};
 use crate::executor::panic_text;
 use crate::flight::Flight;
 use crate::signal::{SignalError, Signalled};
@@ -325,6 +325,13 @@ impl Player {
 
     fn hear(&mut self, core: &Arc<Core>, message: Message) {
         let saga = match (message.saga(), message) {
+            // It was let in before the drain, and is heard after whoever drains has looked.
+            (_, Message::Start { flight, start }) if core.drains.has(&start.code) => {
+                let name = start.code.name.clone();
+                core.driver.ended();
+                flight.saga_refused(core, SubmitError::Draining { name });
+                return;
+            }
             (_, Message::Start { flight, start }) => {
                 let id = core.driver.next_saga();
                 // In the map before anything of it can panic.

@@ -109,8 +109,15 @@ pub(super) fn page<'a>(
         if scope.is_some_and(|tenant| tenant != run.flight.id.tenant) {
             continue;
         }
-        page.sagas
-            .extend(run.summary().filter(|summary| query.matches(summary)));
+        let code = &run.state.start().code;
+        match run.summary() {
+            Some(summary) if query.matches(&summary) => page.sagas.push(summary),
+            Some(_) => {}
+            None if query.is_of(run.flight.id.tenant, &code.name, code.version) => {
+                page.starting += 1;
+            }
+            None => {}
+        }
     }
     page.next = None;
     page

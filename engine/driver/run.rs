@@ -574,33 +574,6 @@ impl Run {
         }
         self.tell_parent(core, News::Held(why));
     }
-
-    pub(super) fn remind(core: &Arc<Core>, wait: Duration, message: Message) {
-        core.executor
-            .runtime
-            .after(wait, Self::telling(core, message));
-    }
-
-    /// The same as long as the alarm is kept: for waits that may be much longer than the saga.
-    pub(super) fn alarm(core: &Arc<Core>, wait: Duration, message: Message) -> Alarm {
-        let timers = core.executor.runtime.timers();
-        timers.alarm(wait, Self::telling(core, message))
-    }
-
-    fn telling(core: &Arc<Core>, message: Message) -> impl FnOnce() + Send + use<> {
-        let teller = Arc::downgrade(core);
-        move || {
-            if let Some(core) = teller.upgrade() {
-                core.driver.tell(message);
-            }
-        }
-    }
-
-    /// It waits for nothing any more: what is kept of it leaves no timers behind.
-    pub(super) fn disarm(&mut self) {
-        self.asleep.clear();
-        self.due_alarm = None;
-    }
 }
 
 impl Drop for Run {

@@ -113,6 +113,9 @@ impl Operator {
         };
         loop {
             let page = self.list(query.clone()).await?;
+            // They were let in before and are about to be there.
+            drained.left_count += page.starting;
+            drained.moving += page.starting;
             for saga in page.sagas {
                 drained.left_count += 1;
                 match saga.status.kind() {

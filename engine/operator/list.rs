@@ -53,11 +53,17 @@ impl SagaQuery {
     }
 
     pub(crate) fn matches(&self, saga: &SagaSummary) -> bool {
-        let name = self.name.as_ref();
-        self.status.is_none_or(|kind| kind == saga.status.kind())
-            && name.is_none_or(|name| *name == saga.name)
-            && self.version.is_none_or(|version| version == saga.version)
-            && self.tenant.is_none_or(|tenant| tenant == saga.tenant)
+        let kind = saga.status.kind();
+        self.status.is_none_or(|wanted| wanted == kind)
+            && self.is_of(saga.tenant, &saga.name, saga.version)
+    }
+
+    /// Whether it is a saga of this definition and this tenant that is asked for.
+    pub(crate) fn is_of(&self, tenant: TenantId, name: &str, version: u32) -> bool {
+        let wanted = self.name.as_ref();
+        wanted.is_none_or(|wanted| **wanted == *name)
+            && self.version.is_none_or(|wanted| wanted == version)
+            && self.tenant.is_none_or(|wanted| wanted == tenant)
     }
 }
 
@@ -85,6 +91,8 @@ pub struct SagaSummary {
 pub struct SagaPage {
     /// The sagas, in the order of their ids.
     pub sagas: Vec<SagaSummary>,
+    /// How many more were looked at of the same definition whose start is not durable yet.
+    pub starting: u64,
     /// What the next page comes after; `None` if this is the last.
     pub next: Option<SagaId>,
 }

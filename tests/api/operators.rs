@@ -1,5 +1,6 @@
 //! Operators: what they see, what they may do, and what a crash leaves of it.
 
+use std::future::IntoFuture;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -414,6 +415,33 @@ fn a_drained_definition_takes_no_new_runs_and_what_moves_is_waited_for_in_bounde
         assert_eq!(drain.join().unwrap().moving, 0);
     });
     drop((napper, other));
+    engine.blocking().close().unwrap();
+}
+
+#[test]
+fn a_saga_that_is_about_to_be_started_is_waited_for_by_a_drain_or_refused() {
+    let world = World::new();
+    let engine = open(&world);
+    let manager = manage(&engine, "a");
+    let (all, tenant) = (engine.operator(), manager.tenant());
+    wait(async {
+        let mut start = tenant.start::<Napper>(Key::named("n"), ()).into_future();
+        // It is on its way to the disk.
+        assert!(futures_util::poll!(&mut start).is_pending());
+        let drained = all.drain("napper", None, Duration::ZERO).await.unwrap();
+        match start.await {
+            Ok(ticket) => {
+                assert_eq!((drained.left_count, drained.moving), (1, 1));
+                ticket.cancel().await.unwrap();
+                ticket.await.unwrap_err();
+            }
+            Err(error) => {
+                let name = "napper".into();
+                assert_eq!(error, SubmitError::Draining { name });
+                assert_eq!((drained.left_count, drained.moving), (0, 0));
+            }
+        }
+    });
     engine.blocking().close().unwrap();
 }
 
