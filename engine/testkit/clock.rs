@@ -271,6 +271,14 @@ impl SimClock {
         }
     }
 
+    /// Waits until nothing is under way that needs no time; not for ever.
+    pub(crate) fn rest(&self) {
+        let life = self.life();
+        let mut state = life.state.lock();
+        let works = |state: &mut State| !state.is_idle();
+        life.moved.wait_while_for(&mut state, works, PATIENCE);
+    }
+
     /// Waits for a wake that nothing in sight will bring; false if it does not come.
     pub(crate) fn wait_unseen(&self) -> bool {
         let life = self.life();

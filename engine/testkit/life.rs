@@ -13,6 +13,7 @@ use super::clock::{Moment, SimClock};
 use super::course::{Course, Manner, Way};
 use super::gate::{Gate, Kind, Passage, Waiting};
 use super::machine::Machine;
+use super::past::Tried;
 use super::point::Crash;
 use super::sweep::{CrashSweep, Ending, Finding};
 use crate::builder::EngineBuilder;
@@ -40,9 +41,13 @@ pub(crate) struct Plan<'a> {
 pub(crate) struct Lived<T> {
     /// What ran, in order.
     pub(crate) calls: Vec<String>,
+    /// Those of them that were a saga's.
+    pub(crate) tried: Vec<Tried>,
     /// How many groups of the journal were written, from the saga's start or the opening on.
     pub(crate) writes: u64,
     pub(crate) end: End<T>,
+    /// Whether it crashed, before or after the saga's end was told.
+    pub(crate) crashed: bool,
 }
 
 pub(crate) enum End<T> {
@@ -71,6 +76,7 @@ struct Life<'a> {
     gate: &'a Arc<Gate>,
     engine: &'a Engine,
     calls: Vec<String>,
+    tried: Vec<Tried>,
     cancelled: bool,
     passes: u32,
 }
@@ -118,11 +124,13 @@ impl<S: Saga, W> CrashSweep<S, W> {
             gate: &gate,
             engine: &engine,
             calls: Vec::new(),
+            tried: Vec::new(),
             cancelled: false,
             passes: 0,
         };
         let end = life.follow(self.saga(&engine, run, plan, &mut begun));
-        let calls = life.calls;
+        let (calls, tried) = (life.calls, life.tried);
+        let crashed = gate.has_crashed();
         let writes = run.machine.log.groups() - begun;
         let end = match end? {
             Some(Ok(output)) => End::Told(Ending::Completed(output)),
@@ -130,8 +138,9 @@ impl<S: Saga, W> CrashSweep<S, W> {
             Some(Err(SubmitError::Stuck { reason, .. })) => {
                 End::Told(Ending::Held(reason.to_string()))
             }
+            // Whoever dies with an error in its hands has told nobody.
+            Some(Err(_)) | None if crashed => End::Crashed,
             Some(Err(error)) => return Err(Finding::NotTold { error }),
-            None if gate.has_crashed() => End::Crashed,
             None => End::Closed,
         };
         let kept = matches!(plan.crash, Some(Crash::Write { kept: true, .. }));
@@ -147,7 +156,13 @@ impl<S: Saga, W> CrashSweep<S, W> {
         run.machine = run.machine.crash(kept, seed.rotate_left(7));
         drop(engine);
         gate.clear();
-        Ok(Lived { calls, writes, end })
+        Ok(Lived {
+            calls,
+            tried,
+            writes,
+            end,
+            crashed,
+        })
     }
 
     /// Starts the saga, or joins it, and waits for its end.
@@ -189,6 +204,8 @@ impl Life<'_> {
                 return Ok(None);
             }
             if let Poll::Ready(output) = self.clock.poll(future.as_mut()) {
+                // What is written after the answer belongs to this life, in every run alike.
+                self.clock.rest();
                 if self.plan.crash == Some(Crash::Told) {
                     self.gate.crash();
                 }
@@ -250,11 +267,20 @@ impl Life<'_> {
             return Next::GoOn;
         }
         let call = self.calls.len() as u64;
-        self.calls.push(if fails {
+        let label = if fails {
             format!("{FAIL}{}", waiting.path)
         } else {
             waiting.label()
-        });
+        };
+        if let Some((saga, _)) = &waiting.launch.attempt.step {
+            self.tried.push(Tried {
+                saga: *saga,
+                kind: waiting.kind.clone(),
+                path: waiting.path.clone(),
+                label: label.clone(),
+            });
+        }
+        self.calls.push(label);
         if self.plan.crash == Some(Crash::Before { call }) {
             return Next::Crash;
         }

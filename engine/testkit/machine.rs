@@ -1,10 +1,11 @@
 //! The machine: everything of a simulated computer that outlives a crash.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use orlop_saga::event::Event;
-use orlop_saga::id::{Lsn, StoreId};
+use orlop_saga::id::{Lsn, SagaId, StoreId};
 use orlop_saga::outcome::Disposition;
 use orlop_saga::record;
 use orlop_saga::saga::SagaEvent;
@@ -13,6 +14,8 @@ use orlop_store::disk::{Disk, SimDisk};
 use orlop_store::log::{LogOptions, Opened, Replay, ReplayError, SimLogDisk};
 use orlop_store::store::Parts;
 use orlop_store::tables::sim::{SimHome, SimShelf};
+
+use super::past::Past;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -50,19 +53,18 @@ impl Machine {
         }
     }
 
-    /// Whether any saga in the journal has begun to unwind.
-    pub(crate) fn unwinds(&self) -> bool {
-        self.events()
-            .iter()
-            .any(|event| matches!(event, SagaEvent::UnwindingStarted { .. }))
+    /// What the journal has.
+    pub(crate) fn past(&self) -> Past {
+        Past::of(&self.events())
     }
 
     /// The steps that failed for good, each with its reason, as the journal says. What was given up
     /// because the saga unwinds anyway did not fail.
     pub(crate) fn failures(&self) -> Vec<(String, String)> {
-        let mut paths = Vec::new();
+        let mut paths: BTreeMap<SagaId, Vec<String>> = BTreeMap::new();
         let mut failures = Vec::new();
-        for event in self.events() {
+        for (saga, event) in self.events() {
+            let paths = paths.entry(saga).or_default();
             if let SagaEvent::Called { path, .. } = &event {
                 paths.push(path.to_string());
             }
@@ -81,8 +83,8 @@ impl Machine {
         failures
     }
 
-    /// The events of the saga that the journal has.
-    fn events(&self) -> Vec<SagaEvent> {
+    /// The events of sagas that the journal has.
+    fn events(&self) -> Vec<(SagaId, SagaEvent)> {
         let mut events = Events(Vec::new());
         let log = self.log.open(LogOptions::default());
         // A journal that cannot be read is found by whoever opens it.
@@ -91,12 +93,12 @@ impl Machine {
     }
 }
 
-struct Events(Vec<SagaEvent>);
+struct Events(Vec<(SagaId, SagaEvent)>);
 
 impl Replay for Events {
     fn record(&mut self, _lsn: Lsn, bytes: &[u8]) -> Result<(), ReplayError> {
-        if let Ok(Event::Saga { event, .. }) = record::decode(bytes) {
-            self.0.push(event);
+        if let Ok(Event::Saga { id, event }) = record::decode(bytes) {
+            self.0.push((id, event));
         }
         Ok(())
     }

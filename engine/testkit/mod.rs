@@ -14,6 +14,7 @@ mod gate;
 mod life;
 mod machine;
 mod outside;
+mod past;
 mod plan;
 mod point;
 mod replay;

@@ -10,6 +10,7 @@ use super::clock::SimClock;
 use super::course::{Course, Manner, Way};
 use super::life::{End, Lived, Plan, Run, planned};
 use super::machine::Machine;
+use super::past::Past;
 use super::point::{Crash, SweepPoint};
 use super::report::SweepReport;
 use crate::builder::EngineBuilder;
@@ -53,6 +54,34 @@ pub enum Finding {
         was: String,
         /// What it is.
         is: String,
+    },
+    /// A call ran, and what the journal had when that life began forbids it: an outcome was lost.
+    #[error("{call} was tried, though the journal had that {said}")]
+    Again {
+        /// The call.
+        call: String,
+        /// What the journal had.
+        said: String,
+    },
+    /// A step or an undo ran, and that it was about to is not in the journal.
+    #[error("{call} was tried, and the journal does not have it")]
+    Unrecorded {
+        /// The call.
+        call: String,
+    },
+    /// A step was undone after one that had been called before it.
+    #[error("{call} was tried after {after}, which is of an older step")]
+    Disorder {
+        /// The call.
+        call: String,
+        /// The call before it.
+        after: String,
+    },
+    /// An outcome was told, and the journal does not have it.
+    #[error("the saga was told as {was}, and the journal does not have that it ended")]
+    Forgotten {
+        /// What was told.
+        was: String,
     },
     /// The step that was to fail did not, or for another reason.
     #[error("step {path} was to fail, and those that failed are {found}")]
@@ -139,7 +168,9 @@ type Invariant<S, W> = Box<dyn Fn(&W, &Ending<<S as Saga>::Output>) -> Result<()
 /// undo, after each of them and before anything of it is in the journal, and when the outcome was
 /// told. The next process recovers; so as many times again with a second crash at every point of
 /// that recovery. At each end the embedder's invariant over its outside is checked, and that an
-/// outcome that was told is the same ever after.
+/// outcome that was told is the same ever after. At the end of each life the journal is compared
+/// with what ran: no attempt without a record of it, none of what had settled or been undone before
+/// that life, undos newest first, and no end told that is not durable.
 ///
 /// All that on every course: forward; with each step failing in turn, where the journal must say
 /// that it was that step which failed; cancelled at each step in turn. Also with every call
@@ -365,6 +396,7 @@ impl<S: Saga, W> CrashSweep<S, W> {
             seed: self.seed,
         };
         let (mut unwound, mut told) = (Vec::new(), None);
+        let (mut past, mut tried) = (Past::default(), Vec::new());
         for number in 0.. {
             let crash = usize::try_from(number)
                 .ok()
@@ -377,7 +409,13 @@ impl<S: Saga, W> CrashSweep<S, W> {
             let lived = self.live(&mut run, &plan)?;
             report.lives += 1;
             report.calls += lived.calls.len() as u64;
-            unwound.push(run.machine.unwinds());
+            let before = std::mem::replace(&mut past, run.machine.past());
+            unwound.push(past.unwinds());
+            tried.extend(lived.tried.iter().cloned());
+            if let Some(finding) = before.forbids(&lived.tried).or_else(|| past.lacks(&tried)) {
+                lives.push(lived);
+                return Err(finding);
+            }
             let ends = match &lived.end {
                 End::Crashed => {
                     lives.push(lived);
@@ -392,28 +430,28 @@ impl<S: Saga, W> CrashSweep<S, W> {
                 }
                 End::Told(ending) => said::<S>(ending)?,
             };
+            if !past.ended() && !ends.starts_with(HELD) {
+                lives.push(lived);
+                return Err(Finding::Forgotten { was: ends });
+            }
             if let Some(was) = told.replace(ends.clone())
                 && was != ends
                 && !was.starts_with(HELD)
             {
                 return Err(Finding::Changed { was, is: ends });
             }
-            if crash == Some(Crash::Told) {
+            if lived.crashed {
                 lives.push(lived);
                 continue;
             }
             if crash.is_some() {
                 return Err(Finding::NotReached { calls: lived.calls });
             }
-            let Lived { calls, writes, end } = lived;
-            let End::Told(ending) = end else {
+            let mut lived = lived;
+            let End::Told(ending) = std::mem::replace(&mut lived.end, End::Closed) else {
                 return Err(Finding::NeverEnds);
             };
-            lives.push(Lived {
-                calls,
-                writes,
-                end: End::Closed,
-            });
+            lives.push(lived);
             let failures = run.machine.failures();
             if strict {
                 check_failed(&point.course.way, &failures)?;
