@@ -4,15 +4,19 @@
 use std::sync::Arc;
 
 use orlop_saga::outcome::Failure;
+use orlop_store::log::SimLogDisk;
 use parking_lot::Mutex;
 
 use super::clock::SimClock;
+use super::machine::Machine;
 use crate::executor::turnstile::{Launch, Turnstile};
 use crate::executor::{Action, Ended, Owner};
 
 /// See the module.
 pub(crate) struct Gate {
     clock: SimClock,
+    /// Where every attempt has its record before it arrives.
+    journal: SimLogDisk,
     state: Mutex<State>,
 }
 
@@ -21,6 +25,8 @@ struct State {
     waiting: Vec<Waiting>,
     /// The power is off, or an attempt ended that nobody is to hear of.
     crashed: bool,
+    /// The first attempt that arrived before its record was durable.
+    unrecorded: Option<String>,
 }
 
 /// What an attempt is of.
@@ -76,9 +82,10 @@ impl Waiting {
 }
 
 impl Gate {
-    pub(crate) fn new(clock: SimClock) -> Arc<Self> {
+    pub(crate) fn new(clock: SimClock, journal: SimLogDisk) -> Arc<Self> {
         Arc::new(Self {
             clock,
+            journal,
             state: Mutex::default(),
         })
     }
@@ -86,6 +93,27 @@ impl Gate {
     /// Whether the process is dead.
     pub(crate) fn has_crashed(&self) -> bool {
         self.state.lock().crashed
+    }
+
+    /// An attempt that arrived before its record was durable.
+    pub(crate) fn unrecorded(&self) -> Option<String> {
+        self.state.lock().unrecorded.clone()
+    }
+
+    /// Whether a crash at this instant would leave the attempt's record.
+    fn is_recorded(&self, waiting: &Waiting) -> bool {
+        let attempt = &waiting.launch.attempt;
+        let Some((saga, _)) = &attempt.step else {
+            return true;
+        };
+        match waiting.kind {
+            Kind::Run | Kind::Undo => {
+                let past = Machine::durable(&self.journal);
+                past.has(*saga, &waiting.path, attempt.fence)
+            }
+            // A question changes nothing.
+            Kind::Ask => true,
+        }
     }
 
     /// From now on nothing that the process does counts.
@@ -99,7 +127,11 @@ impl Gate {
     pub(crate) fn next(&self, draw: u64) -> Option<Waiting> {
         let mut state = self.state.lock();
         state.waiting.sort_by(|a, b| {
-            let key = |waiting: &Waiting| (waiting.path.clone(), waiting.kind.clone());
+            let key = |waiting: &Waiting| {
+                // Sagas of one family may use the same path.
+                let saga = waiting.launch.attempt.step.as_ref().map(|(saga, _)| *saga);
+                (waiting.path.clone(), waiting.kind.clone(), saga)
+            };
             key(a).cmp(&key(b))
         });
         let count = state.waiting.len() as u64;
@@ -153,7 +185,14 @@ impl Turnstile for Gate {
     fn arrive(&self, launch: Launch) {
         // Kept also when the process is dead: whoever drops an attempt gives its permit to the
         // next one, which a dead process does not.
-        self.state.lock().waiting.push(Waiting::of(launch));
+        let waiting = Waiting::of(launch);
+        let early = !self.has_crashed() && !self.is_recorded(&waiting);
+        let mut state = self.state.lock();
+        // What a power cut takes along while this looks is no finding.
+        if early && !state.crashed {
+            state.unrecorded.get_or_insert_with(|| waiting.label());
+        }
+        state.waiting.push(waiting);
     }
 }
 

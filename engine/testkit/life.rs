@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use futures_util::FutureExt;
+use futures_util::future::{Either, select};
 use orlop_saga::canonical::{self, Payload};
 use orlop_saga::key::Key;
 use orlop_saga::time::Clock;
+use tokio::sync::Notify;
 
 use super::clock::{Moment, SimClock};
 use super::course::{Course, Manner, Way};
@@ -20,11 +22,12 @@ use crate::builder::EngineBuilder;
 use crate::engine::Engine;
 use crate::error::SubmitError;
 use crate::saga::Saga;
+use crate::tenant::Tenant;
 
 /// Whose the swept saga is.
 const TENANT: &str = "crash sweep";
 /// Under which key it is started.
-const KEY: &str = "crash sweep";
+pub(crate) const KEY: &str = "crash sweep";
 /// How often time may pass in one life before the saga counts as one that never ends.
 const PASSES_MAX: u32 = 10_000;
 
@@ -75,6 +78,9 @@ struct Life<'a> {
     clock: &'a SimClock,
     gate: &'a Arc<Gate>,
     engine: &'a Engine,
+    /// Rings when nothing is left to do.
+    idle: &'a Notify,
+    has_rung: bool,
     calls: Vec<String>,
     tried: Vec<Tried>,
     cancelled: bool,
@@ -97,7 +103,7 @@ impl<S: Saga, W> CrashSweep<S, W> {
     ) -> Result<Lived<S::Output>, Finding> {
         let clock = run.clock;
         clock.restart(run.seed.wrapping_add(plan.number));
-        let gate = Gate::new(clock.clone());
+        let gate = Gate::new(clock.clone(), run.machine.log.clone());
         let dies = Arc::downgrade(&gate);
         run.machine.log.on_power_off(move || {
             if let Some(gate) = dies.upgrade() {
@@ -118,19 +124,23 @@ impl<S: Saga, W> CrashSweep<S, W> {
             .clock(Arc::new(clock.clone()))
             .turnstile(Arc::<Gate>::clone(&gate));
         let engine = (self.bind)(run.world, builder).open_blocking()?;
+        let idle = Notify::new();
         let mut life = Life {
             plan,
+            idle: &idle,
             clock,
             gate: &gate,
             engine: &engine,
             calls: Vec::new(),
             tried: Vec::new(),
+            has_rung: false,
             cancelled: false,
             passes: 0,
         };
-        let end = life.follow(self.saga(&engine, run, plan, &mut begun));
+        let end = life.follow(self.saga(&engine, run, plan, &mut begun, &idle));
         let (calls, tried) = (life.calls, life.tried);
         let crashed = gate.has_crashed();
+        let unrecorded = gate.unrecorded();
         let writes = run.machine.log.groups() - begun;
         let end = match end? {
             Some(Ok(output)) => End::Told(Ending::Completed(output)),
@@ -156,6 +166,9 @@ impl<S: Saga, W> CrashSweep<S, W> {
         run.machine = run.machine.crash(kept, seed.rotate_left(7));
         drop(engine);
         gate.clear();
+        if let Some(call) = unrecorded {
+            return Err(Finding::Unrecorded { call });
+        }
         Ok(Lived {
             calls,
             tried,
@@ -172,6 +185,7 @@ impl<S: Saga, W> CrashSweep<S, W> {
         run: &mut Run<'_, W>,
         plan: &Plan<'_>,
         begun: &mut u64,
+        idle: &Notify,
     ) -> Result<S::Output, SubmitError> {
         let Ok(tenant) = engine.tenant(TENANT).await else {
             // A crash of the machine; whoever polls this looks first.
@@ -190,7 +204,27 @@ impl<S: Saga, W> CrashSweep<S, W> {
         }
         let input: S::Input = canonical::decode(&input)?;
         let ticket = tenant.start::<S>(Key::named(KEY), input).await?;
-        ticket.await.map(|reply| reply.output)
+        let sending = pin!(self.send(&tenant, run.clock, idle));
+        let told = match select(ticket.into_future(), sending).await {
+            Either::Left((told, _)) => told,
+            Either::Right(((), ticket)) => ticket.await,
+        };
+        told.map(|reply| reply.output)
+    }
+
+    /// Sends every signal.
+    async fn send(&self, tenant: &Tenant, clock: &SimClock, idle: &Notify) {
+        if self.signals.is_empty() {
+            return;
+        }
+        let draw = clock.simulated().map_or(0, |simulated| simulated.draw());
+        if draw % 2 == 1 {
+            idle.notified().await;
+        }
+        for signal in &self.signals {
+            // Whoever does not wait any more is not told. One that waits in vain never ends.
+            let _ = signal(tenant).await;
+        }
     }
 }
 
@@ -241,6 +275,10 @@ impl Life<'_> {
             .simulated()
             .map_or(0, |simulated| simulated.draw());
         let Some(waiting) = self.gate.next(draw) else {
+            if !std::mem::replace(&mut self.has_rung, true) {
+                self.idle.notify_one();
+                return Ok(Next::GoOn);
+            }
             self.passes += 1;
             let passed = self.passes < PASSES_MAX && self.clock.pass();
             if passed || (self.passes < PASSES_MAX && self.clock.wait_unseen()) {

@@ -53,6 +53,15 @@ impl Machine {
         }
     }
 
+    /// What would be left of the journal if the power went now.
+    pub(crate) fn durable(log: &SimLogDisk) -> Past {
+        Self {
+            log: log.crash_keeping(0),
+            ..Self::default()
+        }
+        .past()
+    }
+
     /// What the journal has.
     pub(crate) fn past(&self) -> Past {
         Past::of(&self.events())

@@ -5,9 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use orlop_saga::id::{SagaId, StepIndex};
+use orlop_saga::id::{Fence, SagaId, StepIndex};
 use orlop_saga::outcome::Disposition;
-use orlop_saga::saga::SagaEvent;
+use orlop_saga::saga::{CallIntent, SagaEvent};
 use orlop_saga::step::StepOutcome;
 
 use super::gate::Kind;
@@ -38,6 +38,8 @@ struct Story {
     /// Attempts to run and to undo each step.
     runs: BTreeMap<StepIndex, usize>,
     undos: BTreeMap<StepIndex, usize>,
+    /// Every attempt that was about to be started.
+    fences: BTreeSet<(StepIndex, Fence)>,
     unwinds: bool,
     ended: bool,
 }
@@ -60,6 +62,13 @@ impl Past {
     pub(crate) fn ended(&self) -> bool {
         let first = self.sagas.values().next();
         first.is_some_and(|story| story.ended)
+    }
+
+    /// Whether it has that this attempt was about to be started.
+    pub(crate) fn has(&self, saga: SagaId, path: &str, fence: Fence) -> bool {
+        let story = self.sagas.get(&saga);
+        let index = story.and_then(|story| story.index(path));
+        index.is_some_and(|index| story.is_some_and(|s| s.fences.contains(&(index, fence))))
     }
 
     /// What of that which a life tried this past forbids: all of it was durable when it began.
@@ -115,13 +124,17 @@ impl Past {
 impl Story {
     fn follow(&mut self, event: &SagaEvent) {
         match event {
-            SagaEvent::Called { path, .. } => {
+            SagaEvent::Called { path, intent } => {
                 let index = StepIndex::new(u32::try_from(self.paths.len()).unwrap_or(u32::MAX));
                 self.paths.push(path.to_string());
                 self.runs.insert(index, 1);
+                if let CallIntent::Step { fence, .. } = intent {
+                    self.fences.insert((index, *fence));
+                }
             }
-            SagaEvent::Relaunched { step, asks, .. } => {
+            SagaEvent::Relaunched { step, asks, fence } => {
                 *self.runs.entry(*step).or_default() += usize::from(!asks);
+                self.fences.insert((*step, *fence));
             }
             SagaEvent::Settled { step, outcome, .. } => {
                 let for_good = match outcome {
@@ -139,7 +152,10 @@ impl Story {
                 // A child that had ended well is taken back with its parent.
                 self.ended = false;
             }
-            SagaEvent::UndoLaunched { step, .. } => *self.undos.entry(*step).or_default() += 1,
+            SagaEvent::UndoLaunched { step, fence } => {
+                *self.undos.entry(*step).or_default() += 1;
+                self.fences.insert((*step, *fence));
+            }
             SagaEvent::Undone { step, .. } | SagaEvent::UndoSkipped { step, .. } => {
                 self.undone.insert(*step);
             }

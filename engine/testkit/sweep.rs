@@ -2,13 +2,17 @@
 
 use std::fmt;
 
+use futures_util::future::BoxFuture;
 use orlop_gpu::DeviceOptions;
 use orlop_saga::canonical;
+use orlop_saga::key::Key;
 use orlop_saga::outcome::Failure;
+use orlop_saga::saga::SignalId;
+use serde::Serialize;
 
 use super::clock::SimClock;
 use super::course::{Course, Manner, Way};
-use super::life::{End, Lived, Plan, Run, planned};
+use super::life::{End, KEY, Lived, Plan, Run, planned};
 use super::machine::Machine;
 use super::past::Past;
 use super::point::{Crash, SweepPoint};
@@ -19,6 +23,7 @@ use crate::error::SubmitError;
 use crate::open::OpenError;
 use crate::options::Options;
 use crate::saga::Saga;
+use crate::signal::{SignalError, Signalled};
 use crate::tenant::Tenant;
 
 /// How a swept saga ended.
@@ -158,6 +163,8 @@ impl std::error::Error for SweepError {
 type MakeWorld<W> = Box<dyn Fn(&SimClock) -> W>;
 type Bind<W> = Box<dyn Fn(&W, EngineBuilder) -> EngineBuilder>;
 type Input<S, W> = Box<dyn Fn(&W, &Tenant) -> <S as Saga>::Input>;
+/// Sends one signal to the swept saga.
+type Send = Box<dyn Fn(&Tenant) -> BoxFuture<'static, Result<Signalled, SignalError>>>;
 type Invariant<S, W> = Box<dyn Fn(&W, &Ending<<S as Saga>::Output>) -> Result<(), String>>;
 
 /// A sweep over every crash of one saga.
@@ -182,6 +189,7 @@ pub struct CrashSweep<S: Saga, W> {
     pub(crate) options: Options,
     pub(crate) bind: Bind<W>,
     pub(crate) input: Input<S, W>,
+    pub(crate) signals: Vec<Send>,
     world: MakeWorld<W>,
     invariant: Invariant<S, W>,
     seed: u64,
@@ -216,6 +224,7 @@ impl<S: Saga, W> CrashSweep<S, W> {
             options: options(),
             bind: Box::new(bind),
             input: Box::new(input),
+            signals: Vec::new(),
             world: Box::new(world),
             invariant: Box::new(invariant),
             seed: 0,
@@ -241,6 +250,19 @@ impl<S: Saga, W> CrashSweep<S, W> {
     #[must_use]
     pub fn options(mut self, options: Options) -> Self {
         self.options = options;
+        self
+    }
+
+    /// And a signal: every life sends it again, under the same id, in the order of these calls.
+    /// Whether all are sent as soon as the saga is started or only when nothing else is left to
+    /// do, is drawn anew for each life.
+    #[must_use]
+    pub fn signal<T: Serialize + 'static>(mut self, name: &str, payload: T) -> Self {
+        let id = SignalId::named(&format!("{name} {}", self.signals.len()));
+        let name = name.to_owned();
+        self.signals.push(Box::new(move |tenant| {
+            tenant.signal(Key::named(KEY), &name, id, &payload)
+        }));
         self
     }
 

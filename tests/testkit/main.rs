@@ -10,6 +10,7 @@
 )]
 
 mod clock;
+mod family;
 mod faults;
 mod pair;
 mod replay;
