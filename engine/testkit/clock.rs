@@ -23,6 +23,8 @@ use tokio::sync::oneshot;
 const BEGIN: WallMillis = WallMillis::new(1_767_225_600_000);
 /// How long, in real time, nothing may be under way before nothing is expected any more.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long, in real time, what is still under way after an answer is waited for.
+const REST: Duration = Duration::from_millis(250);
 
 /// See the module. Clones are the same clock.
 #[derive(Clone)]
@@ -271,12 +273,12 @@ impl SimClock {
         }
     }
 
-    /// Waits until nothing is under way that needs no time; not for ever.
+    /// Waits until nothing is under way that needs no time, a moment of real time at most.
     pub(crate) fn rest(&self) {
         let life = self.life();
         let mut state = life.state.lock();
         let works = |state: &mut State| !state.is_idle();
-        life.moved.wait_while_for(&mut state, works, PATIENCE);
+        life.moved.wait_while_for(&mut state, works, REST);
     }
 
     /// Waits for a wake that nothing in sight will bring; false if it does not come.

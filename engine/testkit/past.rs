@@ -201,3 +201,118 @@ impl Story {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use orlop_saga::amount::BusyNanos;
+    use orlop_saga::canonical::Payload;
+    use orlop_saga::id::{Attempt, Incarnation};
+    use orlop_saga::path::StepPath;
+    use orlop_saga::saga::Cause;
+    use orlop_saga::time::WallMillis;
+
+    use super::*;
+
+    const SAGA: SagaId = SagaId::new(1);
+
+    fn called(path: &str) -> SagaEvent {
+        let path = StepPath::root(path).unwrap();
+        let until = WallMillis::new(0);
+        let intent = CallIntent::Sleep { until };
+        SagaEvent::Called { path, intent }
+    }
+
+    fn fence() -> Fence {
+        Fence::new(Incarnation::new(1), Attempt::new(1))
+    }
+
+    fn settled(step: u32) -> SagaEvent {
+        SagaEvent::Settled {
+            step: StepIndex::new(step),
+            fence: fence(),
+            outcome: StepOutcome::Done(Payload::default()),
+            cost: BusyNanos::default(),
+        }
+    }
+
+    fn unwinds() -> SagaEvent {
+        let cause = Cause::Cancelled;
+        SagaEvent::UnwindingStarted { cause }
+    }
+
+    fn undoes(step: u32) -> [SagaEvent; 2] {
+        let (step, fence) = (StepIndex::new(step), fence());
+        let cost = BusyNanos::default();
+        let launched = SagaEvent::UndoLaunched { step, fence };
+        [launched, SagaEvent::Undone { step, fence, cost }]
+    }
+
+    fn past(events: impl IntoIterator<Item = SagaEvent>) -> Past {
+        let events: Vec<_> = events.into_iter().map(|event| (SAGA, event)).collect();
+        Past::of(&events)
+    }
+
+    fn tried(kind: Kind, path: &str) -> Tried {
+        Tried {
+            saga: SAGA,
+            kind,
+            path: path.to_owned(),
+            label: path.to_owned(),
+        }
+    }
+
+    fn forbidden(past: &Past, kind: Kind) -> Option<String> {
+        past.forbids(&[tried(kind, "a")])
+            .map(|finding| finding.to_string())
+    }
+
+    #[test]
+    fn what_has_settled_or_was_undone_is_not_tried_again() {
+        let mut events = vec![called("a")];
+        assert_eq!(forbidden(&past(events.clone()), Kind::Run), None);
+        assert_eq!(forbidden(&past(events.clone()), Kind::Ask), None);
+        events.push(settled(0));
+        for kind in [Kind::Run, Kind::Ask] {
+            let said = forbidden(&past(events.clone()), kind).unwrap();
+            assert!(said.contains("the step had settled"), "{said}");
+        }
+        events.push(unwinds());
+        let said = forbidden(&past(events.clone()), Kind::Run).unwrap();
+        assert!(said.contains("the saga unwound"), "{said}");
+        assert_eq!(forbidden(&past(events.clone()), Kind::Undo), None);
+        events.extend(undoes(0));
+        let said = forbidden(&past(events.clone()), Kind::Undo).unwrap();
+        assert!(said.contains("the step was undone"), "{said}");
+        let at = WallMillis::new(0);
+        events.push(SagaEvent::Compensated { at });
+        let past = past(events);
+        assert!(past.ended() && past.unwinds());
+        let said = forbidden(&past, Kind::Undo).unwrap();
+        assert!(said.contains("the saga had ended"), "{said}");
+    }
+
+    #[test]
+    fn an_attempt_without_a_record_is_found() {
+        let past = past([called("a")]);
+        let a = tried(Kind::Run, "a");
+        assert!(past.lacks(std::slice::from_ref(&a)).is_none());
+        let one_call = |finding| matches!(finding, Some(Finding::Unrecorded { .. }));
+        // Twice where one attempt is recorded, another step, and an undo.
+        assert!(one_call(past.lacks(&[a.clone(), a])));
+        assert!(one_call(past.lacks(&[tried(Kind::Run, "b")])));
+        assert!(one_call(past.lacks(&[tried(Kind::Undo, "a")])));
+        assert!(!past.has(SAGA, "a", fence()));
+        let recorded = self::past([called("a"), unwinds()].into_iter().chain(undoes(0)));
+        assert!(recorded.has(SAGA, "a", fence()));
+    }
+
+    #[test]
+    fn undos_out_of_order_are_found() {
+        let events = [called("a"), called("b"), unwinds()];
+        let past = past(events.into_iter().chain(undoes(1)).chain(undoes(0)));
+        let [a, b] = ["a", "b"].map(|path| tried(Kind::Undo, path));
+        assert!(past.lacks(&[b.clone(), a.clone()]).is_none());
+        let found = past.lacks(&[a, b]);
+        assert!(matches!(found, Some(Finding::Disorder { .. })), "{found:?}");
+    }
+}

@@ -55,6 +55,11 @@ pub(crate) fn run(wanted: &Wanted, folder: &Path, plan: Plan) -> Result<Report, 
         return Ok(first.report);
     }
     let changes = first.changes;
+    if changes == 0 {
+        return Err(Failed::new(
+            "no change of the store passed the shim, so none can be made to fail",
+        ));
+    }
     let last = changes + changes * BEYOND_PERCENT / 100;
     let mut faults = Vec::new();
     for at in (1..=last).step_by(usize::try_from(wanted.stride).unwrap_or(1)) {
@@ -137,7 +142,8 @@ impl Lane {
                 }
             })?;
             let problem = match (heard, at) {
-                (Heard::Ended, None) => break,
+                (Heard::Ended, None) if faults.is_empty() => break,
+                (Heard::Ended, None) => "it ended early".to_owned(),
                 (Heard::Ended, Some(_)) => "its process ended".to_owned(),
                 (Heard::Died(status), _) => format!("its process ended with {status}"),
                 (Heard::Silent(seconds), _) => format!("its process said nothing for {seconds} s"),

@@ -164,7 +164,8 @@ impl Run {
                 }
             })?;
             let problem = match (heard, at) {
-                (Heard::Ended, None) => break,
+                (Heard::Ended, None) if images.is_empty() => break,
+                (Heard::Ended, None) => "it ended early".to_owned(),
                 (Heard::Ended, Some(_)) => "its process ended".to_owned(),
                 (Heard::Died(status), _) => format!("its process ended with {status}"),
                 (Heard::Silent(seconds), _) => format!("its process said nothing for {seconds} s"),
