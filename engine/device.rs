@@ -45,6 +45,12 @@ impl From<Vec<u8>> for Source {
     }
 }
 
+impl From<String> for Source {
+    fn from(text: String) -> Self {
+        text.into_bytes().into()
+    }
+}
+
 impl From<&str> for Source {
     fn from(text: &str) -> Self {
         text.as_bytes().into()

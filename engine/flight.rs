@@ -146,6 +146,25 @@ enum Phase {
     Gone,
 }
 
+impl Phase {
+    /// The place in the queue of one that asks for a permit.
+    fn place(&mut self) -> Option<&mut Option<QueueTicket>> {
+        match self {
+            Self::Admitting(place) => Some(place),
+            Self::Looking
+            | Self::Recording(_)
+            | Self::Running
+            | Self::BackingOff
+            | Self::Driven
+            | Self::Settling
+            | Self::Settled
+            | Self::Stuck(_)
+            | Self::Broken(_)
+            | Self::Gone => None,
+        }
+    }
+}
+
 impl State {
     fn fingerprint(&self) -> Fingerprint {
         match &self.subject {

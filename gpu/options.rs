@@ -134,7 +134,7 @@ impl DeviceOptions {
                     && self.arena_bytes.is_multiple_of(PAGE_BYTES)
                     && self.arena_bytes / UNIT_BYTES <= UNITS_MAX,
                 self.arena_bytes,
-                "a multiple of 4096, at most 2^39",
+                "a multiple of 4096, from 4096 to 2^39",
             ),
             (
                 "buffer_slots",

@@ -95,8 +95,8 @@ impl Flight {
                 let mut state = self.state.lock();
                 let mine = state.round == round;
                 let class = state.plain().map(|plain| plain.request.class);
-                match &mut state.phase {
-                    Phase::Admitting(place) if mine => {
+                match state.phase.place().filter(|_| mine) {
+                    Some(place) => {
                         *place = Some(ticket);
                         drop(state);
                         // A joiner may have been more urgent meanwhile.
@@ -105,17 +105,7 @@ impl Flight {
                         }
                     }
                     // Granted or withdrawn in the meantime: it must not keep a place.
-                    Phase::Admitting(_)
-                    | Phase::Looking
-                    | Phase::Recording(_)
-                    | Phase::Running
-                    | Phase::BackingOff
-                    | Phase::Driven
-                    | Phase::Settling
-                    | Phase::Settled
-                    | Phase::Stuck(_)
-                    | Phase::Broken(_)
-                    | Phase::Gone => {
+                    None => {
                         drop(state);
                         let _ = ticket.cancel();
                     }
@@ -147,24 +137,11 @@ impl Flight {
         };
         let mut state = self.state.lock();
         let mine = state.round == round;
-        let before = match &mut state.phase {
-            Phase::Admitting(place) if mine => place.take(),
-            Phase::Admitting(_)
-            | Phase::Looking
-            | Phase::Recording(_)
-            | Phase::Running
-            | Phase::BackingOff
-            | Phase::Driven
-            | Phase::Settling
-            | Phase::Settled
-            | Phase::Stuck(_)
-            | Phase::Broken(_)
-            | Phase::Gone => {
-                drop(state);
-                // Granted or withdrawn in the meantime: it must not keep a second place.
-                give_up(acquired);
-                return;
-            }
+        let Some(before) = state.phase.place().filter(|_| mine).map(Option::take) else {
+            drop(state);
+            // Granted or withdrawn in the meantime: it must not keep a second place.
+            give_up(acquired);
+            return;
         };
         match acquired {
             Acquired::Granted(permit) => {
