@@ -95,20 +95,17 @@ impl Flight {
                 let mut state = self.state.lock();
                 let mine = state.round == round;
                 let class = state.plain().map(|plain| plain.request.class);
-                match state.phase.place().filter(|_| mine) {
-                    Some(place) => {
-                        *place = Some(ticket);
-                        drop(state);
-                        // A joiner may have been more urgent meanwhile.
-                        if class != Some(demand.class) {
-                            self.queue_anew(core);
-                        }
+                if let Some(place) = state.phase.place().filter(|_| mine) {
+                    *place = Some(ticket);
+                    drop(state);
+                    // A joiner may have been more urgent meanwhile.
+                    if class != Some(demand.class) {
+                        self.queue_anew(core);
                     }
+                } else {
+                    drop(state);
                     // Granted or withdrawn in the meantime: it must not keep a place.
-                    None => {
-                        drop(state);
-                        let _ = ticket.cancel();
-                    }
+                    let _ = ticket.cancel();
                 }
             }
             Err(refusal) => self.not_admitted(core, refusal),
