@@ -90,9 +90,9 @@ pub use host::{
 pub use lease::{Escalation, Lease};
 pub use open::OpenError;
 pub use operator::{
-    AbandonError, Abandoned, CallRecord, DrainError, Drained, ListError, Notice, Operator,
-    PauseError, ResidueRecord, ResumeError, RetryError, SagaPage, SagaQuery, SagaRecord,
-    SagaSummary, ShowError, SkipError, SkipUndoError, SubscribeError, Subscription,
+    AbandonError, Abandoned, CallRecord, DrainError, Drained, ForkError, Forking, ListError,
+    Notice, Operator, PauseError, ResidueRecord, ResumeError, RetryError, SagaPage, SagaQuery,
+    SagaRecord, SagaSummary, ShowError, SkipError, SkipUndoError, SubscribeError, Subscription,
 };
 pub use options::{Limits, Options, RetryPolicy};
 pub use recover::Recovery;
@@ -120,7 +120,7 @@ pub use orlop_saga::id::{Fence, Incarnation, SagaId, StoreId, TenantId};
 pub use orlop_saga::key::{Key, RemoteKey};
 pub use orlop_saga::outcome::{Disposition, Failure};
 pub use orlop_saga::path::{PathError, StepPath};
-pub use orlop_saga::saga::{PauseReason, Remains, SagaStatus, SignalId, StatusKind};
+pub use orlop_saga::saga::{NoFork, PauseReason, Remains, SagaStatus, SignalId, StatusKind};
 pub use orlop_saga::tenant::{AuditTag, Class};
 pub use orlop_saga::time::{Clock, Monotonic, Simulated, WallMillis};
 pub use orlop_saga::trace::TraceContext;

@@ -109,7 +109,7 @@ impl<S: Saga> SagaStarting<S> {
             id,
             account: Arc::clone(&self.tenant.account),
             durability: Durability::Accepted,
-            work: Work::Saga(Box::new(start)),
+            work: Work::Saga(Box::new(start.into())),
         })
     }
 }

@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 pub use self::call::{Call, CallKind, Delivery, Phase, Trail};
 pub use self::child::{Bond, Parent};
 pub use self::event::{CallIntent, Cause, Hold, PauseReason, SagaEvent, SagaStart, UndoIntent};
-pub use self::fork::{Inheritance, NoFork, Origin};
+pub use self::fork::{Heir, Inheritance, NoFork, Origin};
 pub use self::signal::{Signal, SignalId};
 pub use self::status::{Remains, Residue, SagaStatus, StatusKind};
 use crate::amount::BusyNanos;
@@ -281,7 +281,7 @@ impl SagaState {
         let (outcome, at) = match &self.phase {
             Phase::Running | Phase::Unwinding { .. } => return None,
             Phase::Completed { output, at } => (Outcome::Done(output.clone()), *at),
-            Phase::Abandoned { note, at } => {
+            Phase::Abandoned { note, at, .. } => {
                 let failure = Failure::permanent(format!("abandoned: {note}"));
                 (Outcome::Failed(failure), *at)
             }

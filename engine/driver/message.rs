@@ -7,6 +7,7 @@ use orlop_saga::id::{Fence, SagaId, StepIndex, TenantId};
 use orlop_saga::saga::{SagaStart, SagaState};
 use orlop_store::log::{AppendError, LsnRange};
 
+use super::fork::{Birth, Newborn};
 use super::{CancelError, Command, Fault, News, Sending, Tell, Wish};
 use crate::error::Unavailable;
 use crate::executor::Ended;
@@ -19,8 +20,10 @@ pub(crate) enum Message {
     /// A saga is to be started.
     Start {
         flight: Arc<Flight>,
-        start: Box<SagaStart>,
+        birth: Box<Birth>,
     },
+    /// A fork was durably started with the end of its original.
+    Born(Box<Newborn>),
     /// A saga was found unfinished at open.
     Recover {
         id: SagaId,
@@ -114,6 +117,7 @@ impl Message {
     pub(super) fn saga(&self) -> Option<SagaId> {
         match self {
             Self::Start { .. }
+            | Self::Born(_)
             | Self::List { .. }
             | Self::Poisoned
             | Self::Quiesce { .. }
@@ -148,6 +152,7 @@ impl Message {
             | Self::AppendAgain { .. }
             | Self::Poisoned => true,
             Self::Start { .. }
+            | Self::Born(_)
             | Self::Recover { .. }
             | Self::Refused { .. }
             | Self::Retry { .. }
@@ -185,6 +190,8 @@ pub(super) fn refused(message: Message, why: &str) {
         let _ = tell.send(Err(not_recorded(why)));
     } else if let Message::Operate { wish, .. } = message {
         wish.refuse(Fault::NotRecorded(why.to_owned()));
+    } else if let Message::Born(newborn) = message {
+        newborn.put_off();
     }
 }
 

@@ -10,6 +10,7 @@
 //! | `listener` | who hears of one attempt |
 //! | `backward` | ending: completion, unwinding, holds |
 //! | `operate` | what an operator has done to it |
+//! | `fork` | how a saga begins, also with what another one did |
 //! | `resident` | whose functions are in memory |
 //! | `child` | a saga that waits for another one |
 //! | `words` | what is said of events and holds |
@@ -26,6 +27,7 @@ mod attempt;
 mod backward;
 mod child;
 mod deadline;
+mod fork;
 mod forward;
 mod listener;
 mod message;
@@ -49,6 +51,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 pub(crate) use self::child::{Command, News};
+pub(crate) use self::fork::{Birth, Heritage, Will, check_size};
 #[cfg(feature = "testkit")]
 pub(crate) use self::forward::notes;
 pub(crate) use self::message::Message;
@@ -162,9 +165,9 @@ impl Driver {
         self.resident.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn start(&self, flight: Arc<Flight>, start: Box<SagaStart>) {
+    pub(crate) fn start(&self, flight: Arc<Flight>, birth: Box<Birth>) {
         self.begun();
-        self.tell(Message::Start { flight, start });
+        self.tell(Message::Start { flight, birth });
     }
 
     pub(crate) fn recover(&self, id: SagaId, flight: Arc<Flight>, state: Box<SagaState>) {
@@ -264,6 +267,7 @@ impl Player {
                     continue;
                 }
                 message @ (Message::Start { .. }
+                | Message::Born(_)
                 | Message::Recover { .. }
                 | Message::Ended { .. }
                 | Message::Refused { .. }
@@ -326,26 +330,17 @@ impl Player {
     fn hear(&mut self, core: &Arc<Core>, message: Message) {
         let saga = match (message.saga(), message) {
             // It was let in before the drain, and is heard after whoever drains has looked.
-            (_, Message::Start { flight, start }) if core.drains.has(&start.code) => {
-                let name = start.code.name.clone();
+            (_, Message::Start { flight, birth }) if core.drains.has(&birth.start.code) => {
+                let name = birth.start.code.name.clone();
                 core.driver.ended();
                 flight.saga_refused(core, SubmitError::Draining { name });
                 return;
             }
-            (_, Message::Start { flight, start }) => {
-                let id = core.driver.next_saga();
-                // In the map before anything of it can panic.
-                self.current = Some(id);
-                let run = self
-                    .runs
-                    .entry(id)
-                    .or_insert_with(|| Run::start(id, flight, start));
-                run.format = core.store.0.format();
-                // Before whoever starts it is told, and may see the wall clock set.
-                run.watch_deadline(core);
-                run.advance(core);
-                id
-            }
+            (_, Message::Start { flight, birth }) => match self.born(core, flight, *birth) {
+                Some(moved) => moved,
+                None => return,
+            },
+            (_, Message::Born(newborn)) => self.appear(core, *newborn),
             (_, Message::Recover { id, flight, state }) => {
                 self.current = Some(id);
                 if let Some(parent) = state.start().parent {

@@ -7,7 +7,9 @@ use orlop_saga::compat::{Format, v1};
 use orlop_saga::id::{Fence, SagaId, StepIndex, TenantId};
 use orlop_saga::outcome::clip;
 use orlop_saga::path::StepPath;
-use orlop_saga::saga::{CallKind, Hold, PauseReason, Phase, SagaEvent, SagaState, StatusKind};
+use orlop_saga::saga::{
+    CallKind, Heir, Hold, NoFork, PauseReason, Phase, SagaEvent, SagaState, StatusKind,
+};
 use orlop_saga::step::Step;
 
 use super::Tell;
@@ -76,6 +78,8 @@ pub(crate) enum Fault {
     Children(usize),
     /// It leaves no room within its bounds.
     TooLarge,
+    /// There can be no fork from there.
+    NoFork(NoFork),
     /// Whether it is durable is unknown.
     NotRecorded(String),
 }
@@ -319,15 +323,26 @@ impl Run {
         Ok(())
     }
 
-    fn abandon(&mut self, core: &Arc<Core>, note: String) -> Result<(), Fault> {
+    fn abandon(&mut self, core: &Core, note: String) -> Result<(), Fault> {
+        self.give_up(core, clip(note), None)?;
+        self.finish();
+        Ok(())
+    }
+
+    /// Records that it is abandoned, and lets go of what runs.
+    pub(super) fn give_up(
+        &mut self,
+        core: &Core,
+        note: String,
+        heir: Option<Heir>,
+    ) -> Result<(), Fault> {
         let children = self.state.open_children();
         if children > 0 {
             return Err(Fault::Children(children));
         }
-        let (note, at) = (clip(note), core.clock.wall());
-        self.decree(SagaEvent::Abandoned { note, at })?;
+        let at = core.clock.wall();
+        self.decree(SagaEvent::Abandoned { note, at, heir })?;
         self.dismiss_all();
-        self.finish();
         Ok(())
     }
 

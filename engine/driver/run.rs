@@ -20,6 +20,7 @@ use orlop_store::log::{AppendError, LsnRange, Purpose};
 
 use super::attempt::Active;
 use super::child::{Attending, News};
+use super::fork::Newborn;
 use super::resident::Residence;
 use super::words::{bytes_about, clipped, hold_text};
 use super::{CancelError, Fault, Message, Tell, not_recorded};
@@ -61,6 +62,8 @@ pub(super) enum Deed {
     Reported,
     /// The saga has ended.
     Finish(Arc<Settlement>),
+    /// Its fork goes on in its stead.
+    Born(Box<Newborn>),
     /// Subscribers are told where it is.
     Changed(SagaStatus),
     /// Subscribers are told that the attempts of a step are used up.
@@ -249,6 +252,7 @@ impl Run {
             | Message::Attend { .. }
             | Message::Command { .. }
             | Message::Start { .. }
+            | Message::Born(_)
             | Message::Recover { .. }
             | Message::List { .. }
             | Message::Poisoned
@@ -283,9 +287,14 @@ impl Run {
         self.deeds.push((self.recorded, deed));
     }
 
-    fn push(&mut self, event: SagaEvent) {
-        self.outbox.push_back(Event::Saga { id: self.id, event });
+    /// Puts an event of its fork behind what is recorded, into the same batch.
+    pub(super) fn attach(&mut self, event: Event) {
+        self.outbox.push_back(event);
         self.recorded += 1;
+    }
+
+    fn push(&mut self, event: SagaEvent) {
+        self.attach(Event::Saga { id: self.id, event });
         let kind = self.state.status_kind();
         if self.announced.replace(kind) != Some(kind) {
             self.then(Deed::Changed(self.state.status()));
@@ -293,7 +302,7 @@ impl Run {
     }
 
     /// Subscribers are told of a change.
-    fn changed(&mut self, core: &Core, status: SagaStatus) {
+    pub(super) fn changed(&mut self, core: &Core, status: SagaStatus) {
         self.shown = Some(status.clone());
         core.feed.publish(|| Notice::Changed {
             saga: self.id,
@@ -372,11 +381,12 @@ impl Run {
             return true;
         }
         let starts = events.iter().any(|event| match event {
-            // A child was promised with the call of its parent.
+            // A child was promised with the call of its parent, and a fork that is not this saga
+            // comes with its end.
             Event::Saga {
+                id,
                 event: SagaEvent::Started(start),
-                ..
-            } => start.parent.is_none(),
+            } => *id == self.id && start.parent.is_none(),
             Event::Saga { .. } => false,
             Event::Opened { .. }
             | Event::Tenant(_)
@@ -402,14 +412,33 @@ impl Run {
     fn next_events(&mut self, bytes_max: usize) -> Vec<Event> {
         let mut bytes = 0;
         let mut events = Vec::new();
-        while let Some(event) = self.outbox.front() {
-            bytes += bytes_about(event);
+        while !self.outbox.is_empty() {
+            let bound = self.outbox.iter().skip(1);
+            let count = 1 + bound.take_while(|event| self.is_bound(event)).count();
+            bytes += self
+                .outbox
+                .iter()
+                .take(count)
+                .map(bytes_about)
+                .sum::<usize>();
             if bytes > bytes_max && !events.is_empty() {
                 break;
             }
-            events.extend(self.outbox.pop_front());
+            events.extend(self.outbox.drain(..count));
         }
         events
+    }
+
+    /// Whether an event means nothing without the one before it: what a fork begins with, and all
+    /// of a fork that is started with the end of this saga.
+    fn is_bound(&self, event: &Event) -> bool {
+        match event {
+            Event::Saga { id, event } => *id != self.id || matches!(event, SagaEvent::Forked(_)),
+            Event::Opened { .. }
+            | Event::Tenant(_)
+            | Event::Effect { .. }
+            | Event::Closed { .. } => false,
+        }
     }
 
     fn append_sent(&mut self, core: &Arc<Core>) {
@@ -469,6 +498,7 @@ impl Run {
     pub(super) fn break_off(&mut self, core: &Arc<Core>, error: &AppendError) {
         self.over(core);
         self.flight.unresolved(core, error);
+        self.forks_unresolved(core, error);
         self.not_durable_for_any("the journal failed first");
     }
 
@@ -485,6 +515,17 @@ impl Run {
     /// Whether a batch of it is on its way to the disk.
     pub(super) fn is_sending(&self) -> bool {
         self.sent.is_some()
+    }
+
+    /// Tells those who wait for a fork that may not be durable.
+    fn forks_unresolved(&mut self, core: &Arc<Core>, error: &AppendError) {
+        let sent = self.sent.iter().flat_map(|sent| &sent.deeds);
+        let waiting = self.deeds.iter().map(|(_, deed)| deed);
+        for deed in sent.chain(waiting) {
+            if let Deed::Born(newborn) = deed {
+                newborn.unresolved(core, error);
+            }
+        }
     }
 
     /// Tells those whose wish or signal is not durable.
@@ -509,6 +550,7 @@ impl Run {
                 | Deed::Held(_)
                 | Deed::Resumed
                 | Deed::Finish(_)
+                | Deed::Born(_)
                 | Deed::Changed(_)
                 | Deed::Exhausted(..) => {}
                 Deed::Shown(_, tell) => {
@@ -548,6 +590,7 @@ impl Run {
                     self.flight.arrived(core, settlement, lsn);
                     self.release_children(core);
                 }
+                Deed::Born(newborn) => newborn.announce(core),
                 Deed::Changed(status) => self.changed(core, status),
                 Deed::Exhausted(path, reason) => core.feed.publish(|| Notice::Exhausted {
                     saga: self.id,

@@ -17,6 +17,7 @@ use super::wait::{self, Letter, Mailbox, Waiters};
 use super::{Arrival, Durability, Flight, Intent, Phase, Plain, State, Subject};
 use crate::core::Core;
 use crate::course::Course;
+use crate::driver::Birth;
 use crate::error::SubmitError;
 use crate::executor::Action;
 use crate::halfway;
@@ -44,21 +45,21 @@ pub(crate) enum Work {
         bounds: Bounds,
     },
     /// A saga.
-    Saga(Box<SagaStart>),
+    Saga(Box<Birth>),
 }
 
 impl Work {
     pub(super) fn fingerprint(&self) -> Fingerprint {
         match self {
             Self::Effect { request, .. } => request.fingerprint,
-            Self::Saga(start) => start.fingerprint,
+            Self::Saga(birth) => birth.start.fingerprint,
         }
     }
 
     pub(super) fn retention_ms(&self) -> u64 {
         match self {
             Self::Effect { request, .. } => request.retention_ms,
-            Self::Saga(start) => start.retention_ms,
+            Self::Saga(birth) => birth.start.retention_ms,
         }
     }
 }
@@ -131,20 +132,20 @@ impl Core {
             let work = &mut entrance.work;
             if found {
                 let waiting = Arc::clone(&flight);
-                let start = match work {
-                    Work::Saga(start) => Some(start.clone()),
+                let birth = match work {
+                    Work::Saga(birth) => Some(birth.clone()),
                     Work::Effect { .. } => None,
                 };
                 self.store.lookup(
                     entrance.id,
-                    Box::new(move |row| waiting.looked_up(row, start)),
+                    Box::new(move |row| waiting.looked_up(row, birth)),
                 );
             } else {
-                let start = match work {
-                    Work::Saga(start) => Some(start.clone()),
+                let birth = match work {
+                    Work::Saga(birth) => Some(birth.clone()),
                     Work::Effect { .. } => None,
                 };
-                flight.begin(self, start);
+                flight.begin(self, birth);
             }
             if self.has_ended() {
                 // Whoever ended the engine may have looked at the table before this was in it.
@@ -231,8 +232,8 @@ impl Subject {
                 refusals: 0,
                 bounds: *bounds,
             })),
-            Work::Saga(start) => Subject::Saga {
-                fingerprint: start.fingerprint,
+            Work::Saga(birth) => Subject::Saga {
+                fingerprint: birth.start.fingerprint,
                 id: SagaId::default(),
             },
         }

@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use orlop_saga::effect::{Settlement, Withdrawal};
 use orlop_saga::key::Fingerprint;
-use orlop_saga::saga::SagaStart;
 use orlop_store::tables::TablesError;
 
 use super::enter::{Entrance, Want, Work};
 use super::wait;
 use super::{Arrival, Durability, Flight, Phase, State, Subject};
 use crate::core::Core;
+use crate::driver::Birth;
 use crate::error::SubmitError;
 
 /// A request that came while the tables were asked about another one of the same key.
@@ -48,7 +48,7 @@ impl State {
 
     /// Puts the first request in place that somebody still waits for; a saga's start, if it is
     /// one that was not in place already.
-    fn succeed(&mut self, core: &Core) -> Option<Box<SagaStart>> {
+    fn succeed(&mut self, core: &Core) -> Option<Box<Birth>> {
         let first = self.fingerprint();
         let rivals = std::mem::take(&mut self.rivals);
         if self.waiters.any(first) {
@@ -61,7 +61,7 @@ impl State {
         self.durability = heir.durability;
         self.retention_ms = heir.work.retention_ms();
         match heir.work {
-            Work::Saga(start) => Some(start),
+            Work::Saga(birth) => Some(birth),
             Work::Effect { .. } => None,
         }
     }
@@ -72,7 +72,7 @@ impl Flight {
     pub(super) fn looked_up(
         self: Arc<Self>,
         row: Result<Option<Settlement>, TablesError>,
-        start: Option<Box<SagaStart>>,
+        birth: Option<Box<Birth>>,
     ) {
         let Some(core) = self.core.upgrade() else {
             return;
@@ -81,7 +81,7 @@ impl Flight {
             Ok(Some(settlement)) if settlement.expires_at > core.retention.now() => {
                 self.found_settled(&core, settlement);
             }
-            Ok(Some(_) | None) => self.found_unknown(&core, start),
+            Ok(Some(_) | None) => self.found_unknown(&core, birth),
             Err(error) => {
                 let key = self.id.key;
                 let reason = Arc::from(error.to_string());
@@ -125,12 +125,12 @@ impl Flight {
         wait::send(letters);
     }
 
-    fn found_unknown(self: &Arc<Self>, core: &Arc<Core>, start: Option<Box<SagaStart>>) {
+    fn found_unknown(self: &Arc<Self>, core: &Arc<Core>, birth: Option<Box<Birth>>) {
         let key = self.id.key;
         let mut state = self.state.lock();
         let heir = state.succeed(core);
-        let start = match &state.subject {
-            Subject::Saga { .. } => heir.or(start),
+        let birth = match &state.subject {
+            Subject::Saga { .. } => heir.or(birth),
             Subject::Effect(_) | Subject::Orphan { .. } | Subject::Known(_) => None,
         };
         let fingerprint = state.fingerprint();
@@ -149,7 +149,7 @@ impl Flight {
         } else if let Err(error) = core.check_blobs(self.id.tenant) {
             self.withdraw(core, error, Withdrawal::Refused);
         } else {
-            self.begin(core, start);
+            self.begin(core, birth);
         }
     }
 }

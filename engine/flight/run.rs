@@ -8,7 +8,6 @@ use orlop_admission::{Acquired, Grantee, Lane, Permit, Refusal};
 use orlop_saga::effect::{Settlement, Withdrawal};
 use orlop_saga::id::{Fence, SagaId};
 use orlop_saga::outcome::Outcome;
-use orlop_saga::saga::SagaStart;
 use parking_lot::MutexGuard;
 
 use super::record::acceptances;
@@ -16,6 +15,7 @@ use super::wait;
 use super::{Flight, Intent, Phase, Reply, State, Subject, Want};
 use crate::core::Core;
 use crate::course::{Mode, Verdict};
+use crate::driver::Birth;
 use crate::error::{SubmitError, Unavailable};
 use crate::executor::{Action, Demand, Ended, Owner};
 use crate::host::Attempt;
@@ -42,20 +42,20 @@ fn waited(refusals: u32, draw: f64) -> Duration {
 
 impl Flight {
     /// Sets out: a saga goes to its driver, a plain effect through admission.
-    pub(super) fn begin(self: &Arc<Self>, core: &Arc<Core>, start: Option<Box<SagaStart>>) {
+    pub(super) fn begin(self: &Arc<Self>, core: &Arc<Core>, birth: Option<Box<Birth>>) {
         if core.is_poisoned() {
             let error = SubmitError::Unavailable(Unavailable::Poisoned);
             self.withdraw(core, error, Withdrawal::Refused);
             return;
         }
-        if let Some(start) = start {
-            if core.drains.has(&start.code) {
-                let name = start.code.name.clone();
+        if let Some(birth) = birth {
+            if core.drains.has(&birth.start.code) {
+                let name = birth.start.code.name.clone();
                 self.withdraw(core, SubmitError::Draining { name }, Withdrawal::Refused);
                 return;
             }
             self.state.lock().phase = Phase::Driven;
-            core.driver.start(Arc::clone(self), start);
+            core.driver.start(Arc::clone(self), birth);
             return;
         }
         let nested = self

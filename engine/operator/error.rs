@@ -1,10 +1,10 @@
 //! Why a verb did nothing.
 
 use orlop_saga::canonical::EncodeError;
-use orlop_saga::saga::StatusKind;
+use orlop_saga::saga::{NoFork, StatusKind};
 
 use crate::driver::Fault;
-use crate::error::Unavailable;
+use crate::error::{SubmitError, Unavailable};
 
 /// Why nothing was listed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -109,7 +109,8 @@ macro_rules! verb_error {
                     | Fault::NotOpen
                     | Fault::OtherCode(_)
                     | Fault::Children(_)
-                    | Fault::TooLarge => Self::NotRecorded {
+                    | Fault::TooLarge
+                    | Fault::NoFork(_) => Self::NotRecorded {
                         reason: format!("internal: {fault:?}"),
                     },
                 }
@@ -207,6 +208,50 @@ verb_error! {
         },
     }
     Fault::Children(running) => Self::Children { running },
+}
+
+verb_error! {
+    /// Why a saga was not forked. No saga was started, and the original is as it was.
+    ForkError {
+        /// It is another saga: its input and output are of other types.
+        #[error("the saga is {name:?}")]
+        OtherSaga {
+            /// Which one.
+            name: Box<str>,
+        },
+        /// It unwinds, and would undo what the fork inherits. Have it abandoned with the fork.
+        #[error("the saga unwinds")]
+        Unwinding,
+        /// There can be no fork from this step.
+        #[error("{0}")]
+        NoFork(#[from] NoFork),
+        /// Children of it run, and it is to be abandoned. Cancel or abandon them first.
+        #[error("{running} children of the saga run")]
+        Children {
+            /// How many.
+            running: usize,
+        },
+        /// What the fork would begin with leaves no room within `limits.saga_bytes_max`, or does
+        /// not fit into one batch of the journal. Fork it from an earlier step.
+        #[error("what the fork would begin with is too large")]
+        TooLarge,
+        /// The key does not take it: it stands for something else, or nothing new is taken.
+        #[error("{0}")]
+        Submit(#[from] SubmitError),
+    }
+    Fault::NoFork(why) => Self::NoFork(why),
+    Fault::Children(running) => Self::Children { running },
+    Fault::TooLarge => Self::TooLarge,
+}
+
+impl From<ShowError> for ForkError {
+    fn from(error: ShowError) -> Self {
+        match error {
+            ShowError::Unknown => Self::Unknown,
+            ShowError::Lookup { reason } => Self::NotRecorded { reason },
+            ShowError::Unavailable(why) => Self::Submit(why.into()),
+        }
+    }
 }
 
 impl From<ShowError> for AbandonError {

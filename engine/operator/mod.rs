@@ -5,6 +5,7 @@
 //! | `mod` | the capability and its verbs |
 //! | `list` | what is unfinished, in pages |
 //! | `record` | one saga, with every call that it made |
+//! | `fork` | a new saga that begins with what one has done |
 //! | `feed` | what changes, as it becomes durable |
 //! | `drain` | what takes no new runs |
 //! | `error` | why a verb did nothing |
@@ -17,6 +18,7 @@
 mod drain;
 mod error;
 mod feed;
+mod fork;
 mod list;
 mod record;
 
@@ -34,11 +36,12 @@ use tokio::sync::oneshot;
 pub(crate) use self::drain::Drains;
 pub use self::drain::{DrainError, Drained};
 pub use self::error::{
-    AbandonError, ListError, PauseError, ResumeError, RetryError, ShowError, SkipError,
+    AbandonError, ForkError, ListError, PauseError, ResumeError, RetryError, ShowError, SkipError,
     SkipUndoError, SubscribeError,
 };
 pub(crate) use self::feed::Feed;
 pub use self::feed::{Notice, Subscription};
+pub use self::fork::Forking;
 pub use self::list::{SagaPage, SagaQuery, SagaSummary};
 pub use self::record::{Abandoned, CallRecord, ResidueRecord, SagaRecord};
 use crate::computation::Computation;

@@ -81,7 +81,7 @@ impl SagaState {
                 self.released = true;
                 Ok(())
             }
-            SagaEvent::Abandoned { note, at } => self.abandoned(note, *at),
+            SagaEvent::Abandoned { note, at, heir } => self.abandoned(note, *at, *heir),
             SagaEvent::Skipped {
                 step,
                 fence,

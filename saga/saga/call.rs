@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::child::Bond;
 use super::event::{Cause, UndoIntent};
-use super::fork::Origin;
+use super::fork::{Heir, Origin};
 use crate::amount::BusyNanos;
 use crate::blob::BlobRef;
 use crate::canonical::Payload;
@@ -122,12 +122,14 @@ pub enum Phase {
         /// When.
         at: WallMillis,
     },
-    /// An operator gave it up: what it did remains.
+    /// An operator gave it up: what it did remains, or is a fork's to undo.
     Abandoned {
         /// The operator's words.
         note: String,
         /// When.
         at: WallMillis,
+        /// Who undoes what it did, if a fork does.
+        heir: Option<Heir>,
     },
     /// It ended well, and its output is in a blob of the tenant.
     CompletedInBlob {

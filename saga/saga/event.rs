@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::child::{Bond, Parent};
-use super::fork::Inheritance;
+use super::fork::{Heir, Inheritance};
 use super::signal::SignalId;
 use crate::amount::BusyNanos;
 use crate::blob::BlobRef;
@@ -242,6 +242,8 @@ pub enum SagaEvent {
         note: String,
         /// When.
         at: WallMillis,
+        /// Who undoes what it did, if a fork does.
+        heir: Option<Heir>,
     },
     /// An operator gave a step that did not end its output.
     Skipped {

@@ -43,6 +43,15 @@ pub struct Inheritance {
     pub signals: Vec<Signal>,
 }
 
+/// The fork that undoes what an abandoned saga did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heir {
+    /// The fork.
+    pub saga: SagaId,
+    /// The call that the fork ran anew: it inherited every step before it that was done.
+    pub before: StepIndex,
+}
+
 /// Why there can be no fork. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -207,6 +216,18 @@ impl SagaState {
     /// The saga that it was forked from, and at which step.
     pub fn forked_from(&self) -> Option<(SagaId, &StepPath)> {
         self.fork_of.as_ref().map(|fork| (fork.from, &fork.at))
+    }
+
+    /// The fork that undoes what this one did, if it was abandoned for one.
+    pub fn heir(&self) -> Option<Heir> {
+        match &self.phase {
+            Phase::Abandoned { heir, .. } => *heir,
+            Phase::Running
+            | Phase::Unwinding { .. }
+            | Phase::Completed { .. }
+            | Phase::CompletedInBlob { .. }
+            | Phase::Compensated { .. } => None,
+        }
     }
 
     /// It begins with what another saga did.

@@ -5,7 +5,7 @@
 //! - What an operator decided carries a fence above every attempt, so that none of them can
 //!   overrule it.
 
-use super::{CallKind, Delivery, Phase, SagaState};
+use super::{CallKind, Delivery, Heir, Phase, SagaState};
 use crate::canonical::Payload;
 use crate::effect::IllegalEvent;
 use crate::id::{Fence, StepIndex};
@@ -41,11 +41,18 @@ impl SagaState {
             && self.deliveries.last() == Some(&Delivery::Call(index))
     }
 
-    pub(super) fn abandoned(&mut self, note: &str, at: WallMillis) -> Result<(), IllegalEvent> {
-        self.check(!self.ended(), "abandoned")?;
+    pub(super) fn abandoned(
+        &mut self,
+        note: &str,
+        at: WallMillis,
+        heir: Option<Heir>,
+    ) -> Result<(), IllegalEvent> {
+        let known = heir.is_none_or(|heir| self.call(heir.before).is_some());
+        self.check(!self.ended() && known, "abandoned")?;
         self.phase = Phase::Abandoned {
             note: note.to_owned(),
             at,
+            heir,
         };
         self.hold = None;
         Ok(())

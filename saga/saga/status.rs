@@ -125,9 +125,10 @@ impl SagaState {
     }
 
     /// Every step whose effect may remain if nothing more is done about this saga, in the order of
-    /// their intents.
+    /// their intents. What a fork undoes in its stead is none of it.
     pub fn residue(&self) -> Vec<Residue> {
         let calls = (0_u32..).zip(&self.calls);
+        let inherited = |index: u32| self.heir().is_some_and(|heir| index < heir.before.get());
         let left = calls.filter_map(|(index, call)| {
             let CallKind::Step { code, step, .. } = &call.kind else {
                 return None;
@@ -135,6 +136,7 @@ impl SagaState {
             let remains = match step {
                 Step::Launched { .. } => Remains::InDoubt,
                 Step::Settled { outcome, .. } => match outcome {
+                    StepOutcome::Done(_) if inherited(index) => return None,
                     StepOutcome::Done(_) => Remains::Done,
                     StepOutcome::FailedNoEffect(_) => return None,
                 },

@@ -19,6 +19,7 @@ mod counters;
 mod divergence;
 mod doubt;
 mod effects;
+mod forks;
 mod gate;
 mod halfway;
 mod joiners;

@@ -452,7 +452,7 @@ struct Machine {
 }
 
 impl Machine {
-    fn open(&self) -> Engine {
+    fn open(&self, bind: impl Fn(EngineBuilder) -> EngineBuilder) -> Engine {
         let disk: Arc<dyn Disk> = Arc::new(SimDisk::new());
         let builder = EngineBuilder::on_parts(Parts {
             store: StoreId::new([7; 16]),
@@ -472,11 +472,19 @@ impl Machine {
 /// Lives `life` once, and again from every prefix of the journal that it left: each time it has to
 /// end as it did. Answers how many prefixes there were.
 fn from_every_prefix(life: impl Fn(&Engine, &Outside)) -> u64 {
+    from_every_prefix_with(bind, life)
+}
+
+/// The same with other sagas.
+pub(crate) fn from_every_prefix_with(
+    bind: impl Fn(EngineBuilder) -> EngineBuilder,
+    life: impl Fn(&Engine, &Outside),
+) -> u64 {
     let first = Machine {
         log: SimLogDisk::new(),
         outside: Outside::default(),
     };
-    let engine = first.open();
+    let engine = first.open(&bind);
     life(&engine, &first.outside);
     let batches = first.log.batches();
     for batch in 0..=batches {
@@ -484,7 +492,7 @@ fn from_every_prefix(life: impl Fn(&Engine, &Outside)) -> u64 {
             log: first.log.crash_at(batch),
             outside: first.outside.clone(),
         };
-        let engine = machine.open();
+        let engine = machine.open(&bind);
         life(&engine, &machine.outside);
     }
     batches

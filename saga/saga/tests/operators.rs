@@ -24,6 +24,7 @@ fn abandon() -> SagaEvent {
     SagaEvent::Abandoned {
         note: "no use".to_owned(),
         at: WallMillis::new(7),
+        heir: None,
     }
 }
 
