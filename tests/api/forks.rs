@@ -380,44 +380,45 @@ fn a_tenant_forks_no_other_tenants_saga() {
     engine.blocking().close().unwrap();
 }
 
-/// Brings a walk, from wherever it is, to where its fork has taken over and completed. What is
-/// found is all of a fork or nothing.
-fn live_on(engine: &Engine, outside: &Outside) {
+/// Brings a walk, from wherever it is, to where its fork has completed. What is found is all of a
+/// fork or nothing.
+fn live_on(engine: &Engine, outside: &Outside, note: Option<&str>) {
     let manager = manage(engine, "a");
     let operator = manager.operator();
     let found = wait(operator.find(original()));
+    let heir = wait(operator.find(fork()));
     let abandoned = found.is_some_and(|saga| {
         let record = shown(&operator, saga);
         record.summary.status == SagaStatus::Abandoned
     });
-    let heir = wait(operator.find(fork()));
-    assert_eq!(abandoned, heir.is_some(), "half a fork");
-    if let (Some(heir), Some(from)) = (heir, found) {
-        let record = shown(&operator, heir);
-        assert_eq!(record.forked_from, Some((from, path("two"))));
+    let expected = heir.is_some() && note.is_some();
+    assert_eq!(abandoned, expected, "half of a fork and its original's end");
+    if let Some(heir) = heir {
+        let from = shown(&operator, heir).forked_from;
+        assert_eq!(from, found.map(|from| (from, path("two"))), "half a fork");
     }
     let ticket = wait(manager.tenant().start::<Walk>(original(), true)).unwrap();
-    let from = match found.or(ticket.id()) {
-        Some(from) => from,
-        None => wait(operator.find(original())).unwrap(),
-    };
+    let from = found.or(ticket.id()).unwrap();
     if !abandoned {
         until_waiting(&operator, from);
     }
     let forking = operator.fork::<Walk>(from, path("two"), fork());
-    let ticket = wait(forking.abandoning("gone wrong").into_future()).unwrap();
+    let forking = match note {
+        Some(note) => forking.abandoning(note),
+        None => forking,
+    };
+    let ticket = wait(forking.into_future()).unwrap();
     let sent = manager
         .tenant()
         .signal(fork(), "go", SignalId::named("go"), &"three".to_owned());
     // It may have it already, and have ended.
     let _ = wait(sent);
     assert_eq!(wait(ticket).unwrap().output, 5);
-    let residue: Vec<_> = shown(&operator, from)
-        .residue
-        .iter()
-        .map(|left| left.path.to_string())
-        .collect();
-    assert_eq!(residue, ["two"]);
+    let left = shown(&operator, from).residue;
+    let left: Vec<&str> = left.iter().map(|left| left.path.as_str()).collect();
+    if note.is_some() {
+        assert_eq!(left, ["two"]);
+    }
     let ledger = outside.ledger();
     let count = |what: &str| ledger.iter().filter(|entry| *entry == what).count();
     let counts = ["put freight", "put one", "put two", "put three"].map(count);
@@ -425,7 +426,17 @@ fn live_on(engine: &Engine, outside: &Outside) {
 }
 
 #[test]
-fn from_every_prefix_of_the_journal_all_of_a_fork_with_an_abandoned_original_is_there_or_nothing() {
-    let prefixes = from_every_prefix_with(bind, live_on);
+fn from_every_prefix_of_the_journal_all_of_a_fork_and_its_originals_end_is_there_or_nothing() {
+    let prefixes = from_every_prefix_with(bind, |engine, outside| {
+        live_on(engine, outside, Some("gone wrong"));
+    });
+    assert!(prefixes > 12, "{prefixes}");
+}
+
+#[test]
+fn from_every_prefix_of_the_journal_a_fork_is_there_with_all_that_it_inherits_or_not_at_all() {
+    let prefixes = from_every_prefix_with(bind, |engine, outside| {
+        live_on(engine, outside, None);
+    });
     assert!(prefixes > 12, "{prefixes}");
 }
