@@ -104,7 +104,7 @@ impl Player {
             Heritage::Nothing => None,
             Heritage::Outcomes(inherits) => Some(inherits),
             Heritage::Everything(will) => {
-                self.succeed(core, flight, birth.start, &will);
+                self.succeed(core, &flight, birth.start, &will);
                 return Some(will.from);
             }
             Heritage::Gone => {
@@ -131,16 +131,16 @@ impl Player {
     }
 
     /// A saga is abandoned, and its fork started.
-    fn succeed(&mut self, core: &Arc<Core>, flight: Arc<Flight>, start: SagaStart, will: &Will) {
+    fn succeed(&mut self, core: &Arc<Core>, flight: &Arc<Flight>, start: SagaStart, will: &Will) {
         self.current = Some(will.from);
         let Some(run) = self.runs.get_mut(&will.from) else {
             let _ = will.fault.set(Fault::Unknown);
-            not_started(core, &flight);
+            not_started(core, flight);
             return;
         };
-        if let Err(fault) = run.bequeath(core, &flight, start, will) {
+        if let Err(fault) = run.bequeath(core, flight, start, will) {
             let _ = will.fault.set(fault);
-            not_started(core, &flight);
+            not_started(core, flight);
         }
         run.advance(core);
     }

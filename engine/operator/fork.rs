@@ -3,12 +3,12 @@
 use std::fmt;
 use std::future::IntoFuture;
 use std::marker::PhantomData;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use orlop_admission::Refusal;
 use orlop_saga::effect::EffectId;
-use orlop_saga::id::{SagaId, TenantId};
+use orlop_saga::id::SagaId;
 use orlop_saga::key::{Fingerprint, Key};
 use orlop_saga::path::StepPath;
 use orlop_saga::saga::{Phase, SagaStart, SagaState};
@@ -79,8 +79,12 @@ impl<S: Saga> Forking<S> {
         let core = &self.operator.core;
         core.check_format("to fork a saga")
             .map_err(SubmitError::from)?;
-        let (tenant, birth, will) = self.birth().await?;
-        let key = self.key;
+        let birth = self.birth().await?;
+        let fault = match &birth.heritage {
+            Heritage::Everything(will) => Some(Arc::clone(&will.fault)),
+            Heritage::Nothing | Heritage::Outcomes(_) | Heritage::Gone => None,
+        };
+        let (tenant, key) = (birth.start.id.tenant, self.key);
         let account = core.tenants.get(tenant);
         let account = account.map_err(|_| {
             let stale = Refusal::StaleTenant { tenant };
@@ -101,7 +105,7 @@ impl<S: Saga> Forking<S> {
             return Err(SubmitError::from(Unavailable::Closed).into());
         };
         if let Err(error) = wait(core, key, &mut acceptance, None).await {
-            return Err(match will.and_then(|fault| fault.get().cloned()) {
+            return Err(match fault.and_then(|fault| fault.get().cloned()) {
                 Some(fault) => self.told(fault).await,
                 None => error.into(),
             });
@@ -115,8 +119,8 @@ impl<S: Saga> Forking<S> {
         Ok(SagaTicket::new(tenant, seat))
     }
 
-    /// What is started under the key, and where the driver says why it was not.
-    async fn birth(&self) -> Result<(TenantId, Birth, Option<Arc<OnceLock<Fault>>>), ForkError> {
+    /// What is started under the key, or joined there.
+    async fn birth(&self) -> Result<Birth, ForkError> {
         let original = match self.operator.state(self.from).await {
             Ok(state) => Some(state),
             Err(ShowError::Unknown) => None,
@@ -136,20 +140,16 @@ impl<S: Saga> Forking<S> {
             }
             let start = state.start().clone();
             let heritage = Heritage::Gone;
-            return Ok((tenant, Birth { start, heritage }, None));
+            return Ok(Birth { start, heritage });
         }
         let original = original.ok_or(ForkError::Unknown)?;
         let start = self.start(&original)?;
-        let (heritage, fault) = self.heritage(&original, &start)?;
-        Ok((tenant, Birth { start, heritage }, fault))
+        let heritage = self.heritage(&original, &start)?;
+        Ok(Birth { start, heritage })
     }
 
     /// What the fork begins with, as far as the original can be forked so.
-    fn heritage(
-        &self,
-        original: &SagaState,
-        start: &SagaStart,
-    ) -> Result<(Heritage, Option<Arc<OnceLock<Fault>>>), ForkError> {
+    fn heritage(&self, original: &SagaState, start: &SagaStart) -> Result<Heritage, ForkError> {
         let unwinds = matches!(original.phase(), Phase::Unwinding { .. });
         match &self.note {
             Some(_) if original.ended() => {
@@ -161,17 +161,13 @@ impl<S: Saga> Forking<S> {
         let inherits = original.fork(self.from, &self.at, self.note.is_some())?;
         check_size(&self.operator.core, start, &inherits)?;
         Ok(match &self.note {
-            None => (Heritage::Outcomes(Box::new(inherits)), None),
-            Some(note) => {
-                let fault = Arc::new(OnceLock::new());
-                let will = Will {
-                    from: self.from,
-                    at: self.at.clone(),
-                    note: note.clone(),
-                    fault: Arc::clone(&fault),
-                };
-                (Heritage::Everything(will), Some(fault))
-            }
+            None => Heritage::Outcomes(Box::new(inherits)),
+            Some(note) => Heritage::Everything(Will {
+                from: self.from,
+                at: self.at.clone(),
+                note: note.clone(),
+                fault: Arc::default(),
+            }),
         })
     }
 
