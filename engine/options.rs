@@ -78,6 +78,9 @@ pub struct Limits {
     pub saga_calls_max: usize,
     /// How many bytes of input, outputs, undo arguments and signals one saga may have together.
     pub saga_bytes_max: usize,
+    /// How many times the process may die while a saga is played alone, after recovery crashed,
+    /// before the saga is paused as suspect.
+    pub saga_crashes_max: u32,
     /// How many signals one saga may be sent.
     pub saga_signals_max: usize,
     /// How many may be subscribed to what changes about sagas.
@@ -116,6 +119,7 @@ impl Default for Limits {
             saga_depth_max: 8,
             saga_calls_max: 10_000,
             saga_bytes_max: 48 << 20,
+            saga_crashes_max: 3,
             saga_signals_max: 1024,
             subscribers_max: 64,
             saga_signal_bytes_max: 4 << 20,
@@ -229,6 +233,12 @@ impl Options {
                 limits.saga_depth_max as usize,
                 0,
                 64,
+            ),
+            (
+                "limits.saga_crashes_max",
+                limits.saga_crashes_max as usize,
+                1,
+                1 << 20,
             ),
             ("limits.subscribers_max", limits.subscribers_max, 0, 4096),
             (

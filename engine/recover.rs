@@ -6,11 +6,13 @@ use std::time::Duration;
 use orlop_admission::{Quotas, TenantAccount};
 use orlop_saga::compat::Format;
 use orlop_saga::effect::{Effect, EffectId};
-use orlop_saga::id::{Incarnation, StoreId, TenantId};
-use orlop_saga::saga::SagaState;
+use orlop_saga::id::{Incarnation, SagaId, StoreId, TenantId};
+use orlop_saga::live::{Live, Standing};
+use orlop_saga::saga::{Hold, PauseReason, SagaState};
 use orlop_store::store::Recovered;
 
 use crate::core::Core;
+use crate::driver::Message;
 use crate::flight::Flight;
 use crate::open::OpenError;
 
@@ -27,6 +29,11 @@ pub struct Recovery {
     pub effects: usize,
     /// Sagas that go on, held ones included.
     pub sagas: usize,
+    /// Sagas during which the process died `limits.saga_crashes_max` times: they are paused.
+    pub suspects: Vec<SagaId>,
+    /// Whether recovery crashed before, so that sagas are played one at a time before anything
+    /// that was found goes on.
+    pub probation: bool,
     /// Records replayed from the journal.
     pub records: u64,
     /// Why the tables were rebuilt from the journal, if they were.
@@ -44,29 +51,65 @@ pub(crate) fn go_on(core: &Arc<Core>, recovered: Recovered) -> Result<Recovery, 
             .register(label.clone(), *id, Quotas::UNLIMITED)?;
         core.adopt(account);
     }
+    // An older format cannot name who is played.
+    let standing = match recovered.format {
+        Format::V1 => Standing::Closed,
+        Format::V2 => live.standing(),
+    };
+    let crashed = matches!(standing, Standing::AfterCrash | Standing::Probation);
+    let probation = standing == Standing::Probation;
     let recovery = Recovery {
         store_id: recovered.store_id,
         format: recovered.format,
         incarnation: recovered.incarnation,
         effects: live.effects().len(),
         sagas: live.sagas().len(),
+        suspects: suspects(core, &live),
+        probation,
         records: recovered.replayed_records,
         tables_rebuilt: recovered.rebuilt_because,
         took: recovered.took,
     };
+    let mut effects = Vec::new();
     for (id, effect) in live.effects() {
-        effect_goes_on(core, *id, account(core, id.tenant)?, effect);
+        effects.extend(found_effect(core, *id, account(core, id.tenant)?, effect));
+    }
+    if !probation {
+        effects.drain(..).for_each(|flight| flight.resume(core));
     }
     for (id, state) in live.sagas() {
         let account = account(core, state.start().id.tenant)?;
         let flight = Flight::recovered_saga(core, account, *id, state.start());
         let state: Box<SagaState> = Box::new(state.clone());
-        core.driver.recover(*id, flight, state);
+        core.driver.recover(*id, flight, state, crashed);
+    }
+    if probation {
+        let sagas = live.sagas().keys().copied().collect();
+        core.driver.tell(Message::Probe { sagas, effects });
+        return Ok(recovery);
     }
     for id in live.sagas().keys() {
         core.driver.go_on(*id);
     }
+    if crashed {
+        core.driver.tell(Message::AllFound);
+    }
     Ok(recovery)
+}
+
+/// Who is or will be paused as suspect.
+fn suspects(core: &Core, live: &Live) -> Vec<SagaId> {
+    let suspected = |state: &SagaState| {
+        let charged = state.probation();
+        matches!(
+            state.hold(),
+            Some(Hold::Paused(PauseReason::Suspect { .. }))
+        ) || charged.is_some_and(|crashes| crashes >= core.limits.saga_crashes_max)
+    };
+    let sagas = live.sagas().iter();
+    sagas
+        .filter_map(|(id, state)| suspected(state).then_some(*id))
+        .collect()
 }
 
 fn account(core: &Core, tenant: TenantId) -> Result<Arc<TenantAccount>, OpenError> {
@@ -75,20 +118,26 @@ fn account(core: &Core, tenant: TenantId) -> Result<Arc<TenantAccount>, OpenErro
         .map_err(|_| OpenError::UnknownTenant { tenant })
 }
 
-fn effect_goes_on(core: &Arc<Core>, id: EffectId, account: Arc<TenantAccount>, effect: &Effect) {
+/// Makes an effect known; gives it back if it goes on.
+fn found_effect(
+    core: &Arc<Core>,
+    id: EffectId,
+    account: Arc<TenantAccount>,
+    effect: &Effect,
+) -> Option<Arc<Flight>> {
     let request = effect.request().clone();
     let known = core.registry.code(&request.code.name);
     let fence = effect.fence();
     let Some(code) = known else {
         let reason = format!("{} is not registered", request.code);
         Flight::recovered_without_code(core, id, account, &request, &Arc::from(reason));
-        return;
+        return None;
     };
     if request.external != code.external {
         // Run as what it is not, it could be run twice, or wait for an answer nobody can give.
         let reason = format!("{} changed between Pure and External", request.code);
         Flight::recovered_without_code(core, id, account, &request, &Arc::from(reason));
-        return;
+        return None;
     }
     let mut course = core.course(&code, core.limits.retry);
     if fence.is_some() {
@@ -96,7 +145,10 @@ fn effect_goes_on(core: &Arc<Core>, id: EffectId, account: Arc<TenantAccount>, e
     }
     let flight = Flight::recovered(core, id, account, effect.clone(), code, course);
     match effect {
-        Effect::Accepted { .. } | Effect::Launched { .. } => flight.resume(core),
-        Effect::Stuck { reason, .. } => flight.hold(&Arc::from(reason.as_str())),
+        Effect::Accepted { .. } | Effect::Launched { .. } => Some(flight),
+        Effect::Stuck { reason, .. } => {
+            flight.hold(&Arc::from(reason.as_str()));
+            None
+        }
     }
 }

@@ -41,4 +41,7 @@ pub enum Event {
         /// When.
         at: WallMillis,
     },
+    /// What an engine that was not closed left behind was played up to where the journal has it,
+    /// and nothing of it ended the process.
+    Recovered,
 }

@@ -5,11 +5,13 @@
 //! fold as a [`Finished`] and belongs to the tables from then on.
 
 mod backup;
+mod standing;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::standing::Standing;
 use crate::effect::{Effect, EffectEvent, EffectId, IllegalEvent, Next, Settlement};
 use crate::event::Event;
 use crate::id::{Incarnation, Lsn, SagaId, TenantId};
@@ -21,7 +23,7 @@ use crate::tenant::{TenantEvent, TenantLabel};
 pub struct Live {
     pub(crate) lsn: Lsn,
     pub(crate) incarnation: Incarnation,
-    pub(crate) closed: bool,
+    pub(crate) standing: Standing,
     pub(crate) outside_ahead: bool,
     pub(crate) saga_last: SagaId,
     pub(crate) tenants: BTreeMap<TenantId, TenantLabel>,
@@ -93,6 +95,11 @@ impl Live {
         self.incarnation
     }
 
+    /// How the last opening stands.
+    pub fn standing(&self) -> Standing {
+        self.standing
+    }
+
     /// The largest saga id ever given.
     pub fn saga_last(&self) -> SagaId {
         self.saga_last
@@ -132,14 +139,19 @@ impl Live {
                         what: "the incarnation",
                     });
                 }
-                if !self.closed {
+                if self.standing != Standing::Closed {
                     let before = self.incarnation;
                     let sagas = self.sagas.values_mut();
                     sagas.for_each(|saga| saga.crashed(before));
                     let effects = self.effects.values_mut();
                     effects.for_each(|effect| effect.crashed(before));
                 }
-                self.closed = false;
+                // Without a saga there is none to be suspected.
+                self.standing = if self.sagas.is_empty() {
+                    Standing::Open
+                } else {
+                    self.standing.opened()
+                };
                 self.incarnation = *incarnation;
                 None
             }
@@ -157,11 +169,15 @@ impl Live {
             Event::Saga { id, event } => self.saga(lsn, *id, event)?,
             Event::Closed { .. } => {
                 let now = self.incarnation;
-                self.closed = true;
+                self.standing = Standing::Closed;
                 self.sagas.values_mut().for_each(|saga| saga.closed(now));
                 self.effects
                     .values_mut()
                     .for_each(|effect| effect.closed(now));
+                None
+            }
+            Event::Recovered => {
+                self.standing = self.standing.recovered();
                 None
             }
         };

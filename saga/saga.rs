@@ -16,6 +16,7 @@ mod event;
 mod fork;
 mod operator;
 mod output;
+mod probation;
 mod signal;
 mod status;
 #[cfg(test)]
@@ -209,6 +210,7 @@ impl SagaState {
 
     /// The store was closed in good order: an attempt that this interrupted was no crash's doing.
     pub(crate) fn closed(&mut self, incarnation: Incarnation) {
+        self.forgive();
         for call in &mut self.calls {
             // Only what this engine started can have been interrupted by its close.
             if let CallKind::Step {
@@ -228,6 +230,7 @@ impl SagaState {
 
     /// The process ended without a close: what was under way was lost with it.
     pub(crate) fn crashed(&mut self, incarnation: Incarnation) {
+        self.charge_crash();
         for call in &mut self.calls {
             if let CallKind::Step {
                 step: Step::Launched { fence },

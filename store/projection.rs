@@ -86,8 +86,11 @@ pub fn project(
             key: tenant_key(*tenant),
             value: encode(format, label)?,
         }),
-        Event::Opened { .. } | Event::Effect { .. } | Event::Saga { .. } | Event::Closed { .. } => {
-        }
+        Event::Opened { .. }
+        | Event::Effect { .. }
+        | Event::Saga { .. }
+        | Event::Closed { .. }
+        | Event::Recovered => {}
     }
     let Some(finished) = finished else {
         return Ok(());

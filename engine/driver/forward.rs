@@ -69,7 +69,7 @@ impl Run {
                 self.poll();
                 self.record_issues(core);
             }
-            if !self.playable() {
+            if !self.playable() || self.must_wait() {
                 return;
             }
             news = self.tell_next();
@@ -78,6 +78,39 @@ impl Run {
             }
         }
         self.check_waiting();
+    }
+
+    /// Plays the function up to where the journal has it; nothing that it asks for is done.
+    pub(super) fn play_recorded(&mut self, core: &Arc<Core>) {
+        if !self.begin(core) {
+            return;
+        }
+        loop {
+            self.poll();
+            let Some(playing) = &self.player else {
+                return;
+            };
+            for issue in playing.script.take_issues() {
+                if let Some(index) = issue.path().and_then(|path| self.state.find(path)) {
+                    self.called(index);
+                }
+            }
+            if self.must_wait() || !self.next_is_called() || !self.tell_next() {
+                return;
+            }
+        }
+    }
+
+    /// Whether the function has called what it is to be told of next.
+    fn next_is_called(&self) -> bool {
+        let Some(playing) = &self.player else {
+            return false;
+        };
+        match self.state.deliveries().get(playing.told) {
+            Some(Delivery::Call(index)) => playing.called.contains(index),
+            Some(Delivery::Pivot) => playing.script.pivot_asked(),
+            None => false,
+        }
     }
 
     /// Starts an execution of the function, from its beginning.

@@ -29,7 +29,18 @@ pub(crate) enum Message {
         id: SagaId,
         flight: Arc<Flight>,
         state: Box<SagaState>,
+        /// Whether the engine that left it crashed.
+        crashed: bool,
     },
+    /// All that was found at open is known; it is played one saga at a time before it goes on.
+    Probe {
+        sagas: Vec<SagaId>,
+        effects: Vec<Arc<Flight>>,
+    },
+    /// All that was found at open was told to go on, after a crash.
+    AllFound,
+    /// That is recorded, or cannot be.
+    AllGo,
     /// An attempt ended.
     Ended {
         saga: SagaId,
@@ -122,6 +133,9 @@ impl Message {
             | Self::Poisoned
             | Self::Quiesce { .. }
             | Self::Stop
+            | Self::Probe { .. }
+            | Self::AllFound
+            | Self::AllGo
             | Self::Attend { .. }
             | Self::Command { .. } => None,
             Self::Recover { id, .. } => Some(*id),
@@ -150,10 +164,13 @@ impl Message {
             Self::Ended { .. }
             | Self::Durable { .. }
             | Self::AppendAgain { .. }
+            | Self::AllFound
+            | Self::AllGo
             | Self::Poisoned => true,
             Self::Start { .. }
             | Self::Born(_)
             | Self::Recover { .. }
+            | Self::Probe { .. }
             | Self::Refused { .. }
             | Self::Retry { .. }
             | Self::Wake { .. }

@@ -13,6 +13,7 @@
 //! | `fork` | how a saga begins, also with what another one did |
 //! | `resident` | whose functions are in memory |
 //! | `child` | a saga that waits for another one |
+//! | `probation` | who is played alone after recovery crashed |
 //! | `words` | what is said of events and holds |
 //! | `deadline` | by when it has to have ended |
 //! | `signal` | what it is told from outside |
@@ -32,6 +33,7 @@ mod forward;
 mod listener;
 mod message;
 mod operate;
+mod probation;
 mod resident;
 mod run;
 mod signal;
@@ -57,6 +59,7 @@ pub(crate) use self::forward::notes;
 pub(crate) use self::message::Message;
 use self::message::{not_recorded, refused, unknown};
 pub(crate) use self::operate::{Fault, Order, Verb, Wish};
+use self::probation::Probation;
 use self::resident::Residents;
 use self::run::Run;
 pub(crate) use self::signal::Sending;
@@ -146,6 +149,8 @@ impl Driver {
             ended: VecDeque::new(),
             ended_bytes: 0,
             current: None,
+            probation: None,
+            after_crash: false,
             closing: None,
         };
         let thread = std::thread::Builder::new()
@@ -170,9 +175,20 @@ impl Driver {
         self.tell(Message::Start { flight, birth });
     }
 
-    pub(crate) fn recover(&self, id: SagaId, flight: Arc<Flight>, state: Box<SagaState>) {
+    pub(crate) fn recover(
+        &self,
+        id: SagaId,
+        flight: Arc<Flight>,
+        state: Box<SagaState>,
+        crashed: bool,
+    ) {
         self.begun();
-        self.tell(Message::Recover { id, flight, state });
+        self.tell(Message::Recover {
+            id,
+            flight,
+            state,
+            crashed,
+        });
     }
 
     /// Goes on with a saga that was recovered, once all others were.
@@ -252,6 +268,9 @@ struct Player {
     residents: Residents,
     /// The saga that is being heard.
     current: Option<SagaId>,
+    probation: Option<Probation>,
+    /// Whether what was found after a crash is being played, and nothing of it recorded yet.
+    after_crash: bool,
     closing: Option<std::sync::mpsc::Sender<()>>,
 }
 
@@ -281,6 +300,9 @@ impl Player {
                 | Message::Signal { .. }
                 | Message::Deadline { .. }
                 | Message::GoOn { .. }
+                | Message::Probe { .. }
+                | Message::AllFound
+                | Message::AllGo
                 | Message::Attend { .. }
                 | Message::Command { .. }
                 | Message::News { .. }
@@ -312,7 +334,10 @@ impl Player {
     /// Whatever panics, only the saga that it happened to is lost to this engine.
     fn hear_guarded(&mut self, core: &Arc<Core>, message: Message) {
         self.current = message.saga();
-        let hearing = AssertUnwindSafe(|| self.hear(core, message));
+        let hearing = AssertUnwindSafe(|| {
+            self.hear(core, message);
+            self.next_turn(core);
+        });
         let Err(panic) = catch_unwind(hearing) else {
             return;
         };
@@ -324,6 +349,8 @@ impl Player {
             run.flight.hold(&why);
             run.tell_parent(core, News::Held(Some(why)));
             core.driver.ended();
+            // If others wait for it to have been played, they do not any more.
+            core.driver.tell(Message::AllGo);
         }
     }
 
@@ -341,12 +368,22 @@ impl Player {
                 None => return,
             },
             (_, Message::Born(newborn)) => self.appear(core, *newborn),
-            (_, Message::Recover { id, flight, state }) => {
+            (
+                _,
+                Message::Recover {
+                    id,
+                    flight,
+                    state,
+                    crashed,
+                },
+            ) => {
                 self.current = Some(id);
                 if let Some(parent) = state.start().parent {
                     self.children.insert((parent.saga, parent.step), id);
                 }
                 let mut run = Run::recover(id, flight, *state);
+                run.careful = crashed;
+                self.after_crash |= crashed;
                 run.format = core.store.0.format();
                 self.runs.insert(id, run);
                 id
@@ -394,29 +431,29 @@ impl Player {
                 self.poisoned(core);
                 return;
             }
+            (None, Message::Probe { sagas, effects }) => {
+                self.probe(core, sagas, effects);
+                return;
+            }
+            (None, Message::AllFound) => {
+                Self::all_found(core);
+                return;
+            }
+            (None, Message::AllGo) => {
+                self.all_go(core);
+                return;
+            }
             (None, _) => return,
         };
+        self.moved(core, saga);
+    }
+
+    /// A saga has heard something.
+    fn moved(&mut self, core: &Core, saga: SagaId) {
         if self.runs.get(&saga).is_some_and(Run::is_over) {
             self.let_go(core, saga);
         }
         self.residents.moved(&core.driver, &mut self.runs, saga);
-    }
-
-    /// A saga that was found at open goes on.
-    fn go_on(&mut self, core: &Arc<Core>, saga: SagaId) {
-        let Some(run) = self.runs.get(&saga) else {
-            return;
-        };
-        let left = run
-            .parent()
-            .filter(|parent| !self.runs.contains_key(parent));
-        if let Some(run) = self.runs.get_mut(&saga) {
-            if left.is_some() {
-                // Its parent's end was the last that was durable of both.
-                run.release();
-            }
-            run.recovered(core);
-        }
     }
 
     /// A saga waits for a child: it is started if there is none, and tells where it is if there is.

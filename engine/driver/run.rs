@@ -13,15 +13,14 @@ use orlop_saga::effect::Settlement;
 use orlop_saga::event::Event;
 use orlop_saga::id::{Lsn, SagaId, StepIndex};
 use orlop_saga::path::StepPath;
-use orlop_saga::saga::{
-    Hold, PauseReason, Phase, SagaEvent, SagaStart, SagaState, SagaStatus, StatusKind,
-};
+use orlop_saga::saga::{Hold, Phase, SagaEvent, SagaStart, SagaState, SagaStatus, StatusKind};
 use orlop_saga::time::Monotonic;
 use orlop_store::log::Purpose;
 
 use super::attempt::Active;
 use super::child::{Attending, News};
 use super::fork::Newborn;
+use super::probation::Turn;
 use super::resident::Residence;
 use super::words::{clipped, hold_text};
 use super::{CancelError, Fault, Message, Tell, not_recorded};
@@ -68,6 +67,10 @@ pub(super) enum Deed {
     Exhausted(StepPath, String),
     /// An operator is shown it.
     Shown(Box<SagaState>, Tell<Result<Box<SagaState>, Fault>>),
+    /// Its function is played alone.
+    Rehearse,
+    /// Its turn to be played alone is over.
+    Rehearsed,
     /// An operator is told that it is done.
     Ordered(Tell<Result<(), Fault>>),
 }
@@ -119,6 +122,12 @@ pub(super) struct Run {
     announced: Option<StatusKind>,
     /// Where it is, as far as that is durable.
     pub(super) shown: Option<SagaStatus>,
+    /// Whether it is played alone first.
+    pub(super) turn: Turn,
+    /// Whether its function is told only what is durable.
+    pub(super) careful: bool,
+    /// How many of its deliveries are known to be durable.
+    pub(super) durable_deliveries: usize,
 }
 
 /// The function in one execution.
@@ -170,6 +179,9 @@ impl Run {
             finished_at: None,
             announced: Some(state.status_kind()),
             shown: Some(state.status()),
+            turn: Turn::Free,
+            careful: false,
+            durable_deliveries: state.deliveries().len(),
             state,
         }
     }
@@ -184,30 +196,13 @@ impl Run {
         self.over
     }
 
-    /// Goes on after a restart.
-    pub(super) fn recovered(&mut self, core: &Arc<Core>) {
-        self.watch_deadline(core);
-        match self.state.hold() {
-            // Perhaps this engine has what was missing. If not, it is held again at once.
-            Some(Hold::Paused(PauseReason::Definition(_))) => {
-                self.resume(core);
-                self.advance(core);
-            }
-            // It has to unwind, and unwinding needs nothing of what holds it.
-            Some(_) if self.state.doom().is_some() => {
-                self.resume(core);
-                self.advance(core);
-            }
-            Some(hold) => self.flight.hold(&hold_text(hold)),
-            None => self.advance(core),
-        }
-    }
-
     /// Moves as far as it can without hearing anything new.
     pub(super) fn advance(&mut self, core: &Arc<Core>) {
         loop {
-            self.forward(core);
-            self.conclude(core);
+            if self.turn.plays() {
+                self.forward(core);
+                self.conclude(core);
+            }
             if !self.flush(core) {
                 return;
             }
@@ -247,6 +242,9 @@ impl Run {
             Message::Deadline { .. } => self.check_deadline(core),
             Message::Operate { wish, .. } => self.operate(core, *wish),
             Message::GoOn { .. }
+            | Message::Probe { .. }
+            | Message::AllFound
+            | Message::AllGo
             | Message::Attend { .. }
             | Message::Command { .. }
             | Message::Start { .. }
@@ -363,7 +361,10 @@ impl Run {
     /// Hands the next batch to the log, unless one is on its way; true if something was done at
     /// once instead, after which there may be more to do.
     fn flush(&mut self, core: &Arc<Core>) -> bool {
-        if self.sent.is_some() || (self.outbox.is_empty() && self.deeds.is_empty()) {
+        if self.turn == Turn::Played
+            || self.sent.is_some()
+            || (self.outbox.is_empty() && self.deeds.is_empty())
+        {
             return false;
         }
         let events = self.next_events(core.batch_bytes.min(BATCH_BYTES));
@@ -389,7 +390,8 @@ impl Run {
             Event::Opened { .. }
             | Event::Tenant(_)
             | Event::Effect { .. }
-            | Event::Closed { .. } => false,
+            | Event::Closed { .. }
+            | Event::Recovered => false,
         });
         // Whatever was started must be able to end, also on a full disk.
         let purpose = if starts {
@@ -425,6 +427,8 @@ impl Run {
                 | Deed::Attend(_)
                 | Deed::Recall(_)
                 | Deed::Reported
+                | Deed::Rehearse
+                | Deed::Rehearsed
                 | Deed::Held(_)
                 | Deed::Resumed
                 | Deed::Finish(_)
@@ -479,6 +483,8 @@ impl Run {
                 Deed::Shown(state, tell) => {
                     let _ = tell.send(Ok(state));
                 }
+                Deed::Rehearse => self.rehearse(core),
+                Deed::Rehearsed => self.turn = Turn::Waits,
                 Deed::Ordered(tell) => {
                     let _ = tell.send(Ok(()));
                 }

@@ -50,9 +50,15 @@ pub(super) fn bytes_about(event: &Event) -> usize {
             | SagaEvent::Released
             | SagaEvent::Abandoned { .. }
             | SagaEvent::UndoSkipped { .. }
-            | SagaEvent::Reopened { .. } => 0,
+            | SagaEvent::Reopened { .. }
+            | SagaEvent::Probed
+            | SagaEvent::Acquitted => 0,
         },
-        Event::Opened { .. } | Event::Tenant(_) | Event::Effect { .. } | Event::Closed { .. } => 0,
+        Event::Opened { .. }
+        | Event::Tenant(_)
+        | Event::Effect { .. }
+        | Event::Closed { .. }
+        | Event::Recovered => 0,
     };
     // Names, paths, reasons and numbers.
     payload + 2048
@@ -70,6 +76,9 @@ pub(super) fn clipped(hold: Hold) -> Hold {
         Hold::Paused(PauseReason::Panicked(why)) => Hold::Paused(PauseReason::Panicked(clip(why))),
         Hold::Paused(PauseReason::AtStart) => Hold::Paused(PauseReason::AtStart),
         Hold::Paused(PauseReason::Operator(why)) => Hold::Paused(PauseReason::Operator(clip(why))),
+        Hold::Paused(reason @ (PauseReason::Probation { .. } | PauseReason::Suspect { .. })) => {
+            Hold::Paused(reason)
+        }
         Hold::Stuck(why) => Hold::Stuck(clip(why)),
     }
 }
@@ -82,6 +91,12 @@ pub(super) fn hold_text(hold: &Hold) -> Arc<str> {
         Hold::Paused(PauseReason::Panicked(why)) => format!("paused: {why}"),
         Hold::Paused(PauseReason::AtStart) => "paused: it was started so".to_owned(),
         Hold::Paused(PauseReason::Operator(why)) => format!("paused by an operator: {why}"),
+        Hold::Paused(PauseReason::Probation { crashes }) => {
+            format!("paused: it is played alone, the process died {crashes} times while it was")
+        }
+        Hold::Paused(PauseReason::Suspect { crashes }) => {
+            format!("paused: suspect: the process died {crashes} times while it was played alone")
+        }
         Hold::Stuck(why) => why.clone(),
     })
 }

@@ -41,6 +41,21 @@ pub(crate) enum Issue {
     Missing(StepPath, &'static str),
 }
 
+impl Issue {
+    /// Where in the saga it is asked for; the pivot is nowhere.
+    pub(crate) fn path(&self) -> Option<&StepPath> {
+        match self {
+            Self::Step(path, _)
+            | Self::Sleep(path, _)
+            | Self::Note(path, _)
+            | Self::Child(path, _)
+            | Self::Signal(path, _)
+            | Self::Missing(path, _) => Some(path),
+            Self::Pivot => None,
+        }
+    }
+}
+
 /// What a step runs; lives in memory only, since the function says it again on replay.
 pub(crate) struct StepSpec {
     pub(crate) code: Arc<Code>,

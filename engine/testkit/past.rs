@@ -178,7 +178,9 @@ impl Story {
             | SagaEvent::Signalled { .. }
             | SagaEvent::DeadlinePassed { .. }
             | SagaEvent::Released
-            | SagaEvent::Forked(_) => {}
+            | SagaEvent::Forked(_)
+            | SagaEvent::Probed
+            | SagaEvent::Acquitted => {}
         }
     }
 

@@ -1,6 +1,6 @@
 //! Folds that begin another life: of a backup that was restored, and of a copy under another id.
 
-use super::Live;
+use super::{Live, Standing};
 use crate::effect::Effect;
 use crate::id::{Attempt, Fence, Incarnation, SagaId, StoreId};
 use crate::saga::{Hold, Phase, SagaState};
@@ -19,7 +19,7 @@ impl Live {
         self.incarnation = self.incarnation.max(incarnation);
         self.saga_last = self.saga_last.max(saga);
         // What was interrupted was no crash's doing.
-        self.closed = true;
+        self.standing = Standing::Closed;
         self.outside_ahead = true;
         let fence = Fence::new(self.incarnation, Attempt::new(0));
         for effect in self.effects.values_mut() {
@@ -42,7 +42,7 @@ impl Live {
     /// Makes it the beginning of a copy of the store `of`, which goes on with the work itself: what
     /// is unfinished and changes the outside, or may, waits for an operator.
     pub fn part_from(&mut self, of: StoreId) {
-        self.closed = true;
+        self.standing = Standing::Closed;
         self.outside_ahead = false;
         let reason = format!("cloned from store {of}, which goes on with this itself");
         for effect in self.effects.values_mut() {

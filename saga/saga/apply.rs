@@ -49,7 +49,8 @@ impl SagaState {
                 Ok(())
             }
             SagaEvent::Held(hold) => {
-                self.check(!self.ended() && self.hold.is_none(), "held")?;
+                let free = self.hold.is_none() || self.probation().is_some();
+                self.check(!self.ended() && free, "held")?;
                 self.hold = Some(hold.clone());
                 Ok(())
             }
@@ -91,6 +92,8 @@ impl SagaState {
             SagaEvent::UndoSkipped { step, fence, note } => self.undo_skipped(*step, *fence, note),
             SagaEvent::Reopened { step, fence } => self.reopened(*step, *fence),
             SagaEvent::Forked(inherits) => self.forked(inherits),
+            SagaEvent::Probed => self.probed(running),
+            SagaEvent::Acquitted => self.acquitted(),
         }
     }
 

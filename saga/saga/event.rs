@@ -131,6 +131,17 @@ pub enum PauseReason {
     AtStart,
     /// An operator said so, in these words.
     Operator(String),
+    /// Recovery crashed, so it is played alone: the process died so many times while it was. It
+    /// goes on by itself.
+    Probation {
+        /// How many times.
+        crashes: u32,
+    },
+    /// The process died so many times while its code was played alone.
+    Suspect {
+        /// How many times.
+        crashes: u32,
+    },
 }
 
 /// Why a saga does not move.
@@ -281,4 +292,8 @@ pub enum SagaEvent {
         /// When.
         at: WallMillis,
     },
+    /// Recovery crashed before, so it is about to be played alone.
+    Probed,
+    /// It was played alone, and the process lives.
+    Acquitted,
 }

@@ -2,6 +2,7 @@
 
 mod children;
 mod operators;
+mod probation;
 mod signals;
 mod starts;
 

@@ -436,7 +436,8 @@ fn output_of(event: &Event, bytes_min: u64) -> Option<&Payload> {
         | Event::Tenant(_)
         | Event::Effect { .. }
         | Event::Saga { .. }
-        | Event::Closed { .. } => return None,
+        | Event::Closed { .. }
+        | Event::Recovered => return None,
     };
     (output.len() as u64 >= bytes_min).then_some(output)
 }
@@ -456,7 +457,11 @@ fn refer(event: &mut Event, blob: BlobRef) {
                 };
             }
         }
-        Event::Opened { .. } | Event::Tenant(_) | Event::Effect { .. } | Event::Closed { .. } => {}
+        Event::Opened { .. }
+        | Event::Tenant(_)
+        | Event::Effect { .. }
+        | Event::Closed { .. }
+        | Event::Recovered => {}
     }
 }
 

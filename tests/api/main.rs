@@ -37,6 +37,7 @@ mod sagas;
 mod select;
 mod signals;
 mod starts;
+mod suspects;
 mod table;
 mod unwinding;
 mod watchdog;

@@ -17,4 +17,5 @@ mod code;
 mod ledger;
 mod parent;
 mod remote;
+mod suspects;
 mod tiers;

@@ -50,7 +50,8 @@ impl Run {
             Event::Opened { .. }
             | Event::Tenant(_)
             | Event::Effect { .. }
-            | Event::Closed { .. } => false,
+            | Event::Closed { .. }
+            | Event::Recovered => false,
         }
     }
 

@@ -69,6 +69,7 @@ impl Frozen<Event> for today::Event {
                 event: event.freeze()?,
             },
             Self::Closed { at } => Event::Closed { at: *at },
+            Self::Recovered => return Err(NotInFormat::since_v2("a recovery that is over")),
         })
     }
 
@@ -285,6 +286,9 @@ impl Frozen<PauseReason> for sagas::PauseReason {
             Self::Panicked(reason) => PauseReason::Panicked(reason.clone()),
             Self::AtStart => return Err(NotInFormat::since_v2("a saga that starts paused")),
             Self::Operator(_) => return Err(NotInFormat::since_v2("a pause by an operator")),
+            Self::Probation { .. } | Self::Suspect { .. } => {
+                return Err(NotInFormat::since_v2("a suspect"));
+            }
         })
     }
 
@@ -447,6 +451,7 @@ impl Frozen<SagaEvent> for sagas::SagaEvent {
                 return Err(NotInFormat::since_v2("an outcome in a blob"));
             }
             Self::Forked(_) => return Err(NotInFormat::since_v2("a fork")),
+            Self::Probed | Self::Acquitted => return Err(NotInFormat::since_v2("a suspect")),
         })
     }
 

@@ -350,7 +350,7 @@ impl Frozen<Live> for live::Live {
             lsn,
             incarnation,
             // Only whether lost questions count.
-            closed: _,
+            standing: _,
             outside_ahead,
             saga_last,
             tenants,
@@ -381,7 +381,7 @@ impl Frozen<Live> for live::Live {
             lsn: frozen.lsn,
             incarnation: frozen.incarnation,
             // Version 1 does not say; then nothing is counted.
-            closed: true,
+            standing: live::Standing::Closed,
             outside_ahead: false,
             saga_last: frozen.saga_last,
             tenants: frozen.tenants,
