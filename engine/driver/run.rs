@@ -116,6 +116,8 @@ pub(super) struct Run {
     flushed: u64,
     sent: Option<Sent>,
     over: bool,
+    /// The journal did not take what it was to begin or go on with: nothing more is recorded.
+    broken_off: bool,
     /// The record of its end, once that is durable.
     finished_at: Option<Lsn>,
     /// The status that subscribers will have been told once everything recorded is durable.
@@ -176,6 +178,7 @@ impl Run {
             flushed: 0,
             sent: None,
             over: false,
+            broken_off: false,
             finished_at: None,
             announced: Some(state.status_kind()),
             shown: Some(state.status()),
@@ -198,7 +201,8 @@ impl Run {
 
     /// Moves as far as it can without hearing anything new.
     pub(super) fn advance(&mut self, core: &Arc<Core>) {
-        loop {
+        // What would be recorded now is of a saga that the journal does not have, or not so.
+        while !self.broken_off {
             if self.turn.plays() {
                 self.forward(core);
                 self.conclude(core);

@@ -12,9 +12,9 @@ use orlop::store::log::{LogOptions, SimLogDisk};
 use orlop::store::tables::SimHome;
 use orlop::store::tables::sim::SimShelf;
 use orlop::{
-    BulkheadOptions, Engine, EngineBuilder, Escalation, HOST_IO, Key, Lease, Limits, OpenError,
-    Options, Parts, RegisterError, RetryPolicy, Saga, SagaContext, SagaError, StoreId,
-    StoreOpenError, StoreOptions, SubmitError, Unavailable, wait,
+    BulkheadOptions, Engine, EngineBuilder, Escalation, HOST_IO, Key, Lease, Limits, Noop,
+    OpenError, Options, Origin, Parts, RegisterError, RetryPolicy, Saga, SagaContext, SagaError,
+    StoreId, StoreOpenError, StoreOptions, SubmitError, Unavailable, wait,
 };
 
 use crate::gate::{Gate, Pass};
@@ -306,5 +306,55 @@ fn a_full_disk_refuses_new_work_and_still_takes_the_outcome_of_what_runs() {
             .output,
         3
     );
+    engine.blocking().close().unwrap();
+}
+
+/// One step that needs nobody.
+struct Once;
+
+impl Saga for Once {
+    const NAME: &'static str = "once";
+    type Input = u64;
+    type Output = ();
+
+    async fn run(&self, saga: SagaContext, number: u64) -> Result<(), SagaError> {
+        saga.step("only", Noop, number).await?;
+        Ok(())
+    }
+}
+
+#[test]
+fn a_saga_that_a_full_disk_refused_leaves_nothing_in_the_journal() {
+    let (log, shelf) = (SimLogDisk::new(), SimShelf::new());
+    let checkpoints: Arc<dyn Disk> = Arc::new(SimDisk::new());
+    let open = || {
+        EngineBuilder::on_parts(Parts {
+            store: StoreId::new([7; 16]),
+            log: Box::new(log.open(LogOptions::default())),
+            home: Box::new(SimHome::new(shelf.clone())),
+            disk: Arc::clone(&checkpoints),
+            folder: PathBuf::from("/"),
+        })
+        .saga(Once)
+        .open_blocking()
+        .unwrap()
+    };
+    let engine = open();
+    let tenant = engine.blocking().tenant("a").unwrap();
+    log.set_full(true);
+    for number in 0..8_u64 {
+        let key = Key::named(&number.to_string());
+        let refused = wait(tenant.start::<Once>(key, number)).unwrap_err();
+        let full = SubmitError::Unavailable(Unavailable::DiskFull);
+        assert_eq!(refused, full);
+    }
+    log.set_full(false);
+    // What is in the journal now is what the next engine folds.
+    engine.blocking().close().unwrap();
+    drop((tenant, engine));
+    let engine = open();
+    let tenant = engine.blocking().tenant("a").unwrap();
+    let begun = wait(tenant.start::<Once>(Key::named("1"), 1_u64)).unwrap();
+    assert_eq!(wait(begun).unwrap().origin, Origin::Ran);
     engine.blocking().close().unwrap();
 }

@@ -122,6 +122,8 @@ impl Run {
         self.bury();
         self.disarm();
         self.dismiss_all();
+        self.outbox.clear();
+        self.broken_off = true;
         self.over = true;
         core.driver.ended();
     }
