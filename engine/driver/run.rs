@@ -82,6 +82,17 @@ struct Sent {
     deeds: Vec<Deed>,
 }
 
+/// Whether anything comes of a run any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Over {
+    /// It goes on.
+    NotYet,
+    /// It has ended and everybody was told.
+    Told,
+    /// The journal did not take what it was to begin or go on with: nothing more is recorded.
+    BrokenOff,
+}
+
 /// See the module.
 pub(super) struct Run {
     pub(super) id: SagaId,
@@ -115,9 +126,7 @@ pub(super) struct Run {
     recorded: u64,
     flushed: u64,
     sent: Option<Sent>,
-    over: bool,
-    /// The journal did not take what it was to begin or go on with: nothing more is recorded.
-    broken_off: bool,
+    over: Over,
     /// The record of its end, once that is durable.
     finished_at: Option<Lsn>,
     /// The status that subscribers will have been told once everything recorded is durable.
@@ -177,8 +186,7 @@ impl Run {
             recorded: 0,
             flushed: 0,
             sent: None,
-            over: false,
-            broken_off: false,
+            over: Over::NotYet,
             finished_at: None,
             announced: Some(state.status_kind()),
             shown: Some(state.status()),
@@ -196,13 +204,13 @@ impl Run {
 
     /// Whether it has ended and everybody was told.
     pub(super) fn is_over(&self) -> bool {
-        self.over
+        self.over != Over::NotYet
     }
 
     /// Moves as far as it can without hearing anything new.
     pub(super) fn advance(&mut self, core: &Arc<Core>) {
         // What would be recorded now is of a saga that the journal does not have, or not so.
-        while !self.broken_off {
+        while self.over != Over::BrokenOff {
             if self.turn.plays() {
                 self.forward(core);
                 self.conclude(core);
@@ -470,7 +478,7 @@ impl Run {
                 }
                 Deed::Resumed => self.resumed(core),
                 Deed::Finish(settlement) => {
-                    self.over = true;
+                    self.over = Over::Told;
                     self.finished_at = Some(lsn);
                     core.driver.ended();
                     self.flight.arrived(core, settlement, lsn);

@@ -12,7 +12,7 @@ use orlop_saga::event::Event;
 use orlop_saga::saga::SagaEvent;
 use orlop_store::log::{AppendError, LsnRange, Purpose};
 
-use super::{Deed, Run};
+use super::{Deed, Over, Run};
 use crate::core::Core;
 use crate::driver::Message;
 use crate::driver::words::bytes_about;
@@ -123,8 +123,7 @@ impl Run {
         self.disarm();
         self.dismiss_all();
         self.outbox.clear();
-        self.broken_off = true;
-        self.over = true;
+        self.over = Over::BrokenOff;
         core.driver.ended();
     }
 
