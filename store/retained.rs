@@ -41,7 +41,7 @@ const SHRINK_KEYS_MIN: usize = 4096;
 ///
 /// Its memory follows from the number of keys: 20 to 40 bytes for each while they grow in number,
 /// and after retention has removed many at most four times that, see
-/// [`shrink`](RetainedKeys::shrink).
+/// `shrink`.
 #[derive(Debug)]
 pub struct RetainedKeys {
     secret: [u8; 32],

@@ -2,7 +2,7 @@
 //!
 //! `blobs/TENANT/DIGEST` has the canonical bytes of an output and nothing else; its name says what
 //! they must be. The record, the row and the export carry a
-//! [`BlobRef`](orlop_saga::blob::BlobRef) instead. A blob that cannot be written is no failure:
+//! [`BlobRef`] instead. A blob that cannot be written is no failure:
 //! the output then goes into the record like any other.
 //!
 //! Invariants
