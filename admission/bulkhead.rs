@@ -23,8 +23,8 @@ use crate::held::{BulkheadId, HeldScope};
 use crate::options::{BulkheadOptions, OptionsError};
 use crate::outbox::{Delivery, Outbox};
 use crate::permit::Permit;
-use crate::pool::{Expiry, Pool, Waiter, deadline_of};
-use crate::queue::{Booking, OwnerKey};
+use crate::pool::{Expiry, Pool, Waiter, class_of, deadline_of, exclusion_of};
+use crate::queue::{Booking, OwnerKey, Piece};
 use crate::refusal::{Refusal, Scope};
 use crate::request::{CostVector, Grantee, Lane, Request};
 use crate::share::Share;
@@ -75,6 +75,7 @@ impl Core {
             let acquired = self.acquire_locked(&mut state, request, nested, grantee, &mut outbox);
             if let Err(refusal) = &acquired {
                 state.pool_mut(request.lane).refused.count(refusal);
+                state.doubt(self, request, refusal);
             }
             acquired
         };
@@ -105,13 +106,20 @@ impl Core {
         let share = ledger.quotas.share;
         let kind = Kind::new(request.computation, lane, request.size);
         let estimate = state.estimates.of(kind);
+        let slots = cost.slots.get();
+        let piece = Piece {
+            class: class_of(request),
+            slots,
+            exclusion: exclusion_of(request),
+            cost: state.estimates.known(kind).unwrap_or_default().get(),
+        };
         let pool = state.pool_mut(lane);
-        if pool.queue.may_start(owner, cost.slots.get()) && pool.has_free(cost.slots.get()) {
+        if pool.queue.may_start(owner, slots, piece.exclusion) && pool.has_free(slots) {
             ledger.reserve(lane, cost, false);
             ledger.pass(lane, now);
-            let booking = pool.queue.start(owner, share, cost.slots.get(), estimate);
+            let booking = pool.queue.start(owner, share, piece, estimate);
             pool.reserve_staging(cost);
-            pool.occupy(cost);
+            pool.occupy(cost, booking);
             state.gate.enter();
             return Ok(Acquired::Granted(Permit::new(
                 Arc::clone(self),
@@ -144,28 +152,25 @@ impl Core {
             grantee: grantee(),
         };
         Ok(Acquired::Queued(
-            self.enqueue(state, request, share, waiter, outbox),
+            self.enqueue(state, lane, share, piece, waiter, outbox),
         ))
     }
 
     fn enqueue(
         self: &Arc<Self>,
         state: &mut State,
-        request: &Request<'_>,
+        lane: Lane,
         share: Share,
+        piece: Piece,
         waiter: Waiter,
         outbox: &mut Outbox,
     ) -> QueueTicket {
-        let (lane, serial) = (request.lane, waiter.serial);
+        let serial = waiter.serial;
         let expires_at = waiter.expiry.map(|expiry| expiry.at);
-        let (owner, slots) = (owner_key(&waiter.account), waiter.cost.slots.get());
-        let class = match lane {
-            Lane::Ordinary => request.class,
-            Lane::Reserved => orlop_saga::tenant::Class::default(),
-        };
+        let owner = owner_key(&waiter.account);
         let pool = state.pool_mut(lane);
         pool.reserve_staging(waiter.cost);
-        let entry = pool.queue.push(owner, share, class, slots, waiter);
+        let entry = pool.queue.push(owner, share, piece, waiter);
         state.gate.enter();
         state.serial = state.serial.wrapping_add(1);
         let place = Place {
@@ -207,7 +212,7 @@ impl Core {
             let lane = kind.lane();
             let mut state = self.state.lock();
             let pool = state.pool_mut(lane);
-            pool.vacate(cost, settlement);
+            pool.vacate(cost, booking, settlement);
             let measured = settlement.measured();
             pool.queue.end(booking, measured);
             if let Some(actual) = measured {

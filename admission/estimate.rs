@@ -59,8 +59,21 @@ impl Estimates {
     }
 
     pub(crate) fn of(&self, kind: Kind) -> BusyNanos {
-        let average = self.averages.get(&kind).map(|average| average >> 4);
-        BusyNanos::new(average.unwrap_or(self.guess))
+        self.known(kind).unwrap_or(BusyNanos::new(self.guess))
+    }
+
+    /// What was learnt of `kind`, if anything was.
+    pub(crate) fn known(&self, kind: Kind) -> Option<BusyNanos> {
+        let average = self.averages.get(&kind)?;
+        Some(BusyNanos::new(average >> 4))
+    }
+
+    /// Work was refused because of what it is known to cost: believed a little less, so that it is
+    /// measured again one day, and one outlier does not refuse its kind for ever.
+    pub(crate) fn doubt(&mut self, kind: Kind) {
+        if let Some(average) = self.averages.get_mut(&kind) {
+            *average -= *average >> SHIFT;
+        }
     }
 
     pub(crate) fn learn(&mut self, kind: Kind, actual: BusyNanos) {

@@ -109,20 +109,28 @@ impl Expiries {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::queue::{FairQueue, OwnerKey};
+    use crate::classes::ClassWeights;
+    use crate::conflicts::ConflictMatrix;
+    use crate::exclusion::Exclusion;
+    use crate::queue::{FairQueue, OwnerKey, Piece};
     use crate::share::Share;
     use orlop_saga::id::TenantId;
     use orlop_saga::tenant::Class;
 
     fn place(serial: u64) -> Place {
-        let mut queue = FairQueue::new(1);
+        let exclusion = Exclusion::new(ConflictMatrix::default(), 0);
+        let mut queue = FairQueue::new(1, ClassWeights::default(), exclusion);
         Place {
             lane: Lane::Ordinary,
             entry: queue.push(
                 OwnerKey(TenantId::new(1, 1)),
                 Share::ORDINARY,
-                Class::Standard,
-                1,
+                Piece {
+                    class: Class::Standard,
+                    slots: 1,
+                    exclusion: None,
+                    cost: 0,
+                },
                 (),
             ),
             serial,

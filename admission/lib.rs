@@ -16,8 +16,11 @@
 
 mod acquire;
 mod bulkhead;
+mod classes;
+mod conflicts;
 mod drain;
 mod estimate;
+mod exclusion;
 mod expiry;
 mod held;
 mod links;
@@ -25,6 +28,7 @@ mod options;
 mod outbox;
 mod permit;
 mod pool;
+mod prediction;
 mod queue;
 mod rate;
 mod refusal;
@@ -36,6 +40,7 @@ mod sync;
 mod tenant;
 mod tenants;
 mod ticket;
+mod together;
 mod turns;
 
 #[cfg(test)]
@@ -43,6 +48,8 @@ mod interleavings;
 
 pub use acquire::Acquire;
 pub use bulkhead::{Acquired, Alarm, Bulkhead};
+pub use classes::ClassWeights;
+pub use conflicts::{ConflictError, ConflictMatrix, ExclusionId};
 pub use drain::{Drain, DrainError, Queued};
 pub use held::{BulkheadId, HeldScope};
 pub use options::{BulkheadOptions, OptionsError};
@@ -55,4 +62,5 @@ pub use snapshot::{BulkheadSnapshot, LaneSnapshot};
 pub use tenant::{Holding, Quotas, TenantAccount, TenantSnapshot, TenantState};
 pub use tenants::{CapacityError, RegisterError, TenantError, Tenants};
 pub use ticket::QueueTicket;
+pub use together::{Together, TogetherError};
 pub use turns::Weight;

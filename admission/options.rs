@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use orlop_saga::amount::{BusyNanos, ByteCount};
 
+use crate::classes::ClassWeights;
+use crate::conflicts::ConflictMatrix;
+
 /// The bounds of one bulkhead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BulkheadOptions {
@@ -28,6 +31,20 @@ pub struct BulkheadOptions {
     /// How many requests that need fewer slots may go ahead of one that is next and has to wait
     /// for more slots to come free. 0: all of them wait with it.
     pub backfill_max: u32,
+    /// What the classes of a tenant get of what the tenant gets.
+    pub classes: ClassWeights,
+    /// Which groups of requests must not run at the same time.
+    pub conflicts: ConflictMatrix,
+    /// How many requests of conflicting groups may go ahead of one that waits for them to end;
+    /// after that they are held back until it has started. 0: from the beginning.
+    pub overtakes_max: u32,
+    /// How many pieces of work the resource behind the slots carries out at a time. 0: one for
+    /// each slot. Predictions rest on it.
+    pub workers: u32,
+    /// Once ordinary permits of this estimate are out, no further one is granted, so that what is
+    /// out but not begun is no queue that knows nothing of shares. One more permit than
+    /// `workers` is always granted. `None`: the slots are the bound.
+    pub published_cost_max: Option<BusyNanos>,
     /// What the first request of a kind is taken to cost, in the unit of the bulkhead.
     pub cost_guess: BusyNanos,
     /// Slots of the reserved lane, beside those of ordinary work. 0 means that there is none.
@@ -58,6 +75,11 @@ impl BulkheadOptions {
             queue_timeout: None,
             staging_bytes_max: ByteCount::new(256 << 20),
             backfill_max: 4,
+            classes: ClassWeights::default(),
+            conflicts: ConflictMatrix::default(),
+            overtakes_max: 16,
+            workers: 0,
+            published_cost_max: None,
             cost_guess: BusyNanos::new(100_000),
             reserved_slots: 1,
             reserved_queue_max: 1024,
@@ -91,6 +113,8 @@ impl BulkheadOptions {
             ("queue_per_tenant_max", self.queue_per_tenant_max),
             ("in_flight_per_tenant_max", self.in_flight_per_tenant_max),
             ("backfill_max", self.backfill_max),
+            ("overtakes_max", self.overtakes_max),
+            ("workers", self.workers),
             ("reserved_slots", self.reserved_slots),
             ("reserved_queue_max", self.reserved_queue_max),
             (

@@ -6,14 +6,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use orlop_saga::amount::{BusyNanos, ByteCount};
-use orlop_saga::tenant::AuditTag;
+use orlop_saga::tenant::{AuditTag, Class};
 use orlop_saga::time::Monotonic;
 
+use crate::classes::ClassWeights;
+use crate::conflicts::{ConflictMatrix, ExclusionId};
 use crate::estimate::Kind;
+use crate::exclusion::Exclusion;
 use crate::options::BulkheadOptions;
-use crate::queue::{EntryKey, FairQueue, OwnerKey};
+use crate::prediction::{self, Published};
+use crate::queue::{Booking, EntryKey, FairQueue, OwnerKey};
 use crate::refusal::{Dimension, Refusal, RefusalCounts, Scope};
 use crate::request::{CostVector, Grantee, Lane, Request};
+use crate::share::Share;
 use crate::snapshot::LaneSnapshot;
 use crate::tenant::{Bound, Settlement, TenantAccount};
 
@@ -40,6 +45,7 @@ pub(crate) struct Expiry {
     pub(crate) at: Monotonic,
     since: Monotonic,
     by_deadline: bool,
+    deadline: Option<Monotonic>,
 }
 
 impl Expiry {
@@ -60,7 +66,13 @@ impl Expiry {
             at,
             since: now,
             by_deadline,
+            deadline,
         })
+    }
+
+    /// By how much work of this cost would be late if it started at `now`.
+    pub(crate) fn late(&self, now: Monotonic, cost: BusyNanos) -> Option<Refusal> {
+        prediction::late(self.deadline?, now, cost.get())
     }
 
     pub(crate) fn refusal(&self, now: Monotonic) -> Refusal {
@@ -92,6 +104,7 @@ pub(crate) struct Pool {
     queue_per_tenant_max: u32,
     staging_max: u64,
     backfill_max: u32,
+    published: Published,
     pub(crate) queue_timeout: Option<Duration>,
     slots: u64,
     permits: u64,
@@ -114,6 +127,12 @@ impl Pool {
             queue_per_tenant_max: options.queue_per_tenant_max,
             queue_timeout: options.queue_timeout,
             backfill_max: options.backfill_max,
+            published: Published::new(options, slots_max),
+            queue: FairQueue::new(
+                slots_per_tenant_max,
+                options.classes,
+                Exclusion::new(options.conflicts.clone(), options.overtakes_max),
+            ),
             ..Self::new(slots_max, slots_per_tenant_max, options.staging_bytes_max)
         }
     }
@@ -135,11 +154,16 @@ impl Pool {
             queue_per_tenant_max: 0,
             staging_max: staging_max.get(),
             backfill_max: 0,
+            published: Published::unbounded(slots_max),
             queue_timeout: None,
             slots: 0,
             permits: 0,
             staging: 0,
-            queue: FairQueue::new(slots_per_tenant_max),
+            queue: FairQueue::new(
+                slots_per_tenant_max,
+                ClassWeights::default(),
+                Exclusion::new(ConflictMatrix::default(), 0),
+            ),
             granted: 0,
             withdrawn: 0,
             refused: RefusalCounts::default(),
@@ -199,14 +223,35 @@ impl Pool {
         })
     }
 
-    /// Whether `slots` are free.
+    /// Whether `slots` are free, and so little is out that they may be granted.
     pub(crate) const fn has_free(&self, slots: u32) -> bool {
         self.slots.saturating_add(slots as u64) <= self.slots_max
+            && self.published.has_room(self.permits)
+    }
+
+    /// By how much a request that asks now is expected to be late.
+    pub(crate) fn predict(
+        &self,
+        request: &Request<'_>,
+        share: Share,
+        known: BusyNanos,
+        now: Monotonic,
+    ) -> Option<Refusal> {
+        let deadline = deadline_of(request)?;
+        let (owner, slots) = (OwnerKey(request.tenant.id()), request.cost.slots.get());
+        let at_once = self.queue.may_start(owner, slots, request.exclusion) && self.has_free(slots);
+        let wait = if at_once {
+            0
+        } else {
+            let ahead = self.queue.ahead(owner, share, request.class);
+            self.published.wait(ahead, self.slots_per_tenant_max)
+        };
+        prediction::late(deadline, now, wait.saturating_add(known.get()))
     }
 
     /// Who may start now: whoever is in front, or, while that one needs more than is free, a
     /// smaller one behind it, a bounded number of times.
-    pub(crate) fn next(&self) -> Next {
+    pub(crate) fn next(&mut self) -> Next {
         let Some((entry, slots)) = self.queue.front() else {
             return Next::Nobody;
         };
@@ -214,7 +259,8 @@ impl Pool {
             return Next::Front(entry);
         }
         let free = u32::try_from(self.slots_max.saturating_sub(self.slots)).unwrap_or(u32::MAX);
-        let small = if free > 0 && self.queue.overtaken(entry) < self.backfill_max {
+        let room = free > 0 && self.published.has_room(self.permits);
+        let small = if room && self.queue.overtaken(entry) < self.backfill_max {
             self.queue.next_within(free, BACKFILL_LANES)
         } else {
             None
@@ -238,7 +284,8 @@ impl Pool {
     }
 
     /// Books a grant whose tenant the queue knows to be running.
-    pub(crate) fn occupy(&mut self, cost: CostVector) {
+    pub(crate) fn occupy(&mut self, cost: CostVector, booking: Booking) {
+        self.published.add(booking.charged());
         self.slots = self.slots.saturating_add(u64::from(cost.slots.get()));
         self.permits = self.permits.saturating_add(1);
         self.granted = self.granted.saturating_add(1);
@@ -246,7 +293,8 @@ impl Pool {
     }
 
     /// Books that a permit was given back.
-    pub(crate) fn vacate(&mut self, cost: CostVector, settlement: Settlement) {
+    pub(crate) fn vacate(&mut self, cost: CostVector, booking: Booking, settlement: Settlement) {
+        self.published.take(booking.charged());
         let slots = u64::from(cost.slots.get());
         debug_assert!(
             self.slots >= slots && self.permits > 0,
@@ -286,5 +334,22 @@ pub(crate) fn deadline_of(request: &Request<'_>) -> Option<Monotonic> {
     match request.lane {
         Lane::Ordinary => request.deadline,
         Lane::Reserved => None,
+    }
+}
+
+/// The exclusion group that binds a request in its lane.
+pub(crate) const fn exclusion_of(request: &Request<'_>) -> Option<ExclusionId> {
+    match request.lane {
+        Lane::Ordinary => request.exclusion,
+        // Compensation is never blocked by what failed.
+        Lane::Reserved => None,
+    }
+}
+
+/// The class of a request in its lane: the reserved one is FIFO per tenant.
+pub(crate) const fn class_of(request: &Request<'_>) -> Class {
+    match request.lane {
+        Lane::Ordinary => request.class,
+        Lane::Reserved => Class::Standard,
     }
 }

@@ -1,20 +1,22 @@
 //! The fair queue: who is next.
 //!
-//! FIFO within (tenant, class); within a tenant by urgency, with a bound on how often a class is
-//! passed over; between tenants, and between groups of tenants, start-time fair by weight and
-//! cost. A tenant at its own bound is out of turn until its bound lifts, so it costs the others
-//! nothing.
+//! FIFO within (tenant, class); between the classes of a tenant, between tenants, and between groups
+//! of tenants, start-time fair by weight and cost. A tenant at its own bound is out of turn until
+//! its bound lifts, so it costs the others nothing. Who waits for an exclusion group is out of
+//! turn until that is free, and then bounded by how often it was overtaken.
 //!
 //! The queue knows neither clocks nor grantees. It is told what starts, at what estimated cost,
 //! and what ends, at what measured one.
 //!
 //! Invariants
-//! - Those lanes wait for a turn whose head fits their tenant's bound, and those groups that have
-//!   such a lane.
-//! - `front` changes nothing: the answer stays the same until something is pushed, removed,
-//!   taken or ended.
+//! - Those lanes wait for a turn whose head may start, and those groups that have such a lane;
+//!   what an exclusion group that has been taken since makes untrue is put right by `front`.
+//! - `front` has no effect that shows: its answer stays the same until something is pushed,
+//!   removed, taken or ended.
 //! - A lane is forgotten only when it has nothing queued or in flight and is not ahead of the
 //!   others, or when nobody has anything.
+
+mod backlog;
 
 use orlop_saga::amount::BusyNanos;
 use orlop_saga::id::TenantId;
@@ -22,12 +24,14 @@ use orlop_saga::tenant::Class;
 use rustc_hash::FxHashMap;
 use slab::Slab;
 
+pub(crate) use self::backlog::Ahead;
+use self::backlog::Backlog;
+use crate::classes::{ClassTurns, ClassWeights, PerClass};
+use crate::conflicts::ExclusionId;
+use crate::exclusion::Exclusion;
 use crate::links::{Linked, Links, List};
 use crate::share::{GroupId, Share};
 use crate::turns::{Tag, Turns, Weight};
-
-/// How often a class with something queued is passed over before it is next in its lane.
-pub(crate) const PASSED_OVER_MAX: u32 = 8;
 
 /// One life of a tenant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,6 +41,8 @@ pub(crate) struct OwnerKey(pub(crate) TenantId);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Booking {
     lane: usize,
+    class: Class,
+    exclusion: Option<ExclusionId>,
     slots: u32,
     charged: u64,
 }
@@ -52,38 +58,21 @@ impl Booking {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct EntryKey(usize);
 
-/// One value for each class.
-#[derive(Clone, Copy, Debug, Default)]
-struct PerClass<T> {
-    interactive: T,
-    standard: T,
-    batch: T,
-}
-
-impl<T: Copy> PerClass<T> {
-    const fn get(&self, class: Class) -> T {
-        match class {
-            Class::Interactive => self.interactive,
-            Class::Standard => self.standard,
-            Class::Batch => self.batch,
-        }
-    }
-
-    const fn get_mut(&mut self, class: Class) -> &mut T {
-        match class {
-            Class::Interactive => &mut self.interactive,
-            Class::Standard => &mut self.standard,
-            Class::Batch => &mut self.batch,
-        }
-    }
+/// What starts or waits, as far as the order of the queue depends on it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Piece {
+    pub(crate) class: Class,
+    pub(crate) slots: u32,
+    pub(crate) exclusion: Option<ExclusionId>,
+    /// What it is known to cost, for predictions; nothing, if that is not known.
+    pub(crate) cost: u64,
 }
 
 #[derive(Debug)]
 struct Entry<W> {
     item: W,
     lane: usize,
-    class: Class,
-    slots: u32,
+    piece: Piece,
     /// How many went ahead of it while it was in front.
     overtaken: u32,
     links: Links,
@@ -106,7 +95,10 @@ struct Lane {
     in_flight: u64,
     queued: u32,
     waiting: PerClass<List>,
-    passed_over: PerClass<u32>,
+    classes: ClassTurns,
+    backlog: PerClass<u64>,
+    /// The exclusion groups that its heads wait for, and since when.
+    parked: (u64, u64),
     /// Whether it has nothing queued or in flight.
     idle: bool,
 }
@@ -118,41 +110,7 @@ struct Group {
     /// Its place among the groups.
     tag: Tag,
     turns: Turns,
-}
-
-impl Lane {
-    /// The class whose head is next: one that was passed over too often, else the most urgent.
-    fn next_class(&self) -> Option<Class> {
-        let mut next: Option<Class> = None;
-        let mut overdue = PASSED_OVER_MAX;
-        for class in Class::ALL {
-            if self.waiting.get(class).is_empty() {
-                continue;
-            }
-            let passed_over = self.passed_over.get(class);
-            if passed_over >= overdue {
-                // `>=`: among equals the less urgent, which has fewer ways to be next.
-                overdue = passed_over;
-                next = Some(class);
-            } else if next.is_none() {
-                next = Some(class);
-            }
-        }
-        next
-    }
-
-    /// Books that `class` was next: the less urgent ones that wait were passed over.
-    fn book_turn(&mut self, class: Class) {
-        for other in Class::ALL {
-            let waits = !self.waiting.get(other).is_empty();
-            let passed_over = self.passed_over.get_mut(other);
-            if other == class || !waits {
-                *passed_over = 0;
-            } else if other > class {
-                *passed_over = passed_over.saturating_add(1);
-            }
-        }
-    }
+    backlog: Backlog,
 }
 
 /// What waits for one pool of slots, in the order in which it is to start.
@@ -164,6 +122,9 @@ pub(crate) struct FairQueue<W> {
     groups: Slab<Group>,
     group_of: FxHashMap<GroupId, usize>,
     turns: Turns,
+    backlog: Backlog,
+    classes: ClassWeights,
+    exclusion: Exclusion,
     /// Lanes that are not idle.
     busy: usize,
     slots_per_owner_max: u64,
@@ -171,7 +132,11 @@ pub(crate) struct FairQueue<W> {
 
 impl<W> FairQueue<W> {
     /// An empty queue in which a tenant may have `slots_per_owner_max` slots in flight.
-    pub(crate) fn new(slots_per_owner_max: u32) -> Self {
+    pub(crate) fn new(
+        slots_per_owner_max: u32,
+        classes: ClassWeights,
+        exclusion: Exclusion,
+    ) -> Self {
         Self {
             entries: Slab::new(),
             lanes: Slab::new(),
@@ -179,6 +144,9 @@ impl<W> FairQueue<W> {
             groups: Slab::new(),
             group_of: FxHashMap::default(),
             turns: Turns::default(),
+            backlog: Backlog::default(),
+            classes,
+            exclusion,
             busy: 0,
             slots_per_owner_max: u64::from(slots_per_owner_max),
         }
@@ -194,13 +162,26 @@ impl<W> FairQueue<W> {
         self.lane(owner).map_or(0, |lane| lane.queued)
     }
 
-    /// Whether work of `owner` that needs `slots` may start at once: nobody who could start is
-    /// overtaken, and it stays within the tenant's bound.
-    pub(crate) fn may_start(&self, owner: OwnerKey, slots: u32) -> bool {
+    /// Whether `group` is one of those that are told apart here.
+    pub(crate) const fn knows(&self, group: ExclusionId) -> bool {
+        self.exclusion.has(group)
+    }
+
+    /// Whether work of `owner` may start at once: nobody who could start is overtaken, nothing
+    /// that it conflicts with runs, and it stays within the tenant's bound.
+    pub(crate) fn may_start(
+        &self,
+        owner: OwnerKey,
+        slots: u32,
+        exclusion: Option<ExclusionId>,
+    ) -> bool {
         let (queued, in_flight) = self
             .lane(owner)
             .map_or((0, 0), |lane| (lane.queued, lane.in_flight));
-        self.turns.is_empty() && queued == 0 && self.fits(in_flight, slots)
+        self.turns.is_empty()
+            && queued == 0
+            && self.fits(in_flight, slots)
+            && !self.exclusion.blocks(exclusion)
     }
 
     /// Books work that starts without having waited.
@@ -208,48 +189,55 @@ impl<W> FairQueue<W> {
         &mut self,
         owner: OwnerKey,
         share: Share,
-        slots: u32,
+        piece: Piece,
         cost: BusyNanos,
     ) -> Booking {
         let key = self.lane_or_new(owner, share);
-        let booking = self.book(key, slots, cost);
+        let booking = self.book(key, piece, false, cost);
         self.refresh(key);
+        self.wake_freed();
         booking
     }
 
-    /// Queues `item` behind what `owner` already has waiting in `class`.
+    /// Queues `item` behind what `owner` already has waiting in the class.
     pub(crate) fn push(
         &mut self,
         owner: OwnerKey,
         share: Share,
-        class: Class,
-        slots: u32,
+        piece: Piece,
         item: W,
     ) -> EntryKey {
         let lane_key = self.lane_or_new(owner, share);
         let key = self.entries.insert(Entry {
             item,
             lane: lane_key,
-            class,
-            slots,
+            piece,
             overtaken: 0,
             links: Links::default(),
         });
+        self.enlist(lane_key, piece);
         if let Some(lane) = self.lanes.get_mut(lane_key) {
-            lane.queued = lane.queued.saturating_add(1);
-            lane.waiting
-                .get_mut(class)
-                .push_back(&mut self.entries, key);
+            let waiting = lane.waiting.get_mut(piece.class);
+            if waiting.is_empty() {
+                lane.classes.enter(piece.class);
+            }
+            waiting.push_back(&mut self.entries, key);
         }
         self.refresh(lane_key);
         EntryKey(key)
     }
 
     /// Who is next, and how many slots it needs.
-    pub(crate) fn front(&self) -> Option<(EntryKey, u32)> {
-        let group = self.groups.get(self.turns.first()?)?;
-        let (key, slots) = self.head_of(group.turns.first()?)?;
-        Some((EntryKey(key), slots))
+    pub(crate) fn front(&mut self) -> Option<(EntryKey, u32)> {
+        loop {
+            let lane = self.groups.get(self.turns.first()?)?.turns.first()?;
+            if let Some((key, slots)) = self.startable(lane) {
+                return Some((EntryKey(key), slots));
+            }
+            // It waits for what started since it came to wait for its turn.
+            self.refresh(lane);
+            self.wake_freed();
+        }
     }
 
     /// Who would be next if those in front of it did not wait, among the first `lanes` of them,
@@ -258,8 +246,8 @@ impl<W> FairQueue<W> {
         let groups = self.turns.iter().filter_map(|key| self.groups.get(key));
         let heads = groups
             .flat_map(|group| group.turns.iter())
-            .take(lanes)
-            .filter_map(|lane| self.head_of(lane));
+            .filter_map(|lane| self.startable(lane))
+            .take(lanes);
         let mut small = heads.filter(|(_, needs)| *needs <= slots);
         small.next().map(|(key, _)| EntryKey(key))
     }
@@ -285,11 +273,9 @@ impl<W> FairQueue<W> {
     /// as in flight, and its tenant and group are charged `cost`.
     pub(crate) fn take(&mut self, key: EntryKey, cost: BusyNanos) -> Option<(Booking, W)> {
         let entry = self.unlink(key)?;
-        if let Some(lane) = self.lanes.get_mut(entry.lane) {
-            lane.book_turn(entry.class);
-        }
-        let booking = self.book(entry.lane, entry.slots, cost);
+        let booking = self.book(entry.lane, entry.piece, true, cost);
         self.refresh(entry.lane);
+        self.wake_freed();
         Some((booking, entry.item))
     }
 
@@ -297,25 +283,23 @@ impl<W> FairQueue<W> {
     pub(crate) fn remove(&mut self, key: EntryKey) -> Option<W> {
         let entry = self.unlink(key)?;
         self.refresh(entry.lane);
+        self.wake_freed();
         Some(entry.item)
     }
 
     /// Books that work which had started has ended, and corrects what it was charged to what it
     /// cost, if that was measured.
     pub(crate) fn end(&mut self, booking: Booking, actual: Option<BusyNanos>) {
-        let Booking {
-            lane: key,
-            slots,
-            charged,
-        } = booking;
+        let Booking { lane: key, .. } = booking;
+        self.exclusion.release(booking.exclusion);
         if let Some(lane) = self.lanes.get_mut(key) {
-            debug_assert!(
-                lane.in_flight >= u64::from(slots),
-                "more ended than started"
-            );
-            lane.in_flight = lane.in_flight.saturating_sub(u64::from(slots));
+            let slots = u64::from(booking.slots);
+            debug_assert!(lane.in_flight >= slots, "more ended than started");
+            lane.in_flight = lane.in_flight.saturating_sub(slots);
             if let (Some(actual), Some(group)) = (actual, self.groups.get_mut(lane.group)) {
-                let actual = actual.get();
+                let (charged, actual) = (booking.charged, actual.get());
+                let weight = self.classes.of(booking.class);
+                lane.classes.correct(booking.class, weight, charged, actual);
                 let turns = &mut group.turns;
                 turns.correct(key, &mut lane.tag, lane.weight, charged, actual);
                 let (key, weight) = (lane.group, group.weight);
@@ -324,6 +308,7 @@ impl<W> FairQueue<W> {
             }
         }
         self.refresh(key);
+        self.wake_freed();
     }
 
     /// Anything that waits, of `owner` or of anyone.
@@ -331,8 +316,9 @@ impl<W> FairQueue<W> {
         let Some(owner) = owner else {
             return self.entries.iter().next().map(|(key, _)| EntryKey(key));
         };
-        let key = *self.lane_of.get(&owner)?;
-        self.head_of(key).map(|(key, _)| EntryKey(key))
+        let lane = self.lane(owner)?;
+        let mut fronts = Class::ALL.into_iter().map(|class| lane.waiting.get(class));
+        fronts.find_map(List::front).map(EntryKey)
     }
 
     fn lane(&self, owner: OwnerKey) -> Option<&Lane> {
@@ -355,14 +341,16 @@ impl<W> FairQueue<W> {
                 in_flight: 0,
                 queued: 0,
                 waiting: PerClass::default(),
-                passed_over: PerClass::default(),
+                classes: ClassTurns::default(),
+                backlog: PerClass::default(),
+                parked: (0, 0),
                 idle: true,
             });
             self.lane_of.insert(owner, key);
             key
         });
+        self.reweigh(key, share.weight);
         if let Some(lane) = self.lanes.get_mut(key) {
-            lane.weight = share.weight;
             if lane.idle {
                 lane.idle = false;
                 self.busy += 1;
@@ -386,26 +374,36 @@ impl<W> FairQueue<W> {
                 weight: share.group_weight,
                 tag: Tag::default(),
                 turns: Turns::default(),
+                backlog: Backlog::default(),
             })
         });
-        if let Some(group) = self.groups.get_mut(key) {
-            group.weight = share.group_weight;
-        }
+        self.reweigh_group(key, share.group_weight);
         key
     }
 
-    /// Counts `slots` of a lane as in flight and charges lane and group for their turn.
-    fn book(&mut self, key: usize, slots: u32, cost: BusyNanos) -> Booking {
+    /// Counts a piece of a lane as in flight, and charges class, lane and group for their turn.
+    fn book(&mut self, key: usize, piece: Piece, waited: bool, cost: BusyNanos) -> Booking {
         let charged = cost.get();
+        let Piece {
+            class,
+            exclusion,
+            slots,
+            ..
+        } = piece;
         let booking = Booking {
             lane: key,
+            class,
+            exclusion,
             slots,
             charged,
         };
+        self.exclusion.hold(exclusion);
         let Some(lane) = self.lanes.get_mut(key) else {
             return booking;
         };
         lane.in_flight = lane.in_flight.saturating_add(u64::from(slots));
+        let weight = self.classes.of(class);
+        lane.classes.charge(class, waited, charged, weight);
         let Some(group) = self.groups.get_mut(lane.group) else {
             return booking;
         };
@@ -442,10 +440,38 @@ impl<W> FairQueue<W> {
         }
     }
 
-    fn head_of(&self, lane: usize) -> Option<(usize, u32)> {
+    /// The head of `class` in a lane.
+    fn head(&self, lane: &Lane, class: Class) -> Option<(usize, Piece)> {
+        let key = lane.waiting.get(class).front()?;
+        Some((key, self.entries.get(key)?.piece))
+    }
+
+    /// Whoever is next in a lane: of the classes whose head waits for no exclusion group, the one
+    /// whose turn it is. Nobody, if that one is beyond the tenant's bound.
+    fn startable(&self, lane: usize) -> Option<(usize, u32)> {
         let lane = self.lanes.get(lane)?;
-        let key = lane.waiting.get(lane.next_class()?).front()?;
-        Some((key, self.entries.get(key)?.slots))
+        let free = |class| {
+            let head = self.head(lane, class);
+            head.is_some_and(|(_, piece)| !self.exclusion.blocks(piece.exclusion))
+        };
+        let (key, piece) = self.head(lane, lane.classes.first(free)?)?;
+        self.fits(lane.in_flight, piece.slots)
+            .then_some((key, piece.slots))
+    }
+
+    /// The exclusion groups that heads of a lane wait for and nothing else.
+    fn waits_for(&self, lane: &Lane) -> u64 {
+        let heads = Class::ALL
+            .into_iter()
+            .filter_map(|class| self.head(lane, class));
+        heads.fold(0, |mask, (_, piece)| match piece.exclusion {
+            Some(group)
+                if self.exclusion.blocks(Some(group)) && self.fits(lane.in_flight, piece.slots) =>
+            {
+                mask | group.bit()
+            }
+            Some(_) | None => mask,
+        })
     }
 
     fn fits(&self, in_flight: u64, slots: u32) -> bool {
@@ -453,31 +479,55 @@ impl<W> FairQueue<W> {
     }
 
     fn unlink(&mut self, key: EntryKey) -> Option<Entry<W>> {
-        let (lane_key, class) = self
+        let (lane_key, piece) = self
             .entries
             .get(key.0)
-            .map(|entry| (entry.lane, entry.class))?;
+            .map(|entry| (entry.lane, entry.piece))?;
+        self.delist(lane_key, piece);
         if let Some(lane) = self.lanes.get_mut(lane_key) {
-            lane.queued = lane.queued.saturating_sub(1);
-            lane.waiting.get_mut(class).unlink(&mut self.entries, key.0);
-            if lane.waiting.get(class).is_empty() {
-                *lane.passed_over.get_mut(class) = 0;
-            }
+            let waiting = lane.waiting.get_mut(piece.class);
+            waiting.unlink(&mut self.entries, key.0);
         }
         self.entries.try_remove(key.0)
     }
 
-    /// Has the lane wait for a turn or not, by whether its head may start, and its group by
-    /// whether one of its lanes waits; puts a lane to rest that has nothing left.
-    fn refresh(&mut self, key: usize) {
-        let Some((_, slots)) = self.head_of(key) else {
-            self.out_of_turn(key);
-            self.rest(key);
+    /// Has lanes that wait for an exclusion group which is free now wait for their turn.
+    fn wake_freed(&mut self) {
+        if !self.exclusion.anybody_waits() {
+            return;
+        }
+        while let Some(lane) = self.exclusion.freed() {
+            self.refresh(lane);
+        }
+    }
+
+    fn park(&mut self, key: usize) {
+        let Some(lane) = self.lanes.get(key) else {
             return;
         };
-        let in_flight = self.lanes.get(key).map_or(0, |lane| lane.in_flight);
-        if !self.fits(in_flight, slots) {
+        let (before, since) = lane.parked;
+        let after = self.waits_for(lane);
+        if before == after {
+            return;
+        }
+        let since = if before == 0 {
+            self.exclusion.now()
+        } else {
+            since
+        };
+        self.exclusion.wait(key, since, before, after);
+        if let Some(lane) = self.lanes.get_mut(key) {
+            lane.parked = (after, since);
+        }
+    }
+
+    /// Has the lane wait for a turn or not, by whether something of it may start, and its group by
+    /// whether one of its lanes waits; puts a lane to rest that has nothing left.
+    fn refresh(&mut self, key: usize) {
+        self.park(key);
+        if self.startable(key).is_none() {
             self.out_of_turn(key);
+            self.rest(key);
             return;
         }
         if let Some(lane) = self.lanes.get_mut(key)
@@ -503,10 +553,12 @@ impl<W> FairQueue<W> {
         let Some(lane) = self.lanes.get_mut(key) else {
             return;
         };
-        if lane.in_flight > 0 || lane.idle {
+        if lane.in_flight > 0 || lane.queued > 0 || lane.idle {
             return;
         }
         lane.idle = true;
+        // Nor is any of its classes ahead of another.
+        lane.classes = ClassTurns::default();
         self.busy -= 1;
         if self.busy == 0 {
             // Whoever is ahead is ahead of nobody: virtual time begins anew.
@@ -515,6 +567,7 @@ impl<W> FairQueue<W> {
             self.groups.clear();
             self.group_of.clear();
             self.turns = Turns::default();
+            self.exclusion.reset();
             return;
         }
         let group = self.groups.get_mut(lane.group);

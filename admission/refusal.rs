@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use orlop_saga::id::TenantId;
 
+use crate::conflicts::ExclusionId;
 use crate::tenant::TenantState;
 
 /// Something that is counted against a bound.
@@ -104,6 +105,22 @@ pub enum Refusal {
     /// The deadline has passed; the work never started. A retry needs a later deadline.
     #[error("the deadline passed before the work could start")]
     Expired,
+    /// By what is queued ahead of it and what it is known to cost, it would not be done by its
+    /// deadline. The work never started. Retry with a deadline as far ahead, after that time.
+    #[error("it would be done {} us after its deadline", retry_after.as_micros())]
+    PredictedLate {
+        /// By how much it would have been late: by then as much of what is ahead is done.
+        retry_after: Duration,
+    },
+    /// The bulkhead has no such exclusion group. Nothing was reserved. Take the group from the
+    /// conflict matrix of this bulkhead.
+    #[error("bulkhead {bulkhead} has no exclusion group {group}")]
+    UnknownExclusion {
+        /// The bulkhead's name.
+        bulkhead: Arc<str>,
+        /// The group's place in a matrix.
+        group: ExclusionId,
+    },
     /// It asks more often than its rate allows. Nothing was reserved. Retry after that time.
     #[error("over the rate of the tenant, {} us too early", retry_after.as_micros())]
     RateLimited {
@@ -151,6 +168,7 @@ impl Refusal {
             Self::Suspended { .. }
             | Self::Draining { .. }
             | Self::RateLimited { .. }
+            | Self::PredictedLate { .. }
             | Self::QuotaExceeded { .. }
             | Self::QueueFull { .. }
             | Self::QueueTimeout { .. } => true,
@@ -158,6 +176,7 @@ impl Refusal {
             | Self::Revoked { .. }
             | Self::Nested { .. }
             | Self::NeverFits { .. }
+            | Self::UnknownExclusion { .. }
             | Self::Expired
             | Self::Cancelled => false,
         }
@@ -194,6 +213,10 @@ pub struct RefusalCounts {
     pub never_fits: u64,
     /// [`Refusal::Expired`].
     pub expired: u64,
+    /// [`Refusal::PredictedLate`].
+    pub predicted_late: u64,
+    /// [`Refusal::UnknownExclusion`].
+    pub unknown_exclusion: u64,
     /// [`Refusal::RateLimited`].
     pub rate_limited: u64,
     /// [`Refusal::QuotaExceeded`].
@@ -216,6 +239,8 @@ impl RefusalCounts {
             + self.nested
             + self.never_fits
             + self.expired
+            + self.predicted_late
+            + self.unknown_exclusion
             + self.rate_limited
             + self.quota_exceeded
             + self.queue_full
@@ -232,6 +257,8 @@ impl RefusalCounts {
             Refusal::Nested { .. } => &mut self.nested,
             Refusal::NeverFits { .. } => &mut self.never_fits,
             Refusal::Expired => &mut self.expired,
+            Refusal::PredictedLate { .. } => &mut self.predicted_late,
+            Refusal::UnknownExclusion { .. } => &mut self.unknown_exclusion,
             Refusal::RateLimited { .. } => &mut self.rate_limited,
             Refusal::QuotaExceeded { .. } => &mut self.quota_exceeded,
             Refusal::QueueFull { .. } => &mut self.queue_full,

@@ -8,6 +8,7 @@ use orlop_saga::amount::ByteCount;
 use orlop_saga::tenant::{AuditTag, Class};
 use orlop_saga::time::Monotonic;
 
+use crate::conflicts::ExclusionId;
 use crate::permit::Permit;
 use crate::refusal::Refusal;
 use crate::tenant::TenantAccount;
@@ -100,8 +101,12 @@ pub struct Request<'a> {
     /// How large it is, for its estimate: work of one computation and about the same size is
     /// expected to cost the same.
     pub size: ByteCount,
-    /// When it must have been granted. Does not bind the reserved lane.
+    /// When it must be done: what is not expected to be is refused at once, and what turns out
+    /// not to be while it waits is not started. Does not bind the reserved lane.
     pub deadline: Option<Monotonic>,
+    /// Its exclusion group in the bulkhead's [`ConflictMatrix`](crate::ConflictMatrix). Does not
+    /// bind the reserved lane.
+    pub exclusion: Option<ExclusionId>,
 }
 
 impl<'a> Request<'a> {
@@ -117,6 +122,7 @@ impl<'a> Request<'a> {
             lane: Lane::default(),
             size: ByteCount::default(),
             deadline: None,
+            exclusion: None,
         }
     }
 
@@ -155,10 +161,17 @@ impl<'a> Request<'a> {
         self
     }
 
-    /// The same, to be granted before `deadline` or not at all.
+    /// The same, to be done before `deadline` or not at all.
     #[must_use]
     pub const fn deadline(mut self, deadline: Monotonic) -> Self {
         self.deadline = Some(deadline);
+        self
+    }
+
+    /// The same, never beside work of a group that conflicts with `group`.
+    #[must_use]
+    pub const fn exclusion(mut self, group: ExclusionId) -> Self {
+        self.exclusion = Some(group);
         self
     }
 }

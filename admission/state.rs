@@ -10,11 +10,11 @@ use orlop_saga::time::Monotonic;
 
 use crate::bulkhead::Core;
 use crate::drain::Gate;
-use crate::estimate::Estimates;
+use crate::estimate::{Estimates, Kind};
 use crate::expiry::{Expiries, Place};
 use crate::outbox::{Delivery, Outbox};
 use crate::permit::Permit;
-use crate::pool::{Next, Pool, Waiter, deadline_of};
+use crate::pool::{Next, Pool, Waiter, deadline_of, exclusion_of};
 use crate::queue::{EntryKey, OwnerKey};
 use crate::refusal::{Refusal, Scope};
 use crate::request::{Grantee, Lane, Request};
@@ -67,6 +67,7 @@ impl State {
         now: Option<Monotonic>,
     ) -> Result<(), Refusal> {
         let pool = self.pool(request.lane);
+        let unknown = exclusion_of(request).filter(|&group| !pool.queue.knows(group));
         let expired = deadline_of(request).is_some_and(|deadline| Some(deadline) <= now);
         let refusal = ledger
             .check_state(request.tenant.id(), request.lane)
@@ -80,9 +81,20 @@ impl State {
                     scope: Scope::Bulkhead,
                 })
             })
+            .or_else(|| {
+                unknown.map(|group| Refusal::UnknownExclusion {
+                    bulkhead: Arc::clone(&core.name),
+                    group,
+                })
+            })
             .or_else(|| pool.check_fits(request))
             .or_else(|| ledger.check_fits(request))
             .or_else(|| expired.then_some(Refusal::Expired))
+            .or_else(|| {
+                let kind = Kind::new(request.computation, request.lane, request.size);
+                let known = self.estimates.known(kind).unwrap_or_default();
+                pool.predict(request, ledger.quotas.share, known, now?)
+            })
             .or_else(|| ledger.check_rate(request.lane, now))
             .or_else(|| ledger.check_quotas(request))
             .or_else(|| pool.check_staging(request));
@@ -122,7 +134,7 @@ impl State {
     pub(crate) fn dispatch(&mut self, core: &Arc<Core>, lane: Lane, outbox: &mut Outbox) {
         let mut now = None;
         loop {
-            let (entry, starts, overtaken) = match self.pool(lane).next() {
+            let (entry, starts, overtaken) = match self.pool_mut(lane).next() {
                 Next::Nobody => break,
                 Next::Front(entry) => (entry, true, None),
                 Next::Backfill { entry, front } => (entry, true, Some(front)),
@@ -131,11 +143,18 @@ impl State {
             let waiter = self.pool(lane).queue.get(entry);
             if let Some(expiry) = waiter.and_then(|waiter| waiter.expiry) {
                 let now = *now.get_or_insert_with(|| core.clock.monotonic());
-                if expiry.at <= now {
+                let refusal = if expiry.at <= now {
+                    Some(expiry.refusal(now))
+                } else {
+                    let kind = waiter.map(|waiter| waiter.kind);
+                    let known = kind.and_then(|kind| self.estimates.known(kind));
+                    known.and_then(|known| expiry.late(now, known))
+                };
+                if let Some(refusal) = refusal {
                     let Some(waiter) = self.pool_mut(lane).queue.remove(entry) else {
                         break;
                     };
-                    self.refuse(lane, waiter, expiry.refusal(now), outbox);
+                    self.refuse(lane, waiter, refusal, outbox);
                     continue;
                 }
             }
@@ -164,7 +183,7 @@ impl State {
         let Some((booking, waiter)) = pool.queue.take(entry, estimate) else {
             return false;
         };
-        pool.occupy(waiter.cost);
+        pool.occupy(waiter.cost, booking);
         waiter.account.ledger.lock_nested().dispatch(lane);
         let permit = Permit::new(
             Arc::clone(core),

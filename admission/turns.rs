@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 
 /// A point in virtual time: nanoseconds of cost at weight 1, in fractions of `1 / SCALE`.
-type Virtual = u128;
+pub(crate) type Virtual = u128;
 
 /// Fractions of a nanosecond, so that large weights do not round small costs to nothing.
 const SCALE: Virtual = 1 << 20;
@@ -26,6 +26,8 @@ pub struct Weight(NonZeroU32);
 impl Weight {
     /// The weight of whoever was given none.
     pub const ONE: Self = Self(NonZeroU32::MIN);
+    pub(crate) const FOUR: Self = Self(NonZeroU32::MIN.saturating_add(3));
+    pub(crate) const SIXTEEN: Self = Self(NonZeroU32::MIN.saturating_add(15));
     /// The largest weight.
     pub const MAX: u32 = 1 << 16;
 
@@ -45,7 +47,7 @@ impl Weight {
         self.0.get()
     }
 
-    fn virtual_of(self, cost: u64) -> Virtual {
+    pub(crate) fn virtual_of(self, cost: u64) -> Virtual {
         Virtual::from(cost) * SCALE / Virtual::from(self.get())
     }
 }

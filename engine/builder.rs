@@ -325,11 +325,11 @@ fn bulkheads(
     clock: &Arc<dyn Clock>,
 ) -> Result<HashMap<Box<str>, Gate>, OpenError> {
     let mut bulkheads = HashMap::new();
-    let own = [
-        &options.device_bulkhead,
-        &options.io_bulkhead,
-        &options.cpu_bulkhead,
-    ];
+    let mut device = options.device_bulkhead.clone();
+    if device.workers == 0 {
+        device.workers = options.device.workers_resolved();
+    }
+    let own = [&device, &options.io_bulkhead, &options.cpu_bulkhead];
     for options in own.into_iter().chain(&options.bulkheads) {
         let gate = Gate::new(Bulkhead::new(options, Arc::clone(clock))?);
         if bulkheads

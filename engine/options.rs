@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use orlop_admission::BulkheadOptions;
 use orlop_gpu::DeviceOptions;
+use orlop_saga::amount::BusyNanos;
 use orlop_store::store::StoreOptions;
 
 use crate::error::OptionError;
@@ -152,7 +153,7 @@ pub struct Options {
     pub store: StoreOptions,
     /// The device: its ring, workers and memory.
     pub device: DeviceOptions,
-    /// The bulkhead in front of the device.
+    /// The bulkhead in front of the device. Its `workers` of 0 stands for the device's.
     pub device_bulkhead: BulkheadOptions,
     /// The bulkhead of asynchronous host functions.
     pub io_bulkhead: BulkheadOptions,
@@ -172,7 +173,10 @@ impl Default for Options {
             limits: Limits::default(),
             store: StoreOptions::default(),
             device: DeviceOptions::default(),
-            device_bulkhead: deep("device", 256, 4096),
+            device_bulkhead: BulkheadOptions {
+                published_cost_max: Some(BusyNanos::new(2_000_000)),
+                ..deep("device", 256, 4096)
+            },
             io_bulkhead: deep(HOST_IO, 64, 1024),
             cpu_bulkhead: BulkheadOptions::new(HOST_CPU),
             bulkheads: Vec::new(),

@@ -95,6 +95,14 @@ impl DeviceOptions {
             .unwrap_or(1)
     }
 
+    /// The number of workers that `workers` stands for on this machine.
+    pub fn workers_resolved(&self) -> u32 {
+        match self.workers {
+            0 => Self::cores().clamp(1, 16),
+            workers => workers,
+        }
+    }
+
     pub(crate) fn spin_on(&self, cores: u32) -> Duration {
         if cores > 1 { self.spin } else { Duration::ZERO }
     }
@@ -166,10 +174,7 @@ impl DeviceOptions {
             }
         }
         debug_assert!(self.entry_slots as usize >= 2 * ENTRY_SLOTS_MAX);
-        let workers = match self.workers {
-            0 => Self::cores().clamp(1, 16),
-            workers => workers,
-        };
+        let workers = self.workers_resolved();
         let sizes = Sizes {
             entry_slots: self.entry_slots,
             tickets: self.tickets_max,

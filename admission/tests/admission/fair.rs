@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 
-use orlop_admission::{GroupId, Share, Weight};
+use orlop_admission::{ClassWeights, GroupId, Share, Weight};
+use orlop_saga::tenant::Class;
 
 /// One child of a level.
 #[derive(Clone, Copy, Debug, Default)]
@@ -101,7 +102,7 @@ impl Fair {
         self.shares.insert(life, share);
     }
 
-    fn share(&self, life: usize) -> Share {
+    pub fn share(&self, life: usize) -> Share {
         self.shares.get(&life).copied().unwrap_or_default()
     }
 
@@ -142,5 +143,46 @@ impl Fair {
     pub fn reset(&mut self) {
         self.groups = Level::default();
         self.lives.clear();
+    }
+}
+
+/// Who is next among the classes of a life.
+#[derive(Debug, Default)]
+pub struct Classes {
+    level: Level<Class>,
+    weights: ClassWeights,
+}
+
+impl Classes {
+    pub fn of(weights: ClassWeights) -> Self {
+        Self {
+            weights,
+            ..Self::default()
+        }
+    }
+
+    /// Of equal starts the more urgent is first.
+    pub fn first(&self) -> Option<Class> {
+        let waiting = self.level.places.iter().filter_map(|(class, place)| {
+            place.since?;
+            Some((place.floor.max(place.finish), *class))
+        });
+        waiting.min().map(|(_, class)| class)
+    }
+
+    pub fn set_waiting(&mut self, class: Class, waits: bool) {
+        self.level.set_waiting(class, waits);
+    }
+
+    pub fn charge(&mut self, class: Class, cost: u64) {
+        let waits = self.level.place(class).since;
+        self.level.charge(class, cost, self.weights.of(class));
+        // It keeps its floor: only one that had nothing waiting begins to wait anew.
+        self.level.place(class).since = waits;
+    }
+
+    pub fn correct(&mut self, class: Class, charged: u64, actual: u64) {
+        let weight = self.weights.of(class);
+        self.level.correct(class, charged, actual, weight);
     }
 }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use orlop_admission::{
-    Acquired, BulkheadOptions, Drain, DrainError, GroupId, Holding, Lane, Permit, QueueTicket,
-    Queued, Quotas, Refusal, RegisterError, Scope, Share, TenantAccount, TenantError, TenantState,
-    Weight,
+    Acquired, BulkheadOptions, ClassWeights, Drain, DrainError, GroupId, Holding, Lane, Permit,
+    QueueTicket, Queued, Quotas, Refusal, RegisterError, Scope, Share, TenantAccount, TenantError,
+    TenantState, Weight,
 };
 use orlop_saga::amount::{BusyNanos, ByteCount};
 use orlop_saga::tenant::Class;
@@ -65,7 +65,7 @@ fn op(slots_max: u32) -> impl Strategy<Value = Op> {
         lane,
         1..=slots_max,
         0..4_u64,
-        proptest::option::weighted(0.3, 0..40_u64),
+        proptest::option::weighted(0.3, 0..400_u64),
     );
     let command = prop_oneof![
         1 => Just(Command::Suspend),
@@ -80,7 +80,7 @@ fn op(slots_max: u32) -> impl Strategy<Value = Op> {
         8 => any::<usize>().prop_map(Op::Cancel),
         20 => (any::<usize>(), 0..100_u64).prop_map(|(at, busy)| Op::Settle(at, busy)),
         8 => any::<usize>().prop_map(Op::DropPermit),
-        6 => (1..20_u64).prop_map(Op::Advance),
+        6 => (1..60_u64).prop_map(Op::Advance),
         4 => Just(Op::Expire),
         1 => queued().prop_map(Op::Drain),
         3 => Just(Op::Resume),
@@ -97,13 +97,16 @@ fn options() -> impl Strategy<Value = BulkheadOptions> {
         0..12_u32,
         0..12_u32,
         1..5_u32,
-        proptest::option::of(1..60_u64),
+        proptest::option::of(1..300_u64),
         0..24_u64,
         0..3_u32,
         0..4_u32,
+        (0..4_u32, proptest::option::of(0..200_u64), 1..5_u32),
     )
         .prop_map(
-            |(slots, queue, per_tenant, of_tenant, timeout, staging, reserved, backfill)| {
+            |(slots, queue, per_tenant, of_tenant, timeout, staging, reserved, backfill, more)| {
+                let (workers, published, interactive) = more;
+                let weight = |of| Weight::new(of).unwrap();
                 BulkheadOptions {
                     in_flight_max: slots,
                     queue_max: queue,
@@ -114,6 +117,13 @@ fn options() -> impl Strategy<Value = BulkheadOptions> {
                     reserved_slots: reserved,
                     backfill_max: backfill,
                     cost_guess: BusyNanos::new(50),
+                    workers,
+                    published_cost_max: published.map(BusyNanos::new),
+                    classes: ClassWeights {
+                        interactive: weight(interactive),
+                        standard: weight(2),
+                        batch: Weight::ONE,
+                    },
                     reserved_queue_max: 5,
                     reserved_queue_per_tenant_max: 3,
                     reserved_staging_bytes_max: ByteCount::new(8),
@@ -174,6 +184,12 @@ impl Run {
             timeout: options.queue_timeout,
             guess: options.cost_guess.get(),
             backfill_max: options.backfill_max,
+            weights: options.classes,
+            workers: match options.workers {
+                0 => options.in_flight_max.into(),
+                workers => workers.min(options.in_flight_max).into(),
+            },
+            published_max: options.published_cost_max.map(BusyNanos::get),
             ..PoolModel::default()
         };
         let reserved = PoolModel {
@@ -183,6 +199,7 @@ impl Run {
             queue_per_tenant: options.reserved_queue_per_tenant_max.into(),
             staging_max: options.reserved_staging_bytes_max.get(),
             guess: options.cost_guess.get(),
+            workers: options.reserved_slots.into(),
             ..PoolModel::default()
         };
         let mut run = Self {
@@ -278,6 +295,7 @@ impl Run {
             since: now,
             timeout_at: None,
             charged: 0,
+            known: 0,
         };
         let expected = self.oracle.acquire(item, now, told);
         let account = Arc::clone(&self.accounts[life]);
@@ -516,7 +534,8 @@ impl Run {
             for item in &pool.waiting {
                 let of_life = pool.running.iter().filter(|other| other.life == item.life);
                 let in_flight: u64 = of_life.map(|other| other.slots).sum();
-                assert!(pool.slots() == pool.slots_max || in_flight == pool.per_tenant);
+                let held_back = in_flight == pool.per_tenant || !pool.has_room();
+                assert!(pool.slots() == pool.slots_max || held_back);
             }
         }
     }

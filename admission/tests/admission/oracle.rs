@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use orlop_admission::{Dimension, Lane, Quotas, Refusal, Scope, TenantState};
+use orlop_admission::{
+    ClassWeights, Dimension, GroupId, Lane, Quotas, Refusal, Scope, Share, TenantState,
+};
 use orlop_saga::id::TenantId;
 use orlop_saga::tenant::Class;
 use orlop_saga::time::Monotonic;
 
-use crate::fair::Fair;
+use crate::fair::{Classes, Fair};
 
 #[derive(Clone, Debug)]
 pub struct Item {
@@ -22,6 +24,8 @@ pub struct Item {
     pub since: Monotonic,
     pub timeout_at: Option<Monotonic>,
     pub charged: u64,
+    /// What it was known to cost when it came.
+    pub known: u64,
 }
 
 impl Item {
@@ -48,6 +52,14 @@ impl Item {
     }
 }
 
+/// The refusal of what would be done `nanos` from now, if that is too late.
+fn late(deadline: Monotonic, now: Monotonic, nanos: u64) -> Option<Refusal> {
+    let done = now.get() + nanos;
+    (done > deadline.get()).then(|| Refusal::PredictedLate {
+        retry_after: Duration::from_nanos(done - deadline.get()),
+    })
+}
+
 #[derive(Debug)]
 pub struct Life {
     pub id: TenantId,
@@ -72,7 +84,15 @@ pub struct PoolModel {
     pub backfill_max: u32,
     /// How many went ahead of each item while it was in front.
     pub overtaken: HashMap<u32, u32>,
-    pub passed: HashMap<(usize, Class), u32>,
+    pub weights: ClassWeights,
+    pub classes: HashMap<usize, Classes>,
+    pub workers: u64,
+    pub published_max: Option<u64>,
+}
+
+/// What a node serves until a child of `weight` was served `ahead`.
+fn until(node: u64, weights: u64, ahead: u64, weight: u64) -> u64 {
+    (ahead * weights / weight).min(node)
 }
 
 fn sum<'a>(items: impl Iterator<Item = &'a Item>, of: impl Fn(&Item) -> u64) -> u64 {
@@ -98,20 +118,85 @@ impl PoolModel {
         sum(self.waiting.iter().filter(|i| i.life == life), |_| 1)
     }
 
-    fn head(&self, life: usize) -> Option<&Item> {
-        let waits = |class| {
-            let mut of_life = self.waiting.iter().filter(|item| item.life == life);
-            of_life.find(|item| item.class == class)
+    fn known(&self) -> u64 {
+        self.average.map_or(0, |average| average / 16)
+    }
+
+    /// Whether one more may be out.
+    pub fn has_room(&self) -> bool {
+        let out = sum(self.running.iter(), |item| item.charged);
+        self.published_max.is_none_or(|max| out < max) || self.running.len() as u64 <= self.workers
+    }
+
+    fn has_free(&self, slots: u64) -> bool {
+        self.slots() + slots <= self.slots_max && self.has_room()
+    }
+
+    fn starts_at_once(&self, item: &Item) -> bool {
+        self.fair.order().is_empty()
+            && self.queued(item.life) == 0
+            && self.in_flight(item.life) + item.slots <= self.per_tenant
+            && self.has_free(item.slots)
+    }
+
+    /// How long what goes ahead of a request takes, if all that wait get their shares.
+    fn wait(&self, item: &Item) -> u64 {
+        let cost = |wanted: &dyn Fn(&Item) -> bool| {
+            sum(self.waiting.iter().filter(|item| wanted(item)), |item| {
+                item.known
+            })
         };
-        let passed = |class| self.passed.get(&(life, class)).copied().unwrap_or(0);
-        let overdue = Class::ALL
-            .into_iter()
-            .filter(|&class| waits(class).is_some() && passed(class) >= 8)
-            .max_by_key(|&class| (passed(class), class));
-        match overdue {
-            Some(class) => waits(class),
-            None => Class::ALL.into_iter().find_map(waits),
-        }
+        let any = |wanted: &dyn Fn(&Item) -> bool| self.waiting.iter().any(wanted);
+        let (life, share) = (item.life, self.fair.share(item.life));
+        let mine = |other: &Item| other.life == life;
+        let classes = Class::ALL.into_iter().filter(|&class| {
+            class == item.class || any(&|other| mine(other) && other.class == class)
+        });
+        let weights = classes.map(|class| u64::from(self.weights.of(class).get()));
+        let own = until(
+            cost(&mine),
+            weights.sum(),
+            cost(&|other| mine(other) && other.class == item.class),
+            self.weights.of(item.class).get().into(),
+        );
+        let own = if any(&mine) { own } else { 0 };
+        let grouped = |other: &Item| self.fair.share(other.life).group == share.group;
+        let mut lives: Vec<usize> = self.waiting.iter().map(|item| item.life).collect();
+        lives.push(life);
+        lives.sort_unstable();
+        lives.dedup();
+        let shares: Vec<Share> = lives.iter().map(|&life| self.fair.share(life)).collect();
+        let in_group = shares.iter().filter(|other| other.group == share.group);
+        let weights = in_group.map(|other| u64::from(other.weight.get())).sum();
+        let of_group = until(cost(&grouped), weights, own, share.weight.get().into());
+        let groups: HashMap<GroupId, u64> = shares
+            .iter()
+            .map(|other| (other.group, other.group_weight.get().into()))
+            .collect();
+        let weights = groups.values().sum();
+        let all = until(
+            cost(&|_| true),
+            weights,
+            of_group,
+            share.group_weight.get().into(),
+        );
+        let alone = self.workers.min(self.per_tenant).max(1);
+        (all / self.workers.max(1)).max(own / alone)
+    }
+
+    fn predicted_late(&self, item: &Item, now: Monotonic) -> Option<Refusal> {
+        let wait = if self.starts_at_once(item) {
+            0
+        } else {
+            self.wait(item)
+        };
+        late(item.deadline?, now, wait + self.known())
+    }
+
+    fn head(&self, life: usize) -> Option<&Item> {
+        let class = self.classes.get(&life)?.first()?;
+        let mut of_life = self.waiting.iter().filter(|item| item.life == life);
+        of_life.find(|item| item.class == class)
     }
 
     fn may_start(&self, life: usize) -> bool {
@@ -119,12 +204,20 @@ impl PoolModel {
             .is_some_and(|head| self.in_flight(life) + head.slots <= self.per_tenant)
     }
 
+    fn classes_of(&mut self, life: usize) -> &mut Classes {
+        let weights = self.weights;
+        let classes = self.classes.entry(life);
+        classes.or_insert_with(|| Classes::of(weights))
+    }
+
     fn refresh(&mut self, life: usize) {
         for class in Class::ALL {
             let mut of_life = self.waiting.iter().filter(|item| item.life == life);
-            if !of_life.any(|item| item.class == class) {
-                self.passed.remove(&(life, class));
-            }
+            let waits = of_life.any(|item| item.class == class);
+            self.classes_of(life).set_waiting(class, waits);
+        }
+        if self.queued(life) == 0 && self.in_flight(life) == 0 {
+            self.classes.remove(&life);
         }
         let may_start = self.may_start(life);
         self.fair.set_waiting(life, may_start);
@@ -135,6 +228,8 @@ impl PoolModel {
 
     fn start(&mut self, mut item: Item) {
         item.charged = self.average.map_or(self.guess, |average| average / 16);
+        let charged = item.charged;
+        self.classes_of(item.life).charge(item.class, charged);
         self.fair.charge(item.life, item.charged);
         self.running.push(item);
     }
@@ -151,6 +246,8 @@ impl PoolModel {
         let item = self.running.remove(at);
         if let Some(actual) = actual {
             self.fair.correct(item.life, item.charged, actual);
+            self.classes_of(item.life)
+                .correct(item.class, item.charged, actual);
             let sixteenths = actual * 16;
             self.average = Some(
                 self.average
@@ -165,14 +262,16 @@ impl PoolModel {
         let order = self.fair.order();
         let front = self.head(*order.first()?).unwrap();
         let free = self.slots_max - self.slots();
-        if front.slots <= free {
+        if self.has_free(front.slots) {
             return Some((front.clone(), false, true));
         }
         let ahead = self.overtaken.get(&front.id).copied().unwrap_or(0);
         let small = order.iter().take(16).filter_map(|&life| self.head(life));
         let small = small.clone().find(|item| item.slots <= free);
         match small {
-            Some(item) if ahead < self.backfill_max => Some((item.clone(), true, true)),
+            Some(item) if ahead < self.backfill_max && self.has_room() => {
+                Some((item.clone(), true, true))
+            }
             _ => Some((front.clone(), false, false)),
         }
     }
@@ -180,7 +279,8 @@ impl PoolModel {
     /// Ids granted and ids refused, in order.
     pub fn dispatch(&mut self, now: Monotonic, told: &mut Vec<(u32, Option<Refusal>)>) {
         while let Some((item, ahead, starts)) = self.next() {
-            if let Some(refusal) = item.overdue(now) {
+            let too_late = || late(item.deadline?, now, self.average? / 16);
+            if let Some(refusal) = item.overdue(now).or_else(too_late) {
                 self.remove_waiting(item.id);
                 told.push((item.id, Some(refusal)));
                 continue;
@@ -193,12 +293,6 @@ impl PoolModel {
                 *self.overtaken.entry(front).or_default() += 1;
             }
             self.waiting.retain(|other| other.id != item.id);
-            for class in Class::ALL {
-                if class > item.class {
-                    *self.passed.entry((item.life, class)).or_default() += 1;
-                }
-            }
-            self.passed.remove(&(item.life, item.class));
             let (id, life) = (item.id, item.life);
             self.start(item);
             self.refresh(life);
@@ -321,6 +415,9 @@ impl Oracle {
         if item.deadline.is_some_and(|deadline| deadline <= now) {
             return Some(Refusal::Expired);
         }
+        if let Some(refusal) = pool.predicted_late(item, now) {
+            return Some(refusal);
+        }
         // The tenant's own quotas are told before the bulkhead's.
         bounds.sort_by_key(|(dimension, ..)| *dimension == Dimension::BulkheadStagingBytes);
         for (dimension, asked, used, cap) in bounds {
@@ -350,18 +447,21 @@ impl Oracle {
             item.deadline = None;
             item.class = Class::Standard;
         }
+        let share = self.lives[item.life].quotas.share;
+        self.pool(item.lane).fair.set_share(item.life, share);
         if let Some(refusal) = self.refusal(&item, now) {
+            if let (Refusal::PredictedLate { .. }, Some(deadline)) = (&refusal, item.deadline) {
+                let pool = self.pool(item.lane);
+                if late(deadline, now, pool.known()).is_some() {
+                    pool.average = pool.average.map(|average| average - average / 8);
+                }
+            }
             return Err(refusal);
         }
-        let share = self.lives[item.life].quotas.share;
         let pool = self.pool(item.lane);
-        pool.fair.set_share(item.life, share);
+        item.known = pool.known();
         item.timeout_at = pool.timeout.map(|timeout| now.after(timeout));
-        if pool.fair.order().is_empty()
-            && pool.queued(item.life) == 0
-            && pool.in_flight(item.life) + item.slots <= pool.per_tenant
-            && pool.slots() + item.slots <= pool.slots_max
-        {
+        if pool.starts_at_once(&item) {
             pool.start(item);
             return Ok(true);
         }
