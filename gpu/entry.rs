@@ -394,9 +394,9 @@ mod tests {
             slots_needed(ARGS_MAX + 1, 0),
             Err(EncodeError::Words { words, words_max })
         );
-        let (windows, windows_max) = (17, 16);
+        let (windows, windows_max) = (18, 17);
         assert_eq!(
-            slots_needed(0, 17),
+            slots_needed(0, 18),
             Err(EncodeError::Windows {
                 windows,
                 windows_max

@@ -15,8 +15,8 @@ pub const SLOT_WORDS: usize = 16;
 pub const ENTRY_SLOTS_MAX: usize = 8;
 /// Data words of the longest entry.
 pub const ENTRY_WORDS_MAX: usize = ENTRY_SLOTS_MAX * SLOT_WORDS;
-/// The most windows that one entry carries.
-pub const WINDOWS_MAX: usize = 16;
+/// The most windows that one entry carries: eight columns, their bitmaps, and a program.
+pub const WINDOWS_MAX: usize = 17;
 /// The most argument words that one entry without windows carries.
 pub const ARGS_MAX: usize = ENTRY_WORDS_MAX - entry_word::ARGS;
 /// Argument words in the first slot.
@@ -25,6 +25,8 @@ pub const ARGS_FIRST: usize = SLOT_WORDS - entry_word::ARGS;
 pub const WINDOW_WORDS: usize = 6;
 /// The most bytes of a result that travel inside the completion.
 pub const INLINE_BYTES: usize = 32;
+/// The most bytes of one permit's result area, and so of any result.
+pub const RESULT_BYTES_MAX: u32 = 65_536;
 /// Identifies the shared memory; the first word of the header.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"orlopgpu");
 /// Version of everything in this module; the second word of the header.

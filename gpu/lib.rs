@@ -43,7 +43,7 @@ pub use device::{Cancel, Device, DrainError, PublishRefused, TenantError};
 pub use entry::{Opcode, Window};
 pub use ops::{
     Blake3, Crc32c, HostOp, Noop, OpError, Output, PARTIAL_BYTES_MAX, Partial, RegisterError,
-    TaskArgs,
+    TaskArgs, aggregate, topk,
 };
 pub use options::{DeviceOptions, OpenError};
 pub use snapshot::{DeviceSnapshot, Heartbeat};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use orlop_saga::amount::ByteCount;
 
 use crate::buffer::{UNIT_BYTES, UNITS_MAX};
-use crate::layout::{ENTRY_SLOTS_MAX, Layout, PAGE_BYTES, Sizes};
+use crate::layout::{ENTRY_SLOTS_MAX, Layout, PAGE_BYTES, RESULT_BYTES_MAX, Sizes};
 use crate::memory::RegionError;
 use crate::ops::RegisterError;
 
@@ -38,7 +38,7 @@ impl Default for DeviceOptions {
         Self {
             entry_slots: 1024,
             tickets_max: 2048,
-            result_bytes_max: 65_536,
+            result_bytes_max: RESULT_BYTES_MAX,
             workers: 0,
             arena_bytes: 256 << 20,
             buffer_slots: 4096,
@@ -126,7 +126,7 @@ impl DeviceOptions {
             (
                 "result_bytes_max",
                 self.result_bytes_max.is_multiple_of(64)
-                    && (64..=65_536).contains(&self.result_bytes_max),
+                    && (64..=RESULT_BYTES_MAX).contains(&self.result_bytes_max),
                 u64::from(self.result_bytes_max),
                 "a multiple of 64, 64 to 65536",
             ),

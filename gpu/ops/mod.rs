@@ -4,10 +4,13 @@
 //! - The answer depends on arguments and windows only, never on how tiles were scheduled.
 //! - A tile is well under 250 us, so that cancel, stop and fairness are prompt.
 
+pub mod aggregate;
 mod blake3;
 mod crc32c;
+mod error;
 mod noop;
 pub(crate) mod output;
+pub mod topk;
 
 use std::sync::Arc;
 
@@ -16,6 +19,7 @@ use smallvec::SmallVec;
 
 pub use self::blake3::Blake3;
 pub use self::crc32c::Crc32c;
+pub use self::error::OpError;
 pub use self::noop::Noop;
 pub use self::output::Output;
 use crate::entry::Opcode;
@@ -123,34 +127,6 @@ impl Partial {
     /// The bytes.
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..self.length).unwrap_or_default()
-    }
-}
-
-/// A failure that an operation reports. Its effect, if any, is the operation's own matter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the operation failed with code {code}")]
-pub struct OpError {
-    /// The code; those from `0xffff_0000` on are ours.
-    pub code: u32,
-}
-
-impl OpError {
-    /// Fewer arguments than the operation reads.
-    pub const MISSING_ARGUMENT: Self = Self { code: 0xffff_0001 };
-    /// Fewer windows than the operation reads.
-    pub const MISSING_WINDOW: Self = Self { code: 0xffff_0002 };
-    /// A partial result of more than 64 bytes.
-    pub const PARTIAL_TOO_LONG: Self = Self { code: 0xffff_0003 };
-    /// A result larger than the permit's result area.
-    pub const RESULT_TOO_LONG: Self = Self { code: 0xffff_0004 };
-    /// A partial result that the operation's own reduction does not understand.
-    pub const BAD_PARTIAL: Self = Self { code: 0xffff_0005 };
-    /// The input is larger than the operation can cut into tiles.
-    pub const INPUT_TOO_LONG: Self = Self { code: 0xffff_0006 };
-
-    /// A failure with this code.
-    pub const fn new(code: u32) -> Self {
-        Self { code }
     }
 }
 

@@ -1,0 +1,3 @@
+//! `vector_topk`: the nearest of many vectors.
+
+pub mod query;
