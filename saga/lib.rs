@@ -9,6 +9,7 @@
 //! - Every encoding that reaches a disk or a digest is described beside the code that writes it.
 
 pub mod amount;
+pub mod audit;
 pub mod blob;
 pub mod canonical;
 pub mod compat;
@@ -16,6 +17,7 @@ pub mod digest;
 pub mod effect;
 pub mod event;
 pub mod halfway;
+pub mod histogram;
 pub mod history;
 pub mod id;
 pub mod key;
