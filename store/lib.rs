@@ -2,6 +2,7 @@
 //!
 //! Imports `saga` only.
 
+pub mod audit;
 pub mod backup;
 pub mod blob;
 pub mod check;
