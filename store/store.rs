@@ -30,6 +30,7 @@ use parking_lot::{Condvar, Mutex};
 use self::opening::Opening;
 pub use self::options::StoreOptions;
 use self::options::check_projector;
+use crate::audit::{Trail, TrailError, TrailOptions};
 use crate::blob::{BlobError, BlobHold, Carried, Keeper};
 use crate::disk::{Disk, FileDisk};
 use crate::folder::{Folder, FolderError, Forked, check_process};
@@ -394,6 +395,22 @@ impl Store {
             keeper.ledger.bytes_of(tenant),
             keeper.options().tenant_bytes_max,
         )
+    }
+
+    /// Opens the audit trail of this store. One at a time; whoever has it lets go of it before the
+    /// store is closed, or the folder stays locked until then.
+    ///
+    /// # Errors
+    /// [`TrailError`]: it is not open.
+    pub fn open_trail(&self, options: TrailOptions) -> Result<Trail, TrailError> {
+        let inner = &*self.inner;
+        let trail = Trail::open(Arc::clone(&inner.disk), &inner.folder, inner.id, options)?;
+        Ok(trail.holding(inner.hold.lock().clone()))
+    }
+
+    /// Everything up to here is durable.
+    pub fn watermark(&self) -> Lsn {
+        self.inner.log.watermark()
     }
 
     /// Keeps every blob where it is while somebody copies the store.

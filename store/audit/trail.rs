@@ -12,6 +12,7 @@ use super::verify::{scan, segment_path, segments};
 use super::{AUDIT, TrailError};
 use crate::checkpoint::read_file;
 use crate::disk::{Disk, DiskFile};
+use crate::folder::Folder;
 
 /// Bounds of a trail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +57,8 @@ pub struct Trail {
     sealed: VecDeque<Segment>,
     active: Option<Active>,
     failed: bool,
+    /// The lock of the folder, given back by whoever lets go of it last.
+    hold: Option<Arc<Folder>>,
 }
 
 impl Trail {
@@ -79,9 +82,15 @@ impl Trail {
             sealed: VecDeque::new(),
             active: None,
             failed: false,
+            hold: None,
         };
         trail.find()?;
         Ok(trail)
+    }
+
+    pub(crate) fn holding(mut self, hold: Option<Arc<Folder>>) -> Self {
+        self.hold = hold;
+        self
     }
 
     fn find(&mut self) -> Result<(), TrailError> {

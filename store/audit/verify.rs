@@ -212,7 +212,8 @@ pub fn verify(
     }
 }
 
-/// Copies what verifies of a trail that may be appended to meanwhile; says how many bytes.
+/// Copies a trail that may be appended to meanwhile, but for what is being written; says how many
+/// bytes.
 ///
 /// # Errors
 /// [`TrailError`]: part of it may have been copied.
@@ -256,7 +257,7 @@ pub(crate) fn copy(
     Ok(copied)
 }
 
-/// A file that may be appended to meanwhile, and how much of it verifies.
+/// A file that may be appended to meanwhile, and how much of it verifies: all, if it is damaged.
 fn sound(disk: &dyn Disk, first: u64, file: &Path) -> Result<(Vec<u8>, usize), TrailError> {
     let mut tries = 0;
     loop {
@@ -265,6 +266,11 @@ fn sound(disk: &dyn Disk, first: u64, file: &Path) -> Result<(Vec<u8>, usize), T
             Ok(scan) => return Ok((content, scan.bytes)),
             // A frame may have been read half written, and one behind it whole.
             Err(TrailError::Damaged { .. }) if tries < 3 => tries += 1,
+            // What is damaged is evidence, too.
+            Err(TrailError::Damaged { .. }) => {
+                let bytes = content.len();
+                return Ok((content, bytes));
+            }
             Err(error) => return Err(error),
         }
     }

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::audit::TrailError;
 use crate::blob::BlobError;
 use crate::log::OpenLogError;
 use crate::projection::RowError;
@@ -57,6 +58,9 @@ pub enum BackupError {
     /// The projector did not write the export: nothing of the backup may be used.
     #[error(transparent)]
     Projector(#[from] ProjectorError),
+    /// The audit trail cannot be copied. What was written is no backup; remove it and back up again.
+    #[error(transparent)]
+    Trail(#[from] TrailError),
     /// The disk refused. What was written is no backup; remove it and back up again.
     #[error("{operation} failed on {file}")]
     Io {

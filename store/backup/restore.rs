@@ -11,6 +11,7 @@ use orlop_saga::time::WallMillis;
 use super::manifest::{self, Backup, keep};
 use super::write::{begin, copy_blobs};
 use super::{BackupError, RestoreError};
+use crate::audit;
 use crate::disk::Disk;
 use crate::folder::{FORMAT, FORMAT_NEW, LOG, format_bytes};
 use crate::log::{FileLog, LogOptions};
@@ -101,6 +102,10 @@ impl Restore {
         drop(made);
         let export = export_path(from, backup.lsn);
         let blobs = copy_blobs(&*self.from_disk, from, &export, backup.store, disk, into)?;
+        if store == backup.store {
+            // A clone is another store: its trail is its own.
+            audit::copy(&*self.from_disk, from, disk, into).map_err(BackupError::from)?;
+        }
         let beyond = self.beyond(backup);
         let recast = |live: &mut Live| recast(live, beyond);
         let end = self.copy_export(backup, blobs, from, (into, store), recast)?;

@@ -7,6 +7,7 @@ use orlop_saga::time::WallMillis;
 
 use super::BackupError;
 use super::manifest::{self, Backup, MANIFEST, MANIFEST_NEW, blobs_of, keep};
+use crate::audit;
 use crate::blob::{BlobHold, blob_path, read_blob};
 use crate::disk::Disk;
 use crate::projector::{Exported, Projector, ProjectorError};
@@ -40,6 +41,8 @@ impl Writing<'_> {
             blob_bytes,
         };
         drop(self.hold);
+        // It does not stop data from being backed up that the trail is damaged: it is not read back.
+        audit::copy(self.disk, self.folder, self.disk, into)?;
         let new = into.join(MANIFEST_NEW);
         let name = into.join(MANIFEST);
         let file = self

@@ -23,6 +23,7 @@ use orlop_saga::time::WallMillis;
 
 use self::fold::Snapshot;
 pub use self::report::{Finding, Report};
+use crate::audit::{self, AUDIT, TrailError, VerifyError};
 use crate::checkpoint;
 use crate::disk::{Disk, ReadOnlyDisk};
 use crate::folder::{self, FORMAT, LOCK, LOG, TABLES};
@@ -32,6 +33,8 @@ use crate::tables::export::read_export;
 
 const OF_JOURNAL: &str = "restore the store from a backup";
 const OF_CHECKPOINT: &str = "open the store: it goes on from the other one or from an export";
+const OF_TRAIL: &str =
+    "keep the folder as evidence and move it away: until then nothing more is added to the trail";
 const OF_EXPORT: &str =
     "open the store and back it up: an export is needed once the tables are lost";
 
@@ -154,6 +157,7 @@ impl Check<'_> {
         let Some(store) = store else {
             return;
         };
+        self.trail(store);
         let mut snapshots = self.checkpoints(store);
         let newest = snapshots.iter().map(|snapshot| snapshot.live.lsn()).max();
         snapshots.extend(self.exports(store));
@@ -191,6 +195,20 @@ impl Check<'_> {
                 self.find(self.path.join(FORMAT), None, error.to_string(), OF_JOURNAL);
                 None
             }
+        }
+    }
+
+    fn trail(&mut self, store: StoreId) {
+        let folder = self.path.join(AUDIT);
+        match audit::verify(self.disk, self.path, store, None, &mut |_, _| {}) {
+            Ok(trail) if self.disk.exists(&folder).unwrap_or(false) => {
+                self.report.audit_head = Some(trail.head);
+            }
+            Ok(_) => {}
+            Err(VerifyError::Trail(TrailError::Damaged { file, offset, what })) => {
+                self.find(file, Some(offset), what, OF_TRAIL);
+            }
+            Err(error) => self.find(folder, None, error.to_string(), OF_TRAIL),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use orlop_saga::audit::ChainHead;
 use orlop_saga::compat::Format;
 use orlop_saga::id::{Lsn, StoreId};
 
@@ -56,6 +57,8 @@ pub struct Report {
     pub rows: u64,
     /// Blobs that verify.
     pub blobs: u64,
+    /// The end of the audit trail, if there is one.
+    pub audit_head: Option<ChainHead>,
     /// What is wrong, at most as many as were asked for.
     pub findings: Vec<Finding>,
     /// How many more there are.
