@@ -15,6 +15,7 @@
 //!   none of them held.
 
 mod acquire;
+mod audit;
 mod bulkhead;
 mod classes;
 mod conflicts;
@@ -31,6 +32,7 @@ mod pool;
 mod prediction;
 mod queue;
 mod rate;
+mod reason;
 mod refusal;
 mod request;
 mod share;
@@ -47,6 +49,7 @@ mod turns;
 mod interleavings;
 
 pub use acquire::Acquire;
+pub use audit::{AuditSink, MemorySink, SinkError, TracingSink};
 pub use bulkhead::{Acquired, Alarm, Bulkhead};
 pub use classes::ClassWeights;
 pub use conflicts::{ConflictError, ConflictMatrix, ExclusionId};
@@ -55,6 +58,7 @@ pub use held::{BulkheadId, HeldScope};
 pub use options::{BulkheadOptions, OptionsError};
 pub use permit::Permit;
 pub use rate::Rate;
+pub use reason::Reason;
 pub use refusal::{Dimension, Refusal, RefusalCounts, Scope};
 pub use request::{ComputationId, CostVector, Grantee, Lane, Request};
 pub use share::{GroupId, Share};

@@ -3,8 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use orlop_saga::id::Incarnation;
+use orlop_saga::audit::{AuditEntry, ChainHead};
+use orlop_saga::id::{Incarnation, StoreId};
 use orlop_saga::time::Clock;
+use orlop_store::audit::{self, Verified, VerifyError};
 use orlop_store::backup::{self, Backup, BackupError, Restore, RestoreError, Restored};
 use orlop_store::check::{CheckError, CheckOptions, Report};
 use orlop_store::disk::{FileDisk, ReadOnlyDisk};
@@ -79,6 +81,23 @@ pub fn clone_store(
 /// [`BackupError`]: it cannot be restored.
 pub fn verify_backup(folder: impl AsRef<Path>) -> Result<Backup, BackupError> {
     backup::verify(&ReadOnlyDisk, folder.as_ref())
+}
+
+/// Reads the audit trail of a closed store, or of a backup, changing nothing; `seen` gets every
+/// entry with its number, from 1. Blocks.
+///
+/// - `exported`: a [head](crate::Engine::audit_head) that was kept elsewhere: nothing up to it was
+///   changed or removed if this answers.
+///
+/// # Errors
+/// [`VerifyError`]: it is not what was written, or not all of it.
+pub fn verify_audit(
+    folder: impl AsRef<Path>,
+    store: StoreId,
+    exported: Option<ChainHead>,
+    mut seen: impl FnMut(u64, &AuditEntry),
+) -> Result<Verified, VerifyError> {
+    audit::verify(&ReadOnlyDisk, folder.as_ref(), store, exported, &mut seen)
 }
 
 /// Reads everything in the folder of a closed store and compares it, changing nothing: every frame,

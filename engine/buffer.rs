@@ -152,32 +152,55 @@ pub(crate) fn bind(
     Ok(windows)
 }
 
+/// Why an absent buffer was not brought back.
+pub(crate) struct LoadError {
+    pub(crate) failure: Failure,
+    /// The tenant has no such bytes, as far as its source says.
+    pub(crate) is_gone: bool,
+}
+
+impl LoadError {
+    fn gone(reason: String) -> Self {
+        Self {
+            failure: Failure::retryable(reason),
+            is_gone: true,
+        }
+    }
+
+    fn failed(reason: impl fmt::Display) -> Self {
+        Self {
+            failure: Failure::retryable(reason),
+            is_gone: false,
+        }
+    }
+}
+
 /// Brings an absent buffer back from its source.
 pub(crate) fn load(
     device: &Arc<Device>,
     source: Option<&dyn BufferSource>,
     tenant: TenantId,
     reference: &BufferRef,
-) -> Result<Buffer, Failure> {
+) -> Result<Buffer, LoadError> {
     let digest = reference.digest;
     let Some(source) = source else {
-        return Err(Failure::retryable(format!(
+        return Err(LoadError::gone(format!(
             "buffer {digest} is not on the device and the engine has no buffer source"
         )));
     };
     let load = AssertUnwindSafe(|| source.load(tenant, &digest));
     let loaded = catch_unwind(load)
-        .map_err(|panic| Failure::retryable(format!("the source: {}", panic_text(&*panic))))?;
+        .map_err(|panic| LoadError::failed(format!("the source: {}", panic_text(&*panic))))?;
     let Some(bytes) = loaded else {
-        return Err(Failure::retryable(format!(
+        return Err(LoadError::gone(format!(
             "the source does not have buffer {digest}"
         )));
     };
-    let buffer = put(device, tenant, &bytes).map_err(Failure::retryable)?;
+    let buffer = put(device, tenant, &bytes).map_err(LoadError::failed)?;
     if buffer.digest() == digest {
         Ok(buffer)
     } else {
-        Err(Failure::retryable(format!(
+        Err(LoadError::failed(format!(
             "the source gave bytes of digest {} for buffer {digest}",
             buffer.digest()
         )))

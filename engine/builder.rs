@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use orlop_admission::{Bulkhead, BulkheadOptions};
+use orlop_admission::{AuditSink, Bulkhead, BulkheadOptions, TracingSink};
 use orlop_gpu::{Device, HostOp};
 use orlop_saga::effect::CodeRef;
 use orlop_saga::time::Clock;
 use orlop_store::store::{Parts, Store};
 use tokio::sync::oneshot;
 
+use crate::audit::Auditor;
 use crate::buffer::BufferSource;
 use crate::clock::SystemClock;
 use crate::computation::{Computation, External, Pure, Undo};
@@ -37,6 +38,7 @@ pub struct EngineBuilder {
     ops: Vec<Arc<dyn HostOp>>,
     clock: Arc<dyn Clock>,
     source: Option<Arc<dyn BufferSource>>,
+    sinks: Vec<Box<dyn AuditSink>>,
     error: Option<RegisterError>,
     #[cfg(feature = "testkit")]
     turnstile: Option<Arc<dyn crate::executor::turnstile::Turnstile>>,
@@ -67,6 +69,7 @@ impl EngineBuilder {
             ops: Vec::new(),
             clock: Arc::new(SystemClock::default()),
             source: None,
+            sinks: Vec::new(),
             error: None,
             #[cfg(feature = "testkit")]
             turnstile: None,
@@ -106,6 +109,12 @@ impl EngineBuilder {
             Some(error) => Err(error),
             None => Ok((self.registry, self.options.limits)),
         }
+    }
+
+    /// Tells another sink of cross-tenant attempts and of refusals. Each gets every entry.
+    pub fn audit_sink(mut self, sink: impl AuditSink) -> Self {
+        self.sinks.push(Box::new(sink));
+        self
     }
 
     /// Where the bytes of buffers come from when they are not on the device.
@@ -278,6 +287,7 @@ impl EngineBuilder {
             source: self.source,
             output_max: options.limits.output_bytes_max,
             busy: Arc::default(),
+            audit: Arc::new(Auditor::new(options.audit, Arc::clone(&clock))),
             #[cfg(feature = "testkit")]
             turnstile: self.turnstile,
         });
@@ -299,6 +309,14 @@ impl EngineBuilder {
             executor,
         })?;
         projections.attach(&core);
+        let mut sinks = self.sinks;
+        if options.audit.tracing {
+            sinks.push(Box::new(TracingSink));
+        }
+        core.executor
+            .audit
+            .start(&core, sinks)
+            .map_err(|source| OpenError::Thread { source })?;
         core.driver
             .run(&core)
             .map_err(|source| OpenError::Thread { source })?;

@@ -83,6 +83,8 @@ impl Core {
         self.quiesce_driver(deadline);
         self.set_ended();
         self.record_close(deadline);
+        // Before the folder is unlocked.
+        self.executor.audit.stop(deadline);
         let left = deadline.saturating_duration_since(Instant::now());
         let closed = self.store.0.close(left.max(Duration::from_secs(1)));
         self.driver.stop();
@@ -156,6 +158,9 @@ impl Core {
         self.feed.close();
         self.executor.device.close();
         self.interrupt();
+        self.executor
+            .audit
+            .stop(Instant::now() + self.close_timeout);
     }
 
     /// Tells whoever still waits that there will be no outcome here.

@@ -6,11 +6,13 @@ use std::sync::Arc;
 
 use orlop_admission::BulkheadSnapshot;
 use orlop_gpu::DeviceSnapshot;
+use orlop_saga::audit::ChainHead;
 use orlop_store::backup::{Backup, BackupError};
 use orlop_store::projector::ProjectorError;
 use orlop_store::store::StoreHealth;
 use tokio::sync::oneshot;
 
+use crate::audit::AuditCounts;
 use crate::blocking::BlockingEngine;
 use crate::builder::EngineBuilder;
 use crate::close::CloseError;
@@ -45,6 +47,8 @@ pub struct EngineSnapshot {
     pub device: DeviceSnapshot,
     /// The store.
     pub store: StoreHealth,
+    /// What was denied and refused.
+    pub audit: AuditCounts,
 }
 
 impl Engine {
@@ -117,7 +121,20 @@ impl Engine {
             bulkheads,
             device: executor.device.snapshot(),
             store: self.core.store.0.health(),
+            audit: self.core.executor.audit.counts(),
         }
+    }
+
+    /// The end of the audit trail: everything of it so far is durable. `None` if none is written.
+    ///
+    /// Kept elsewhere, it is what [`verify_audit`](crate::verify_audit) compares the trail with.
+    pub fn audit_head(&self) -> Option<ChainHead> {
+        self.core.executor.audit.head()
+    }
+
+    /// Hands everything that was audited before the call to every sink, and to the trail, durably.
+    pub async fn flush_audit(&self) {
+        self.core.executor.audit.flush().await;
     }
 
     /// Writes a checkpoint, so that the next open replays less.

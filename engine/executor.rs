@@ -36,6 +36,7 @@ use orlop_saga::time::{Clock, Monotonic};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::Notify;
 
+use crate::audit::Auditor;
 use crate::buffer::BufferSource;
 use crate::course::Ending;
 use crate::host::{Attempt, Reconciled};
@@ -93,6 +94,7 @@ pub(crate) struct Executor {
     pub(crate) source: Option<Arc<dyn BufferSource>>,
     pub(crate) output_max: usize,
     pub(crate) busy: Arc<Busy>,
+    pub(crate) audit: Arc<Auditor>,
     /// Where attempts wait for a simulation to let them through.
     #[cfg(feature = "testkit")]
     pub(crate) turnstile: Option<Arc<dyn turnstile::Turnstile>>,
@@ -188,7 +190,9 @@ impl Executor {
         if let Some(deadline) = demand.deadline {
             request = request.deadline(deadline);
         }
-        let acquired = gate.bulkhead.acquire(&request, grantee)?;
+        let acquired = gate.bulkhead.acquire(&request, grantee);
+        let acquired = acquired
+            .inspect_err(|refusal| self.audit.refused(demand.account.id(), refusal))?;
         if matches!(acquired, Acquired::Queued(_)) {
             self.arm(&gate.bulkhead, &gate.armed);
         }

@@ -28,6 +28,7 @@
 //! # }
 //! ```
 
+mod audit;
 mod backup;
 mod batch;
 mod blocking;
@@ -69,7 +70,10 @@ mod ticket;
 pub mod tiered;
 mod timers;
 
-pub use backup::{RestoreOptions, check, clone_store, restore, verify_backup};
+pub use audit::AuditCounts;
+pub use backup::{
+    RestoreOptions, check, clone_store, restore, verify_audit, verify_backup,
+};
 pub use batch::Batch;
 pub use blocking::{BlockingEngine, wait};
 pub use buffer::{Buffer, BufferError, BufferSource};
@@ -94,7 +98,7 @@ pub use operator::{
     Notice, Operator, PauseError, ResidueRecord, ResumeError, RetryError, SagaPage, SagaQuery,
     SagaRecord, SagaSummary, ShowError, SkipError, SkipUndoError, SubscribeError, Subscription,
 };
-pub use options::{Limits, Options, RetryPolicy};
+pub use options::{AuditOptions, Limits, Options, RetryPolicy};
 pub use recover::Recovery;
 pub use saga::{
     Branches, ChildCall, ChildOf, ForwardContext, Saga, SagaContext, SagaError, Select, Selected,
@@ -107,10 +111,13 @@ pub use tenant::{Tenant, TenantError, TenantManager};
 pub use ticket::{SagaTicket, Ticket};
 
 pub use orlop_admission::{
-    BulkheadOptions, BulkheadSnapshot, GroupId, Quotas, Rate, Refusal, Share, TenantSnapshot,
-    Weight,
+    AuditSink, BulkheadOptions, BulkheadSnapshot, GroupId, MemorySink, Quotas, Rate, Reason,
+    Refusal, Share, SinkError, TenantSnapshot, TracingSink, Weight,
 };
 pub use orlop_gpu::{BufferRef, DeviceOptions, DeviceSnapshot, HostOp, Opcode};
+pub use orlop_saga::audit::{
+    Actor, AuditEntry, AuditEvent, ChainHead, Denial, NoChainHead, Object, Operation,
+};
 pub use orlop_saga::amount::{BusyNanos, ByteCount};
 pub use orlop_saga::canonical::{DecodeError, EncodeError, Payload};
 pub use orlop_saga::compat::{Format, NotInFormat};
@@ -124,6 +131,7 @@ pub use orlop_saga::saga::{NoFork, PauseReason, Remains, SagaStatus, SignalId, S
 pub use orlop_saga::tenant::{AuditTag, Class};
 pub use orlop_saga::time::{Clock, Monotonic, Simulated, WallMillis};
 pub use orlop_saga::trace::TraceContext;
+pub use orlop_store::audit::{TrailError, TrailOptions, Verified, VerifyError};
 pub use orlop_store::backup::{Backup, BackupError, RestoreError, Restored};
 pub use orlop_store::check::{CheckError, Finding, Report};
 pub use orlop_store::projector::ProjectorError;

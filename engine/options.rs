@@ -5,6 +5,7 @@ use std::time::Duration;
 use orlop_admission::BulkheadOptions;
 use orlop_gpu::DeviceOptions;
 use orlop_saga::amount::BusyNanos;
+use orlop_store::audit::TrailOptions;
 use orlop_store::store::StoreOptions;
 
 use crate::error::OptionError;
@@ -144,6 +145,37 @@ impl Limits {
     }
 }
 
+/// What becomes of audit entries. The counts are exact whatever these bounds are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AuditOptions {
+    /// Whether cross-tenant attempts are kept in the store's audit trail.
+    pub durable: bool,
+    /// Whether `tracing` is told.
+    pub tracing: bool,
+    /// Bounds of the trail.
+    pub trail: TrailOptions,
+    /// How long refusals are counted before their sums are told.
+    pub interval: Duration,
+    /// How many attempts of one tenant are told one by one in an interval; of more, the count is.
+    pub denials_per_tenant_max: u32,
+    /// How many attempts wait for the sinks at most; of more, the count is told.
+    pub queue_max: usize,
+}
+
+impl Default for AuditOptions {
+    /// All on; sums every 10 s, 64 attempts of each tenant in that time.
+    fn default() -> Self {
+        Self {
+            durable: true,
+            tracing: true,
+            trail: TrailOptions::default(),
+            interval: Duration::from_secs(10),
+            denials_per_tenant_max: 64,
+            queue_max: 4096,
+        }
+    }
+}
+
 /// Everything that can be set.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -161,6 +193,8 @@ pub struct Options {
     pub cpu_bulkhead: BulkheadOptions,
     /// Bulkheads of the embedder's own, by name.
     pub bulkheads: Vec<BulkheadOptions>,
+    /// Audit entries.
+    pub audit: AuditOptions,
     /// Threads of the engine's own runtime; at least 1.
     pub io_threads: usize,
     /// How long `close` waits for work in flight.
@@ -180,6 +214,7 @@ impl Default for Options {
             io_bulkhead: deep(HOST_IO, 64, 1024),
             cpu_bulkhead: BulkheadOptions::new(HOST_CPU),
             bulkheads: Vec::new(),
+            audit: AuditOptions::default(),
             io_threads: 1,
             close_timeout: Duration::from_secs(30),
         }
@@ -195,6 +230,23 @@ fn deep(name: &str, in_flight_max: u32, queue_per_tenant_max: u32) -> BulkheadOp
         // One undo that hangs must not stand in the way of all the others.
         reserved_slots: 16,
         ..BulkheadOptions::new(name)
+    }
+}
+
+impl AuditOptions {
+    fn bounds(&self) -> [(&'static str, usize, usize, usize); 5] {
+        let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let interval = usize::try_from(self.interval.as_millis()).unwrap_or(usize::MAX);
+        let told = self.denials_per_tenant_max as usize;
+        let segment = bytes(self.trail.segment_bytes);
+        let retained = bytes(self.trail.retained_bytes_max);
+        [
+            ("audit.interval in ms", interval, 1, 86_400_000),
+            ("audit.denials_per_tenant_max", told, 0, 1 << 20),
+            ("audit.queue_max", self.queue_max, 1, 1 << 20),
+            ("audit.trail.segment_bytes", segment, 4096, 1 << 30),
+            ("audit.trail.retained_bytes_max", retained, 4096, 1 << 40),
+        ]
     }
 }
 
@@ -278,6 +330,7 @@ impl Options {
             ("io_threads", self.io_threads, 1, 1024),
         ];
         let more = self.combined().into_iter().chain(self.times());
+        let more = more.chain(self.audit.bounds());
         for (name, value, min, max) in checks.into_iter().chain(more) {
             if !(min..=max).contains(&value) {
                 return Err(OptionError {

@@ -131,3 +131,35 @@ rule!(
     "builder.pure(Put, Code)",
     "}"
 );
+
+rule!(
+    ATenantIsNotMadeOfBytes,
+    "async fn of(engine: Engine, id: TenantId) -> Result<Tenant, TenantError> {",
+    "let _ = id; let tenant = engine.tenant(\"acme\").await?;",
+    "let tenant = Tenant::from(id);",
+    "Ok(tenant) }"
+);
+
+rule!(
+    ATenantIsNotMadeOfParts,
+    "async fn of(other: Tenant, engine: Engine) -> Result<Tenant, TenantError> {",
+    "let _ = engine; let tenant = other.clone();",
+    "let tenant = Tenant { core: engine, ..other };",
+    "Ok(tenant) }"
+);
+
+rule!(
+    ATenantCannotManage,
+    "async fn resume(engine: Engine) -> Result<TenantManager, TenantError> {",
+    "let manager = engine.manage(\"acme\").await?;",
+    "let manager = TenantManager::from(engine.tenant(\"acme\").await?);",
+    "Ok(manager) }"
+);
+
+rule!(
+    ATenantIsNoOperator,
+    "async fn look(engine: Engine) -> Result<Operator, TenantError> {",
+    "let operator = engine.manage(\"acme\").await?.operator();",
+    "let operator = engine.tenant(\"acme\").await?.operator();",
+    "Ok(operator) }"
+);

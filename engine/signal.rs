@@ -2,6 +2,7 @@
 
 use futures_util::future::BoxFuture;
 use orlop_admission::Refusal;
+use orlop_saga::audit::{Object, Operation};
 use orlop_saga::canonical::EncodeError;
 use orlop_saga::effect::EffectId;
 use orlop_saga::id::SagaId;
@@ -141,7 +142,13 @@ impl Tenant {
                 SagaRef::Key(key) => {
                     let tenant = tenant.id();
                     let flight = core.flights.get(&EffectId { tenant, key });
-                    flight.and_then(|flight| flight.saga())
+                    let known = flight.as_ref().map(|flight| flight.saga());
+                    drop(flight);
+                    if known.is_none() {
+                        let audit = &core.executor.audit;
+                        audit.suspect(tenant, Operation::Signal, Object::Key(key));
+                    }
+                    known.flatten()
                 }
             };
             match found {
@@ -159,7 +166,9 @@ impl Tenant {
     ) -> Result<Sending, SignalError> {
         self.core.check_open()?;
         self.core.check_format("a signal")?;
-        self.account.check()?;
+        self.account
+            .check()
+            .inspect_err(|refusal| self.core.executor.audit.refused(self.id(), refusal))?;
         let _waited_for = StepPath::root(name)?;
         let bytes_max = self.core.limits.input_bytes_max;
         let payload = orlop_saga::canonical::encode(payload, bytes_max)?;

@@ -7,6 +7,7 @@ use dashmap::mapref::entry::Entry;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use orlop_admission::{Quotas, TenantAccount, TenantError as AdmissionError, TenantSnapshot};
+use orlop_saga::audit::{Object, Operation};
 use orlop_saga::effect::EffectId;
 use orlop_saga::event::Event;
 use orlop_saga::id::TenantId;
@@ -267,8 +268,14 @@ impl TenantManager {
             key,
         };
         let flight = core.flights.get(&id).map(|entry| Arc::clone(entry.value()));
+        let unknown = flight.is_none();
         let saga = flight.and_then(|flight| flight.saga());
-        core.cancel_saga(id, saga).await
+        let cancelled = core.cancel_saga(id, saga).await;
+        if unknown && cancelled == Err(CancelError::Ended) {
+            let audit = &core.executor.audit;
+            audit.suspect(id.tenant, Operation::Cancel, Object::Key(key));
+        }
+        cancelled
     }
 
     /// Has a stuck effect tried again, all its attempts free again; false if it is not stuck.
@@ -279,6 +286,10 @@ impl TenantManager {
             key,
         };
         let flight = core.flights.get(&id).map(|entry| Arc::clone(entry.value()));
+        if flight.is_none() {
+            let audit = &core.executor.audit;
+            audit.suspect(id.tenant, Operation::Change, Object::Key(key));
+        }
         flight.is_some_and(|flight| match flight.saga() {
             Some(saga) if flight.is_stuck() => {
                 core.driver.resume(saga);

@@ -77,8 +77,8 @@ pub enum Object {
     SagasOf(TenantId),
     /// A buffer.
     Buffer(Digest),
-    /// A window of an entry on the ring, by its index.
-    Window(u32),
+    /// A window of an entry on the ring, by its index if that is known.
+    Window(Option<u32>),
     /// An opcode, as the device knows it.
     Opcode(u32),
     /// A tenant's ledger.
@@ -94,7 +94,8 @@ impl fmt::Display for Object {
             Self::Saga(saga) => write!(f, "saga {saga}"),
             Self::SagasOf(tenant) => write!(f, "sagas of {tenant}"),
             Self::Buffer(digest) => write!(f, "buffer {digest}"),
-            Self::Window(index) => write!(f, "window {index}"),
+            Self::Window(Some(index)) => write!(f, "window {index}"),
+            Self::Window(None) => f.write_str("a window"),
             Self::Opcode(opcode) => write!(f, "opcode {opcode:#x}"),
             Self::Ledger(tenant) => write!(f, "ledger of {tenant}"),
             Self::Life(tenant) => write!(f, "life {tenant}"),

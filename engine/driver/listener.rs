@@ -31,6 +31,8 @@ impl Grantee for Listener {
     }
 
     fn refused(self: Arc<Self>, refusal: Refusal) {
+        let tenant = self.attempt.tenant;
+        self.executor.audit.refused(tenant, &refusal);
         if let Some(core) = self.core.upgrade() {
             let (saga, step, fence) = (self.saga, self.step, self.attempt.fence);
             core.driver.tell(Message::Refused {

@@ -562,7 +562,7 @@ impl Player {
             return;
         };
         match self.ended.iter().find(|(_, run)| run.id == saga) {
-            Some((_, run)) => run.operate_ended(*wish),
+            Some((_, run)) => run.operate_ended(core, *wish),
             None if core.is_poisoned() => {
                 wish.refuse(Fault::NotRecorded(Unavailable::Poisoned.to_string()));
             }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use orlop_saga::audit::{Object, Operation};
 use orlop_saga::canonical::Payload;
 use orlop_saga::compat::{Format, v1};
 use orlop_saga::id::{Fence, SagaId, StepIndex, TenantId};
@@ -11,6 +12,7 @@ use orlop_saga::saga::{
     CallKind, Heir, Hold, NoFork, PauseReason, Phase, SagaEvent, SagaState, StatusKind,
 };
 use orlop_saga::step::Step;
+use orlop_saga::tenant::AuditTag;
 
 use super::Tell;
 use super::run::{Deed, Run};
@@ -62,8 +64,10 @@ pub(crate) enum Order {
 /// Why a wish was not fulfilled. Nothing was recorded, but for `NotRecorded`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// There is no such saga here, or it is another tenant's.
+    /// There is no such saga here.
     Unknown,
+    /// It is another tenant's, which was audited. To whoever asks it is unknown.
+    Foreign,
     /// It has ended.
     Ended(StatusKind),
     /// It moves by itself.
@@ -144,11 +148,8 @@ impl Run {
 
     /// An operator wants something.
     pub(super) fn operate(&mut self, core: &Arc<Core>, wish: Wish) {
-        let foreign = wish
-            .scope
-            .is_some_and(|tenant| tenant != self.flight.id.tenant);
-        if foreign {
-            wish.refuse(Fault::Unknown);
+        if self.is_foreign(core, &wish) {
+            wish.refuse(Fault::Foreign);
             return;
         }
         match wish.verb {
@@ -166,18 +167,33 @@ impl Run {
         }
     }
 
+    /// Whether it is wished by another tenant than the saga's, which is denied and audited.
+    fn is_foreign(&self, core: &Core, wish: &Wish) -> bool {
+        let owner = self.flight.id.tenant;
+        let Some(stranger) = wish.scope.filter(|scope| *scope != owner) else {
+            return false;
+        };
+        let operation = match wish.verb {
+            Verb::Show(_) => Operation::Look,
+            Verb::Order(..) => Operation::Change,
+        };
+        let (tag, object) = (AuditTag::default(), Object::Saga(self.id));
+        core.executor
+            .audit
+            .denied(stranger, tag, operation, object, Some(owner));
+        true
+    }
+
     /// The same, of one that is over.
-    pub(super) fn operate_ended(&self, wish: Wish) {
-        let foreign = wish
-            .scope
-            .is_some_and(|tenant| tenant != self.flight.id.tenant);
+    pub(super) fn operate_ended(&self, core: &Core, wish: Wish) {
+        let foreign = self.is_foreign(core, &wish);
         match wish.verb {
             Verb::Show(tell) if !foreign => {
                 let _ = tell.send(Ok(Box::new(self.state.clone())));
             }
             verb @ (Verb::Show(_) | Verb::Order(..)) => {
                 let fault = if foreign {
-                    Fault::Unknown
+                    Fault::Foreign
                 } else {
                     Fault::Ended(self.state.status_kind())
                 };

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use orlop_saga::audit::{Object, Operation};
 use orlop_saga::canonical::Payload;
 use orlop_saga::id::TenantId;
 use orlop_saga::saga::{SagaEvent, SignalId};
+use orlop_saga::tenant::AuditTag;
 use orlop_store::log::LogHealth;
 
 use super::Tell;
@@ -45,7 +47,19 @@ impl Run {
         sending: Sending,
     ) -> Result<Signalled, SignalError> {
         // To a tenant another one's saga is none.
-        if sending.tenant != self.flight.id.tenant || !self.state.hears_signals() {
+        let owner = self.flight.id.tenant;
+        if sending.tenant != owner {
+            let tag = AuditTag::default();
+            core.executor.audit.denied(
+                sending.tenant,
+                tag,
+                Operation::Signal,
+                Object::Saga(self.id),
+                Some(owner),
+            );
+            return Err(SignalError::NotRunning);
+        }
+        if !self.state.hears_signals() {
             return Err(SignalError::NotRunning);
         }
         if let Some(known) = self.state.signal(sending.id) {

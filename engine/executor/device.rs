@@ -7,13 +7,17 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use orlop_gpu::{Completed, Completion, Device, PublishRefused, Status, Task};
+use orlop_gpu::{Completed, Completion, Device, PublishRefused, RefusedWhy, Status, Task};
 use orlop_saga::amount::BusyNanos;
+use orlop_saga::audit::{Object, Operation};
 use orlop_saga::canonical::Payload;
+use orlop_saga::id::TenantId;
 use orlop_saga::outcome::Failure;
+use orlop_saga::tenant::AuditTag;
 use parking_lot::Mutex;
 
 use super::{Executor, Running, guarded};
+use crate::audit::Auditor;
 use crate::buffer;
 use crate::course::Ending;
 use crate::device::{DeviceCode, Plan};
@@ -62,7 +66,13 @@ impl Executor {
             match buffer::load(&self.device, self.source.as_deref(), tenant, &absent) {
                 // Held until the windows are bound, so that it is not gone again.
                 Ok(buffer) => kept.push(buffer),
-                Err(failure) => return run.end(Ending::Failed(failure), BusyNanos::default()),
+                Err(error) => {
+                    if error.is_gone {
+                        let object = Object::Buffer(absent.digest);
+                        self.audit.suspect(tenant, Operation::Run, object);
+                    }
+                    return run.end(Ending::Failed(error.failure), BusyNanos::default());
+                }
             }
             match buffer::bind(&self.device, tenant, &launch.plan.sources) {
                 Ok(windows) => return self.publish(launch, windows, run),
@@ -95,6 +105,8 @@ impl Executor {
         let job = Arc::new(DeviceJob {
             code,
             output_max: self.output_max,
+            tenant: attempt.tenant,
+            audit: Arc::clone(&self.audit),
             run: Mutex::new(Some(run)),
         });
         let uncorked = CORK.with_borrow_mut(|cork| match cork {
@@ -163,6 +175,8 @@ struct DeviceLaunch {
 struct DeviceJob {
     code: Arc<dyn DeviceCode>,
     output_max: usize,
+    tenant: TenantId,
+    audit: Arc<Auditor>,
     run: Mutex<Option<Running>>,
 }
 
@@ -174,7 +188,28 @@ impl DeviceJob {
         }
     }
 
+    /// The device says that it is none of this tenant's.
+    fn denied(&self, object: Object) {
+        let tag = AuditTag::default();
+        self.audit
+            .denied(self.tenant, tag, Operation::Run, object, None);
+    }
+
+    fn refused_by_device(&self, why: RefusedWhy) {
+        match why {
+            RefusedWhy::UnknownOpcode => self.denied(Object::Opcode(self.code.opcode().get())),
+            RefusedWhy::StaleTenant => self.denied(Object::Life(self.tenant)),
+            RefusedWhy::StaleWindow | RefusedWhy::WindowBounds | RefusedWhy::ForeignWindow => {
+                self.denied(Object::Window(None));
+            }
+            RefusedWhy::Malformed | RefusedWhy::TooManyTiles => {}
+        }
+    }
+
     fn refused(&self, refused: &PublishRefused) {
+        if let PublishRefused::ForeignWindow { window, .. } = refused {
+            self.denied(Object::Window(u32::try_from(*window).ok()));
+        }
         let ending = match refused {
             PublishRefused::Closed | PublishRefused::Draining => Ending::Interrupted,
             PublishRefused::Pad | PublishRefused::Encode(_) => {
@@ -205,9 +240,12 @@ impl Completion for DeviceJob {
             Status::Expired => {
                 Ending::Failed(Failure::retryable("it took longer than its time-out"))
             }
-            Status::Refused(why) => Ending::Failed(Failure::retryable(format!(
-                "the device refused it: {why:?}"
-            ))),
+            Status::Refused(why) => {
+                self.refused_by_device(why);
+                Ending::Failed(Failure::retryable(format!(
+                    "the device refused it: {why:?}"
+                )))
+            }
             Status::Faulted => {
                 let text = String::from_utf8_lossy(completed.result.as_ref()).into_owned();
                 Ending::Failed(Failure::retryable(format!("the operation faulted: {text}")))

@@ -97,7 +97,10 @@ impl Core {
         want: Want,
     ) -> Result<Seat, SubmitError> {
         self.check_open()?;
-        entrance.account.check().map_err(SubmitError::Refused)?;
+        entrance.account.check().map_err(|refusal| {
+            self.executor.audit.refused(entrance.id.tenant, &refusal);
+            SubmitError::Refused(refusal)
+        })?;
         let mut entrance = entrance;
         loop {
             let nested = self.nested(&entrance.work);

@@ -489,6 +489,7 @@ impl Grantee for Flight {
 
     fn refused(self: Arc<Self>, refusal: Refusal) {
         if let Some(core) = self.core.upgrade() {
+            core.executor.audit.refused(self.id.tenant, &refusal);
             self.not_admitted(&core, refusal);
         }
     }

@@ -101,7 +101,7 @@ macro_rules! verb_error {
             fn from(fault: Fault) -> Self {
                 match fault {
                     $($fault => $made,)*
-                    Fault::Unknown => Self::Unknown,
+                    Fault::Unknown | Fault::Foreign => Self::Unknown,
                     Fault::Ended(status) => Self::Ended(status),
                     Fault::NotRecorded(reason) => Self::NotRecorded { reason },
                     Fault::Moving

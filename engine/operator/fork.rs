@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use orlop_admission::Refusal;
+use orlop_saga::audit::Operation;
 use orlop_saga::effect::EffectId;
 use orlop_saga::id::SagaId;
 use orlop_saga::key::{Fingerprint, Key};
@@ -220,11 +221,12 @@ impl<S: Saga> Forking<S> {
     /// What the driver found, in words of this verb.
     async fn told(&self, fault: Fault) -> ForkError {
         match fault {
-            Fault::Unknown => match self.operator.kept(self.from).await {
+            Fault::Unknown => match self.operator.kept(self.from, Some(Operation::Look)).await {
                 Ok(state) => ForkError::Ended(state.status_kind()),
                 Err(error) => error.into(),
             },
-            fault @ (Fault::Ended(_)
+            fault @ (Fault::Foreign
+            | Fault::Ended(_)
             | Fault::Moving
             | Fault::NoSuchStep
             | Fault::NotOpen

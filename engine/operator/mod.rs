@@ -24,6 +24,7 @@ mod record;
 
 use std::fmt;
 
+use orlop_saga::audit::{Object, Operation};
 use orlop_saga::canonical;
 use orlop_saga::effect::EffectId;
 use orlop_saga::history::History;
@@ -31,6 +32,7 @@ use orlop_saga::id::{SagaId, TenantId};
 use orlop_saga::key::Key;
 use orlop_saga::path::StepPath;
 use orlop_saga::saga::{SagaState, StatusKind};
+use orlop_saga::tenant::AuditTag;
 use tokio::sync::oneshot;
 
 pub(crate) use self::drain::Drains;
@@ -71,6 +73,13 @@ impl Operator {
     pub async fn list(&self, query: SagaQuery) -> Result<SagaPage, ListError> {
         query.check()?;
         self.core.check_process()?;
+        if let (Some(scope), Some(tenant)) = (self.scope, query.tenant)
+            && scope != tenant
+        {
+            let (tag, object) = (AuditTag::default(), Object::SagasOf(tenant));
+            let audit = &self.core.executor.audit;
+            audit.denied(scope, tag, Operation::Look, object, Some(tenant));
+        }
         let (tell, told) = oneshot::channel();
         self.core.driver.tell(Message::List {
             scope: self.scope,
@@ -84,7 +93,12 @@ impl Operator {
     /// kept; `None` for an operator of all tenants, to whom a key alone names nothing.
     pub async fn find(&self, key: Key) -> Option<SagaId> {
         let tenant = self.scope?;
-        self.core.saga_of(EffectId { tenant, key }).await
+        let found = self.core.saga_of(EffectId { tenant, key }).await;
+        if found.is_none() {
+            let audit = &self.core.executor.audit;
+            audit.suspect(tenant, Operation::Look, Object::Key(key));
+        }
+        found
     }
 
     /// One saga with every call that it made, ended or not, as long as its outcome is kept.
@@ -227,7 +241,11 @@ impl Operator {
         self.wish(saga, Verb::Order(order, tell))?;
         let answer = told.await.unwrap_or_else(|_| Err(ended_first()));
         match answer {
-            Err(Fault::Unknown) => match self.kept(saga).await {
+            // Whoever asks must not tell the two apart, not even by the time that it takes.
+            Err(fault @ (Fault::Unknown | Fault::Foreign)) => match self
+                .kept(saga, audited(&fault, Operation::Change))
+                .await
+            {
                 Ok(state) => Err(Fault::Ended(state.status_kind())),
                 Err(ShowError::Unknown | ShowError::Lookup { .. }) => Err(Fault::Unknown),
                 Err(ShowError::Unavailable(why)) => Err(Fault::NotRecorded(why.to_string())),
@@ -250,25 +268,41 @@ impl Operator {
         self.core.check_process()?;
         let (tell, told) = oneshot::channel();
         let asked = self.wish(saga, Verb::Show(tell));
-        if asked.is_ok()
-            && let Ok(Ok(state)) = told.await
-        {
-            return Ok(state);
+        let mut audited_as = Some(Operation::Look);
+        if asked.is_ok() {
+            match told.await {
+                Ok(Ok(state)) => return Ok(state),
+                Ok(Err(fault)) => audited_as = audited(&fault, Operation::Look),
+                Err(_) => {}
+            }
         }
-        self.kept(saga).await
+        self.kept(saga, audited_as).await
     }
 
-    /// The state that an ended saga left in the tables.
-    async fn kept(&self, saga: SagaId) -> Result<Box<SagaState>, ShowError> {
+    /// The state that an ended saga left in the tables. If it is another tenant's, that is audited
+    /// as `operation`.
+    async fn kept(
+        &self,
+        saga: SagaId,
+        operation: Option<Operation>,
+    ) -> Result<Box<SagaState>, ShowError> {
         let state = self.core.kept_saga(saga).await?;
-        let foreign = self
-            .scope
-            .is_some_and(|tenant| tenant != state.start().id.tenant);
-        if foreign {
-            return Err(ShowError::Unknown);
+        let owner = state.start().id.tenant;
+        let Some(stranger) = self.scope.filter(|scope| *scope != owner) else {
+            return Ok(state);
+        };
+        if let Some(operation) = operation {
+            let (tag, object) = (AuditTag::default(), Object::Saga(saga));
+            let audit = &self.core.executor.audit;
+            audit.denied(stranger, tag, operation, object, Some(owner));
         }
-        Ok(state)
+        Err(ShowError::Unknown)
     }
+}
+
+/// As what it is audited that something turns out to be another tenant's, unless it was already.
+fn audited(fault: &Fault, operation: Operation) -> Option<Operation> {
+    (*fault != Fault::Foreign).then_some(operation)
 }
 
 fn ended_first() -> Fault {

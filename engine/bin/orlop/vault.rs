@@ -14,7 +14,10 @@ use std::time::Duration;
 use clap::Args;
 use orlop::store::projector::Unobserved;
 use orlop::store::store::{Recovered, Store};
-use orlop::{Incarnation, RestoreError, RestoreOptions, Restored, StoreOptions, SystemClock};
+use orlop::{
+    AuditEntry, ChainHead, Incarnation, RestoreError, RestoreOptions, Restored, StoreId,
+    StoreOptions, SystemClock,
+};
 
 /// How long is waited for a store to close.
 const PATIENCE: Duration = Duration::from_mins(10);
@@ -24,6 +27,13 @@ const PATIENCE: Duration = Duration::from_mins(10);
 pub(crate) struct Check {
     /// The folder of a closed store, or of a backup.
     folder: PathBuf,
+    /// A head of the audit trail that was kept elsewhere, as `ENTRIES:DIGEST`: is everything up to
+    /// it there and unchanged?
+    #[arg(long)]
+    audit_head: Option<ChainHead>,
+    /// Print the audit trail, one entry a line.
+    #[arg(long)]
+    audit: bool,
 }
 
 /// From where to where is backed up.
@@ -77,7 +87,7 @@ pub(crate) fn check(arguments: &Check) -> ExitCode {
         return match orlop::verify_backup(folder) {
             Ok(backup) => {
                 println!("a sound backup: {}", describe(&backup));
-                ExitCode::SUCCESS
+                check_audit(arguments, backup.store)
             }
             Err(error) => {
                 println!("{error}");
@@ -117,10 +127,32 @@ pub(crate) fn check(arguments: &Check) -> ExitCode {
         report.blobs,
         report.findings.len() as u64 + report.more,
     );
+    let audit = report
+        .store
+        .map_or(ExitCode::from(1), |store| check_audit(arguments, store));
     if report.is_sound() {
-        ExitCode::SUCCESS
+        audit
     } else {
         ExitCode::from(1)
+    }
+}
+
+/// Verifies the audit trail of a store or a backup.
+fn check_audit(arguments: &Check, store: StoreId) -> ExitCode {
+    let seen = |number, entry: &AuditEntry| {
+        if arguments.audit {
+            println!("{number} {} lsn {} {:?}", entry.at.get(), entry.lsn, entry.event);
+        }
+    };
+    match orlop::verify_audit(&arguments.folder, store, arguments.audit_head, seen) {
+        Ok(trail) => {
+            println!("audit trail: head {}, {} pruned", trail.head, trail.pruned);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            println!("audit trail: {error}");
+            ExitCode::from(1)
+        }
     }
 }
 

@@ -43,8 +43,14 @@ fn restored(backup: &Path, into: &Path) -> Restore {
 }
 
 fn checked(folder: &Path) -> ExitCode {
+    checked_against(folder, None)
+}
+
+fn checked_against(folder: &Path, audit_head: Option<ChainHead>) -> ExitCode {
     check(&Check {
         folder: folder.to_owned(),
+        audit_head,
+        audit: true,
     })
 }
 
@@ -74,6 +80,13 @@ fn a_store_is_checked_backed_up_restored_and_cloned_by_commands() {
     let (cloned, origin) = reopened(&at("clone"));
     assert_ne!(cloned, id);
     assert_eq!(origin, Origin::Replayed);
+    // Of nothing that was audited there is one head, and nothing may be missing of another.
+    let head = ChainHead::genesis(id);
+    for folder in ["store", "backup"] {
+        assert_eq!(checked_against(&at(folder), Some(head)), ExitCode::SUCCESS);
+        let removed = checked_against(&at(folder), Some(head.after(b"an entry")));
+        assert_eq!(removed, ExitCode::from(1));
+    }
     let asked = Upgrade { store: at("store") };
     assert_eq!(upgrade(&asked), ExitCode::SUCCESS);
     assert_eq!(reopened(&at("store")), (id, Origin::Replayed));
