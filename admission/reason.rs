@@ -19,6 +19,8 @@ pub enum Reason {
     NeverFits,
     /// [`Refusal::Expired`].
     Expired,
+    /// [`Refusal::UnknownExclusion`].
+    UnknownExclusion,
     /// [`Refusal::PredictedLate`].
     PredictedLate,
     /// [`Refusal::RateLimited`].
@@ -35,7 +37,7 @@ pub enum Reason {
 
 impl Reason {
     /// How many there are.
-    pub const COUNT: usize = 13;
+    pub const COUNT: usize = 14;
 
     /// All of them; each one's place is [`index`](Self::index).
     pub const ALL: [Self; Self::COUNT] = [
@@ -46,6 +48,7 @@ impl Reason {
         Self::Nested,
         Self::NeverFits,
         Self::Expired,
+        Self::UnknownExclusion,
         Self::PredictedLate,
         Self::RateLimited,
         Self::QuotaExceeded,
@@ -69,6 +72,7 @@ impl Reason {
             Self::Nested => "nested",
             Self::NeverFits => "never_fits",
             Self::Expired => "expired",
+            Self::UnknownExclusion => "unknown_exclusion",
             Self::PredictedLate => "predicted_late",
             Self::RateLimited => "rate_limited",
             Self::QuotaExceeded => "quota_exceeded",
@@ -90,6 +94,7 @@ impl Refusal {
             Self::Nested { .. } => Reason::Nested,
             Self::NeverFits { .. } => Reason::NeverFits,
             Self::Expired => Reason::Expired,
+            Self::UnknownExclusion { .. } => Reason::UnknownExclusion,
             Self::PredictedLate { .. } => Reason::PredictedLate,
             Self::RateLimited { .. } => Reason::RateLimited,
             Self::QuotaExceeded { .. } => Reason::QuotaExceeded,
@@ -111,6 +116,7 @@ impl RefusalCounts {
             Reason::Nested => self.nested,
             Reason::NeverFits => self.never_fits,
             Reason::Expired => self.expired,
+            Reason::UnknownExclusion => self.unknown_exclusion,
             Reason::PredictedLate => self.predicted_late,
             Reason::RateLimited => self.rate_limited,
             Reason::QuotaExceeded => self.quota_exceeded,

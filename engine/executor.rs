@@ -191,8 +191,8 @@ impl Executor {
             request = request.deadline(deadline);
         }
         let acquired = gate.bulkhead.acquire(&request, grantee);
-        let acquired = acquired
-            .inspect_err(|refusal| self.audit.refused(demand.account.id(), refusal))?;
+        let acquired =
+            acquired.inspect_err(|refusal| self.audit.refused(demand.account.id(), refusal))?;
         if matches!(acquired, Acquired::Queued(_)) {
             self.arm(&gate.bulkhead, &gate.armed);
         }

@@ -71,9 +71,7 @@ pub mod tiered;
 mod timers;
 
 pub use audit::AuditCounts;
-pub use backup::{
-    RestoreOptions, check, clone_store, restore, verify_audit, verify_backup,
-};
+pub use backup::{RestoreOptions, check, clone_store, restore, verify_audit, verify_backup};
 pub use batch::Batch;
 pub use blocking::{BlockingEngine, wait};
 pub use buffer::{Buffer, BufferError, BufferSource};
@@ -115,10 +113,10 @@ pub use orlop_admission::{
     Refusal, Share, SinkError, TenantSnapshot, TracingSink, Weight,
 };
 pub use orlop_gpu::{BufferRef, DeviceOptions, DeviceSnapshot, HostOp, Opcode};
+pub use orlop_saga::amount::{BusyNanos, ByteCount};
 pub use orlop_saga::audit::{
     Actor, AuditEntry, AuditEvent, ChainHead, Denial, NoChainHead, Object, Operation,
 };
-pub use orlop_saga::amount::{BusyNanos, ByteCount};
 pub use orlop_saga::canonical::{DecodeError, EncodeError, Payload};
 pub use orlop_saga::compat::{Format, NotInFormat};
 pub use orlop_saga::digest::Digest;

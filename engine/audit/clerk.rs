@@ -165,7 +165,11 @@ impl Clerk {
             return;
         }
         core.tenants.snapshot_into(&mut self.tenants);
-        let owner = self.tenants.iter().map(|tenant| tenant.id).find(|id| has(*id));
+        let owner = self
+            .tenants
+            .iter()
+            .map(|tenant| tenant.id)
+            .find(|id| has(*id));
         if owner.is_some() && auditor.count_denied(attempt.tenant) {
             self.tell(Attempt { owner, ..attempt });
         }

@@ -55,8 +55,12 @@ impl Tally {
     pub(super) fn is_empty(&self) -> bool {
         let counts = self.refused.iter().chain([&self.suppressed]);
         let attempts = [&self.told, &self.examined];
-        counts.into_iter().all(|count| count.load(Ordering::Relaxed) == 0)
-            && attempts.iter().all(|count| count.load(Ordering::Relaxed) == 0)
+        counts
+            .into_iter()
+            .all(|count| count.load(Ordering::Relaxed) == 0)
+            && attempts
+                .iter()
+                .all(|count| count.load(Ordering::Relaxed) == 0)
     }
 }
 

@@ -242,14 +242,13 @@ impl Operator {
         let answer = told.await.unwrap_or_else(|_| Err(ended_first()));
         match answer {
             // Whoever asks must not tell the two apart, not even by the time that it takes.
-            Err(fault @ (Fault::Unknown | Fault::Foreign)) => match self
-                .kept(saga, audited(&fault, Operation::Change))
-                .await
-            {
-                Ok(state) => Err(Fault::Ended(state.status_kind())),
-                Err(ShowError::Unknown | ShowError::Lookup { .. }) => Err(Fault::Unknown),
-                Err(ShowError::Unavailable(why)) => Err(Fault::NotRecorded(why.to_string())),
-            },
+            Err(fault @ (Fault::Unknown | Fault::Foreign)) => {
+                match self.kept(saga, audited(&fault, Operation::Change)).await {
+                    Ok(state) => Err(Fault::Ended(state.status_kind())),
+                    Err(ShowError::Unknown | ShowError::Lookup { .. }) => Err(Fault::Unknown),
+                    Err(ShowError::Unavailable(why)) => Err(Fault::NotRecorded(why.to_string())),
+                }
+            }
             answer => answer,
         }
     }

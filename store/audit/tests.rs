@@ -136,8 +136,15 @@ fn nothing_is_appended_after_a_failed_sync_until_it_is_opened_again() {
     let disk = disk();
     let mut trail = open(&disk, TrailOptions::default()).unwrap();
     let head = trail.append(&[entry(0)]).unwrap();
-    disk.fail(Some(DiskOperation::Sync), Occurrence::Only(0), Failure::Device);
-    assert!(matches!(trail.append(&[entry(1)]), Err(TrailError::Io { .. })));
+    disk.fail(
+        Some(DiskOperation::Sync),
+        Occurrence::Only(0),
+        Failure::Device,
+    );
+    assert!(matches!(
+        trail.append(&[entry(1)]),
+        Err(TrailError::Io { .. })
+    ));
     assert!(matches!(trail.append(&[entry(2)]), Err(TrailError::Failed)));
     disk.heal();
     let mut trail = open(&disk, TrailOptions::default()).unwrap();

@@ -161,7 +161,10 @@ impl Trail {
 
     /// Bytes that it has on the disk.
     pub fn bytes(&self) -> u64 {
-        let active = self.active.as_ref().map_or(0, |active| active.segment.bytes);
+        let active = self
+            .active
+            .as_ref()
+            .map_or(0, |active| active.segment.bytes);
         self.sealed
             .iter()
             .map(|segment| segment.bytes)

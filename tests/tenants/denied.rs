@@ -31,7 +31,10 @@ fn every_verb_on_a_saga_of_another_tenant_is_denied_as_if_there_were_none_and_au
         let signal = two.mallory.tenant().signal(saga, "word", id, &7_u64);
         assert_eq!(wait(signal), Err(SignalError::NotRunning));
         assert!(matches!(wait(operator.show(saga)), Err(ShowError::Unknown)));
-        assert!(matches!(wait(operator.export(saga)), Err(ShowError::Unknown)));
+        assert!(matches!(
+            wait(operator.export(saga)),
+            Err(ShowError::Unknown)
+        ));
         assert_eq!(wait(operator.pause(saga, "mine")), Err(PauseError::Unknown));
         assert_eq!(wait(operator.resume(saga)), Err(ResumeError::Unknown));
         assert_eq!(wait(operator.retry(saga, path())), Err(RetryError::Unknown));
@@ -262,7 +265,11 @@ fn a_sink_that_fails_panics_or_blocks_stops_no_work_and_is_counted() {
     wait(engine.flush_audit());
     let counts = engine.snapshot().audit;
     assert_eq!(counts.denied, 101);
-    assert_eq!(heard.entries().len() as u64 + heard.dropped(), 65, "64, and a sum");
+    assert_eq!(
+        heard.entries().len() as u64 + heard.dropped(),
+        65,
+        "64, and a sum"
+    );
     assert_eq!(counts.failed, 2 * 65);
     engine.blocking().close().unwrap();
 }

@@ -52,7 +52,10 @@ fn attempts_are_found_after_a_restart_under_the_head_that_was_exported() {
         two.close();
     }
     let (store, denied) = id.unwrap();
-    assert_eq!(heads.iter().map(|head| head.entries).collect::<Vec<_>>(), [2, 4]);
+    assert_eq!(
+        heads.iter().map(|head| head.entries).collect::<Vec<_>>(),
+        [2, 4]
+    );
     for head in heads {
         let events = read(folder.path(), store, Some(head)).unwrap();
         assert_eq!(events, vec![denied.clone(); 4]);
@@ -162,7 +165,9 @@ fn a_trail_is_bounded_by_its_options() {
     let (id, head) = (store(&two.engine), two.engine.audit_head());
     two.close();
     let files = std::fs::read_dir(folder.path().join("audit")).unwrap();
-    let bytes: u64 = files.map(|file| file.unwrap().metadata().unwrap().len()).sum();
+    let bytes: u64 = files
+        .map(|file| file.unwrap().metadata().unwrap().len())
+        .sum();
     assert!(bytes <= 16384 + 4096, "{bytes}");
     let events = read(folder.path(), id, head).unwrap();
     let pruned = |event: &AuditEvent| matches!(event, AuditEvent::Pruned { .. });

@@ -141,7 +141,12 @@ pub(crate) fn check(arguments: &Check) -> ExitCode {
 fn check_audit(arguments: &Check, store: StoreId) -> ExitCode {
     let seen = |number, entry: &AuditEntry| {
         if arguments.audit {
-            println!("{number} {} lsn {} {:?}", entry.at.get(), entry.lsn, entry.event);
+            println!(
+                "{number} {} lsn {} {:?}",
+                entry.at.get(),
+                entry.lsn,
+                entry.event
+            );
         }
     };
     match orlop::verify_audit(&arguments.folder, store, arguments.audit_head, seen) {
