@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use orlop_admission::BulkheadSnapshot;
+use orlop_admission::{BulkheadSnapshot, TenantSnapshot};
 use orlop_gpu::DeviceSnapshot;
 use orlop_saga::audit::ChainHead;
 use orlop_store::backup::{Backup, BackupError};
@@ -17,7 +17,9 @@ use crate::blocking::BlockingEngine;
 use crate::builder::EngineBuilder;
 use crate::close::CloseError;
 use crate::core::Core;
+use crate::driver::SagaCounts;
 use crate::handle::Handle;
+use crate::meter::BulkheadMeter;
 use crate::operator::Operator;
 use crate::recover::Recovery;
 use crate::tenant::{Tenant, TenantError, TenantManager};
@@ -30,8 +32,11 @@ pub struct Engine {
     recovery: Arc<Recovery>,
 }
 
-/// What an engine does at this moment.
+/// What an engine does at this moment, and what it has done since it was opened.
+///
+/// Each part is of one instant; the parts are read one after the other.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct EngineSnapshot {
     /// Keys in flight, or whose outcome the tables do not have yet.
     pub effects: usize,
@@ -41,8 +46,14 @@ pub struct EngineSnapshot {
     pub sagas_resident: usize,
     /// How many are passivated: of these there is their recorded state alone.
     pub sagas_passivated: usize,
-    /// Every bulkhead.
+    /// Sagas by state.
+    pub saga_counts: SagaCounts,
+    /// Every tenant, and every life that ended and still holds something.
+    pub tenants: Vec<TenantSnapshot>,
+    /// Every bulkhead, by name.
     pub bulkheads: Vec<BulkheadSnapshot>,
+    /// What work in them cost, in the same order.
+    pub meters: Vec<BulkheadMeter>,
     /// The device.
     pub device: DeviceSnapshot,
     /// The store.
@@ -104,25 +115,45 @@ impl Engine {
 
     /// What it does at this moment.
     pub fn snapshot(&self) -> EngineSnapshot {
-        let executor = &self.core.executor;
-        let sagas = self.core.driver.sagas();
-        let sagas_resident = self.core.driver.resident().min(sagas);
-        let mut bulkheads: Vec<BulkheadSnapshot> = executor
-            .bulkheads
-            .values()
-            .map(|gate| gate.bulkhead().snapshot())
-            .collect();
-        bulkheads.sort_by(|a, b| a.name.cmp(&b.name));
-        EngineSnapshot {
-            effects: self.core.flying(),
-            sagas,
-            sagas_resident,
-            sagas_passivated: sagas.saturating_sub(sagas_resident),
-            bulkheads,
-            device: executor.device.snapshot(),
+        let mut snapshot = EngineSnapshot {
+            effects: 0,
+            sagas: 0,
+            sagas_resident: 0,
+            sagas_passivated: 0,
+            saga_counts: SagaCounts::default(),
+            tenants: Vec::new(),
+            bulkheads: Vec::new(),
+            meters: Vec::new(),
+            device: DeviceSnapshot::default(),
             store: self.core.store.0.health(),
-            audit: self.core.executor.audit.counts(),
+            audit: AuditCounts::default(),
+        };
+        self.snapshot_into(&mut snapshot);
+        snapshot
+    }
+
+    /// The same into a snapshot that is there already: allocates only if there are more tenants
+    /// than before.
+    pub fn snapshot_into(&self, into: &mut EngineSnapshot) {
+        let core = &*self.core;
+        into.effects = core.flying();
+        into.sagas = core.driver.sagas();
+        into.sagas_resident = core.driver.resident().min(into.sagas);
+        into.sagas_passivated = into.sagas.saturating_sub(into.sagas_resident);
+        into.saga_counts = core.driver.census.counts();
+        core.tenants.snapshot_into(&mut into.tenants);
+        into.bulkheads.clear();
+        into.meters.clear();
+        for gate in core.executor.bulkheads.values() {
+            into.bulkheads.push(gate.bulkhead().snapshot());
+            let name = Arc::clone(gate.bulkhead().name());
+            into.meters.push(gate.meters.read(name));
         }
+        into.bulkheads.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        into.meters.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        core.executor.device.snapshot_into(&mut into.device);
+        into.store = core.store.0.health();
+        into.audit = core.executor.audit.counts();
     }
 
     /// The end of the audit trail: everything of it so far is durable. `None` if none is written.

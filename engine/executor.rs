@@ -5,6 +5,7 @@
 //! - An owner hears exactly once how an attempt that was launched ended.
 //! - A panic in code of the embedder is the failure of one attempt and of nothing else.
 
+mod busy;
 mod device;
 #[cfg(feature = "testkit")]
 pub(crate) mod turnstile;
@@ -17,7 +18,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{Either, select};
@@ -33,17 +34,19 @@ use orlop_saga::outcome::{Failure, clip};
 use orlop_saga::step::Prior;
 use orlop_saga::tenant::{AuditTag, Class};
 use orlop_saga::time::{Clock, Monotonic};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+pub(crate) use self::busy::Busy;
+use self::busy::BusyGuard;
 use crate::audit::Auditor;
 use crate::buffer::BufferSource;
 use crate::course::Ending;
 use crate::host::{Attempt, Reconciled};
 use crate::lease::Bounds;
+use crate::meter::Meters;
 use crate::registry::{Binding, Code, UndoEntry};
 use crate::runtime::OwnRuntime;
-use crate::timers::Work;
 
 /// What an attempt does.
 #[derive(Clone)]
@@ -104,6 +107,7 @@ pub(crate) struct Executor {
 pub(crate) struct Gate {
     bulkhead: Arc<Bulkhead>,
     armed: Arc<AtomicU64>,
+    pub(crate) meters: Arc<Meters>,
 }
 
 impl Gate {
@@ -111,6 +115,7 @@ impl Gate {
         Self {
             bulkhead: Arc::new(bulkhead),
             armed: Arc::new(AtomicU64::new(u64::MAX)),
+            meters: Arc::default(),
         }
     }
 
@@ -262,8 +267,10 @@ impl Executor {
         owner: Arc<dyn Owner>,
     ) {
         let external = action.is_external();
+        let gate = self.bulkheads.get(action.bulkhead());
         let slot = Slot {
             permit,
+            meters: gate.map(|gate| Arc::clone(&gate.meters)),
             owner: Owned::new(owner),
             _busy: self.busy.begin(self.runtime.timers().work()),
         };
@@ -400,48 +407,6 @@ impl Executor {
     }
 }
 
-/// Attempts that were launched and whose owners have not heard the end.
-#[derive(Default)]
-pub(crate) struct Busy {
-    count: Mutex<usize>,
-    quiet: Condvar,
-}
-
-impl Busy {
-    fn begin(self: &Arc<Self>, work: Work) -> BusyGuard {
-        *self.count.lock() += 1;
-        BusyGuard {
-            busy: Arc::clone(self),
-            _work: work,
-        }
-    }
-
-    /// Waits until every owner has heard, at most until `deadline`.
-    pub(crate) fn wait_quiet(&self, deadline: Instant) -> bool {
-        let mut count = self.count.lock();
-        let waiting = |count: &mut usize| *count > 0;
-        !self
-            .quiet
-            .wait_while_until(&mut count, waiting, deadline)
-            .timed_out()
-    }
-}
-
-struct BusyGuard {
-    busy: Arc<Busy>,
-    _work: Work,
-}
-
-impl Drop for BusyGuard {
-    fn drop(&mut self) {
-        let mut count = self.busy.count.lock();
-        *count -= 1;
-        if *count == 0 {
-            self.busy.quiet.notify_all();
-        }
-    }
-}
-
 /// An attempt that owns its slot. Dropped without an end, it ends as lost: its owner always hears.
 struct Running {
     slot: Option<Slot>,
@@ -451,6 +416,7 @@ struct Running {
 struct Slot {
     /// None for what a simulation does once more than was asked for.
     permit: Option<Permit>,
+    meters: Option<Arc<Meters>>,
     owner: Owned,
     _busy: BusyGuard,
 }
@@ -492,6 +458,9 @@ impl Running {
             return;
         };
         if let Some(permit) = slot.permit {
+            if let Some(meters) = &slot.meters {
+                meters.settled(permit.lane(), cost, permit.estimate());
+            }
             permit.settle(cost);
         }
         tell(&slot.owner, ending, cost);

@@ -50,6 +50,9 @@ mod halfway;
 mod handle;
 mod host;
 mod lease;
+mod meter;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod open;
 mod operator;
 mod options;
@@ -81,7 +84,7 @@ pub use close::CloseError;
 pub use computation::{Computation, External, Kind, Pure, Undo};
 pub use counter::{CounterSaga, Original, RollBackError};
 pub use device::{Blake3, Crc32c, DeviceFunction, Noop, Plan, Source};
-pub use driver::CancelError;
+pub use driver::{CancelError, SagaCounts};
 pub use engine::{Engine, EngineSnapshot};
 pub use error::{OptionError, RegisterError, SubmitError, Unavailable};
 pub use flight::Cancelled;
@@ -90,6 +93,9 @@ pub use host::{
     UndoFunction, Undoing,
 };
 pub use lease::{Escalation, Lease};
+pub use meter::{BulkheadMeter, LaneMeter};
+#[cfg(feature = "metrics")]
+pub use metrics::{METRICS, Metric, MetricKind, MetricsPublisher};
 pub use open::OpenError;
 pub use operator::{
     AbandonError, Abandoned, CallRecord, DrainError, Drained, ForkError, Forking, ListError,
@@ -120,6 +126,7 @@ pub use orlop_saga::audit::{
 pub use orlop_saga::canonical::{DecodeError, EncodeError, Payload};
 pub use orlop_saga::compat::{Format, NotInFormat};
 pub use orlop_saga::digest::Digest;
+pub use orlop_saga::histogram::Histogram;
 pub use orlop_saga::history::{History, HistoryError};
 pub use orlop_saga::id::{Fence, Incarnation, SagaId, StoreId, TenantId};
 pub use orlop_saga::key::{Key, RemoteKey};

@@ -1,4 +1,4 @@
-//! Histograms: how long things take, in buckets that grow with the value.
+//! Histograms: how long things take, or how large they are, in buckets that grow with the value.
 //!
 //! The buckets are fixed, so that recording is an index and an increment, and a copy into storage
 //! of the caller allocates nothing. The crates that were looked at size their buckets at run time:
@@ -12,7 +12,8 @@ const SUBS: u64 = 1 << SUB_BITS;
 /// Doublings that are told apart; the last bucket takes everything above.
 const DOUBLINGS: u32 = 41;
 
-/// How many times each duration was seen; all in nanoseconds.
+/// How many times each value was seen. What the values are, nanoseconds mostly, is said where a
+/// histogram is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Histogram {
     counts: [u64; Histogram::BUCKETS],
@@ -20,7 +21,7 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// How many buckets there are: zero to about 73 minutes.
+    /// How many buckets there are: up to 2^42, about 73 minutes in nanoseconds.
     pub const BUCKETS: usize = (DOUBLINGS as usize) << SUB_BITS;
 
     /// Nothing seen.
@@ -30,13 +31,13 @@ impl Histogram {
     };
 
     /// The bucket of a value.
-    pub const fn bucket(nanos: u64) -> usize {
-        if nanos < SUBS {
+    pub const fn bucket(value: u64) -> usize {
+        if value < SUBS {
             // Lossless: less than four.
-            return (nanos & (SUBS - 1)) as usize;
+            return (value & (SUBS - 1)) as usize;
         }
-        let doubling = nanos.ilog2() - SUB_BITS;
-        let sub = (nanos >> doubling) & (SUBS - 1);
+        let doubling = value.ilog2() - SUB_BITS;
+        let sub = (value >> doubling) & (SUBS - 1);
         let index = ((doubling as usize + 1) << SUB_BITS) + sub as usize;
         if index < Self::BUCKETS {
             index
@@ -66,8 +67,8 @@ impl Histogram {
     }
 
     /// Counts a value.
-    pub fn record(&mut self, nanos: u64) {
-        self.add(Self::bucket(nanos), 1, nanos);
+    pub fn record(&mut self, value: u64) {
+        self.add(Self::bucket(value), 1, value);
     }
 
     /// Counts `count` values of one bucket with this sum.
@@ -96,7 +97,7 @@ impl Histogram {
         self.counts.iter().copied().fold(0, u64::saturating_add)
     }
 
-    /// Their sum, in nanoseconds; exact until it saturates.
+    /// Their sum; exact until it saturates.
     pub const fn sum(&self) -> u64 {
         self.sum
     }
@@ -163,9 +164,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_value_is_told_within_an_eighth_of_itself(nanos in 1_u64..1 << 42) {
-            let told = Histogram::middle(Histogram::bucket(nanos));
-            prop_assert!(told.abs_diff(nanos) <= nanos / 8 + 1, "{nanos} as {told}");
+        fn a_value_is_told_within_an_eighth_of_itself(value in 1_u64..1 << 42) {
+            let told = Histogram::middle(Histogram::bucket(value));
+            prop_assert!(told.abs_diff(value) <= value / 8 + 1, "{value} as {told}");
         }
 
         #[test]

@@ -35,8 +35,8 @@ use crate::blob::{BlobError, BlobHold, Carried, Keeper};
 use crate::disk::{Disk, FileDisk};
 use crate::folder::{Folder, FolderError, Forked, check_process};
 use crate::log::{
-    Acknowledge, AppendError, Batch, FileLog, Lane, Log, LogHealth, OpenLogError, Opened, Purpose,
-    StartLogError,
+    Acknowledge, AppendError, Batch, FileLog, Lane, Log, LogHealth, LogStats, OpenLogError, Opened,
+    Purpose, StartLogError,
 };
 use crate::projection::Retained;
 use crate::projector::{Answer, Projected, Projector, ProjectorError, ProjectorOptions};
@@ -182,6 +182,8 @@ pub enum CloseError {
 pub struct StoreHealth {
     /// The journal.
     pub log: LogHealth,
+    /// What the journal has written since it was opened.
+    pub journal: LogStats,
     /// Why the tables do not follow any more, if they do not: appends are still durable, but
     /// outcomes are not found after the engine lets go of them. Reopen the store.
     pub projector: Option<ProjectorError>,
@@ -464,11 +466,17 @@ impl Store {
         self.inner.projector.checkpoint(export, answer);
     }
 
+    /// Whether the journal takes appends.
+    pub fn log_health(&self) -> LogHealth {
+        self.inner.log.health()
+    }
+
     /// How the store is.
     pub fn health(&self) -> StoreHealth {
         let inner = &*self.inner;
         StoreHealth {
             log: inner.log.health(),
+            journal: inner.log.stats(),
             projector: inner.projector.failure(),
             backlog_bytes: inner.projector.backlog_bytes(),
             watermark: inner.log.watermark(),

@@ -12,6 +12,7 @@
 //! | `operate` | what an operator has done to it |
 //! | `fork` | how a saga begins, also with what another one did |
 //! | `resident` | whose functions are in memory |
+//! | `census` | how many are in which state |
 //! | `child` | a saga that waits for another one |
 //! | `probation` | who is played alone after recovery crashed |
 //! | `words` | what is said of events and holds |
@@ -26,6 +27,7 @@
 
 mod attempt;
 mod backward;
+mod census;
 mod child;
 mod deadline;
 mod fork;
@@ -52,6 +54,8 @@ use orlop_store::log::AppendError;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use self::census::Census;
+pub use self::census::SagaCounts;
 pub(crate) use self::child::{Command, News};
 pub(crate) use self::fork::{Birth, Heritage, Will, check_size};
 #[cfg(feature = "testkit")]
@@ -117,6 +121,7 @@ pub(crate) struct Driver {
     sagas: AtomicUsize,
     /// How many of them have their functions in memory.
     resident: AtomicUsize,
+    pub(crate) census: Census,
     saga_last: AtomicU64,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
@@ -131,6 +136,7 @@ impl Driver {
             timers,
             sagas: AtomicUsize::new(0),
             resident: AtomicUsize::new(0),
+            census: Census::default(),
             saga_last: AtomicU64::new(saga_last.get()),
             thread: Mutex::new(None),
         }
@@ -345,6 +351,7 @@ impl Player {
         tracing::error!(?saga, text, "the driver panicked");
         if let Some(mut run) = saga.and_then(|saga| self.runs.remove(&saga)) {
             self.residents.left(&mut run);
+            core.driver.census.left(&mut run.counted);
             let why: Arc<str> = Arc::from(format!("the driver: {text}"));
             run.flight.hold(&why);
             run.tell_parent(core, News::Held(Some(why)));
@@ -453,6 +460,9 @@ impl Player {
         if self.runs.get(&saga).is_some_and(Run::is_over) {
             self.let_go(core, saga);
         }
+        if let Some(run) = self.runs.get_mut(&saga) {
+            run.be_found(&core.driver.census);
+        }
         self.residents.moved(&core.driver, &mut self.runs, saga);
     }
 
@@ -538,6 +548,7 @@ impl Player {
             self.children.remove(&(parent.saga, parent.step));
         }
         self.residents.left(&mut run);
+        core.driver.census.left(&mut run.counted);
         if let Some(lsn) = run.finished_at() {
             self.ended_bytes += run.state.payload_bytes();
             self.ended.push_back((lsn, run));

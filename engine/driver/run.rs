@@ -133,6 +133,8 @@ pub(super) struct Run {
     announced: Option<StatusKind>,
     /// Where it is, as far as that is durable.
     pub(super) shown: Option<SagaStatus>,
+    /// Where the census has it.
+    pub(super) counted: Option<StatusKind>,
     /// Whether it is played alone first.
     pub(super) turn: Turn,
     /// Whether its function is told only what is durable.
@@ -190,6 +192,7 @@ impl Run {
             finished_at: None,
             announced: Some(state.status_kind()),
             shown: Some(state.status()),
+            counted: None,
             turn: Turn::Free,
             careful: false,
             durable_deliveries: state.deliveries().len(),
@@ -311,6 +314,7 @@ impl Run {
 
     /// Subscribers are told of a change.
     pub(super) fn changed(&mut self, core: &Core, status: SagaStatus) {
+        core.driver.census.entered(&mut self.counted, status.kind());
         self.shown = Some(status.clone());
         core.feed.publish(|| Notice::Changed {
             saga: self.id,

@@ -118,7 +118,7 @@ impl Run {
                 });
             }
         }
-        match core.store.0.health().log {
+        match core.store.0.log_health() {
             LogHealth::Full => Err(Unavailable::DiskFull.into()),
             LogHealth::Poisoned => Err(Unavailable::Poisoned.into()),
             LogHealth::Closed => Err(Unavailable::Closed.into()),

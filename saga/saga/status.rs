@@ -46,6 +46,40 @@ pub enum StatusKind {
     Compensated,
 }
 
+impl StatusKind {
+    /// How many there are.
+    pub const COUNT: usize = 7;
+
+    /// All of them; each one's place is [`index`](Self::index).
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::Running,
+        Self::Unwinding,
+        Self::Paused,
+        Self::Stuck,
+        Self::Abandoned,
+        Self::Completed,
+        Self::Compensated,
+    ];
+
+    /// Its place in [`ALL`](Self::ALL).
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// Its name, in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Unwinding => "unwinding",
+            Self::Paused => "paused",
+            Self::Stuck => "stuck",
+            Self::Abandoned => "abandoned",
+            Self::Completed => "completed",
+            Self::Compensated => "compensated",
+        }
+    }
+}
+
 impl SagaStatus {
     /// Which one, without its reason.
     pub fn kind(&self) -> StatusKind {

@@ -10,6 +10,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use orlop_saga::histogram::Histogram;
 use orlop_saga::id::Lsn;
 
 use super::{AppendError, Batch, LogError, ReplayError, ReplayLogError, StartLogError};
@@ -66,6 +67,19 @@ pub enum LogHealth {
     Closed,
 }
 
+/// What a log has written since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogStats {
+    /// Batches that are durable.
+    pub batches: u64,
+    /// Groups that they were written in: one write and one sync each.
+    pub groups: u64,
+    /// Bytes of these groups on the disk.
+    pub bytes: u64,
+    /// How long writing and syncing a group took, in nanoseconds.
+    pub syncs: Histogram,
+}
+
 /// A journal: batches become durable in order, many at a time.
 ///
 /// Dropping a log without [`close`](Log::close) is safe: what is being written is finished, what
@@ -82,6 +96,11 @@ pub trait Log: Send + Sync + fmt::Debug {
 
     /// Whether appends are taken.
     fn health(&self) -> LogHealth;
+
+    /// What it has written; nothing where a log does not count.
+    fn stats(&self) -> LogStats {
+        LogStats::default()
+    }
 
     /// Frees the segments whose records all lie below `lsn`; the others stay whole, so that
     /// records below `lsn` may still be replayed. Waits for the disk.

@@ -29,7 +29,7 @@ use super::segment::Segment;
 use super::writer::Writer;
 use super::{
     Acknowledge, AppendError, Batch, DurableSink, Lane, Log, LogError, LogHealth, LogOptions,
-    LsnRange, OpenLogError, Purpose, StartLogError,
+    LogStats, LsnRange, OpenLogError, Purpose, StartLogError,
 };
 use crate::disk::Disk;
 
@@ -131,6 +131,8 @@ pub(super) struct Shared {
     /// The janitor waits here.
     pub(super) chores: Condvar,
     pub(super) watermark: AtomicU64,
+    /// Of the log thread; others only look.
+    pub(super) stats: Mutex<LogStats>,
 }
 
 impl Shared {
@@ -264,6 +266,7 @@ impl FileLog {
             prepared: Condvar::new(),
             chores: Condvar::new(),
             watermark: AtomicU64::new(last.get()),
+            stats: Mutex::default(),
         });
         let (refusals, receiver) = unbounded();
         let mut log = Self {
@@ -366,6 +369,10 @@ impl Log for FileLog {
                 }
             }
         }
+    }
+
+    fn stats(&self) -> LogStats {
+        *self.shared.stats.lock()
     }
 
     fn watermark(&self) -> Lsn {

@@ -35,7 +35,7 @@ mod writer;
 
 pub use batch::Batch;
 pub use contract::{
-    Acknowledge, DurableSink, Lane, Log, LogHealth, LsnRange, Opened, Purpose, Replay,
+    Acknowledge, DurableSink, Lane, Log, LogHealth, LogStats, LsnRange, Opened, Purpose, Replay,
 };
 pub use error::{
     AppendError, Damage, LogError, OpenLogError, ReplayError, ReplayLogError, StartLogError,

@@ -12,6 +12,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use orlop_saga::id::Lsn;
 
@@ -134,11 +135,13 @@ impl Writer {
         for member in &group.members {
             self.buffer.push(&member.batch);
         }
+        let (began, from) = (Instant::now(), self.active.end);
         if let Err(error) = self.write(Kind::Records) {
             self.shared.poison("write or sync", &error);
             refuse_all(group.members.drain(..), &AppendError::Unresolved);
             return;
         }
+        self.count(group.members.len(), from, began);
         self.seal_previous();
         self.publish(group.members);
     }
@@ -220,6 +223,15 @@ impl Writer {
         self.active.file.sync_data()?;
         self.active.end += frame.len() as u64;
         Ok(())
+    }
+
+    fn count(&self, batches: usize, from: u64, began: Instant) {
+        let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let mut stats = self.shared.stats.lock();
+        stats.batches += batches as u64;
+        stats.groups += 1;
+        stats.bytes += self.active.end.saturating_sub(from);
+        stats.syncs.record(took);
     }
 
     /// The segment before the active one may be freed from now on.

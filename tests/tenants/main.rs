@@ -10,5 +10,7 @@
 )]
 
 mod denied;
+mod metrics;
+mod snapshot;
 mod support;
 mod trail;

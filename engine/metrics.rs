@@ -1,0 +1,491 @@
+//! Metrics: an engine's snapshots, told through the facade `metrics` to whatever recorder the
+//! embedder has installed.
+//!
+//! Nothing is told where it happens: the engine counts for itself, and what has changed since the
+//! last time is told when somebody publishes. So neither a recorder nor its absence costs a
+//! submission anything.
+
+use std::sync::Arc;
+
+use metrics::{Label, SharedString, Unit, counter, gauge, histogram};
+use orlop_admission::{BulkheadSnapshot, LaneSnapshot, Reason};
+use orlop_saga::histogram::Histogram;
+use orlop_saga::saga::StatusKind;
+
+use crate::engine::{Engine, EngineSnapshot};
+use crate::meter::{BulkheadMeter, LaneMeter};
+
+/// What a metric counts up, shows or distributes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricKind {
+    /// Counts up since the engine was opened.
+    Counter,
+    /// Is as it is now.
+    Gauge,
+    /// Distributes values, each told within an eighth of itself.
+    Histogram,
+}
+
+/// One metric: its name, kind, unit, labels and meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metric {
+    /// Its name.
+    pub name: &'static str,
+    /// What it does.
+    pub kind: MetricKind,
+    /// Its unit.
+    pub unit: Unit,
+    /// Its labels, separated by commas.
+    pub labels: &'static str,
+    /// What it means.
+    pub meaning: &'static str,
+}
+
+const fn metric(
+    name: &'static str,
+    kind: MetricKind,
+    unit: Unit,
+    labels: &'static str,
+    meaning: &'static str,
+) -> Metric {
+    Metric {
+        name,
+        kind,
+        unit,
+        labels,
+        meaning,
+    }
+}
+
+use MetricKind::{Counter, Gauge};
+const LANE: &str = "bulkhead, lane";
+
+/// Every metric there is.
+pub const METRICS: [Metric; 33] = [
+    metric("orlop_permits", Gauge, Unit::Count, LANE, "permits out"),
+    metric("orlop_slots", Gauge, Unit::Count, LANE, "slots occupied"),
+    metric(
+        "orlop_slots_max",
+        Gauge,
+        Unit::Count,
+        LANE,
+        "slots there are",
+    ),
+    metric(
+        "orlop_queue_depth",
+        Gauge,
+        Unit::Count,
+        LANE,
+        "requests that wait",
+    ),
+    metric(
+        "orlop_granted_total",
+        Counter,
+        Unit::Count,
+        LANE,
+        "permits granted",
+    ),
+    metric(
+        "orlop_settled_total",
+        Counter,
+        Unit::Count,
+        LANE,
+        "permits given back with a cost",
+    ),
+    metric(
+        "orlop_unsettled_total",
+        Counter,
+        Unit::Count,
+        LANE,
+        "permits given back without one",
+    ),
+    metric(
+        "orlop_withdrawn_total",
+        Counter,
+        Unit::Count,
+        LANE,
+        "requests withdrawn while queued",
+    ),
+    metric(
+        "orlop_refused_total",
+        Counter,
+        Unit::Count,
+        "bulkhead, lane, reason",
+        "requests refused, at once or after waiting",
+    ),
+    metric(
+        "orlop_service_seconds",
+        MetricKind::Histogram,
+        Unit::Seconds,
+        LANE,
+        "what attempts cost",
+    ),
+    metric(
+        "orlop_estimate_ratio",
+        MetricKind::Histogram,
+        Unit::Count,
+        LANE,
+        "what attempts cost over what they were expected to; 1 is exact",
+    ),
+    metric("orlop_effects", Gauge, Unit::Count, "", "keys in flight"),
+    metric(
+        "orlop_sagas",
+        Gauge,
+        Unit::Count,
+        "status",
+        "unfinished sagas",
+    ),
+    metric(
+        "orlop_sagas_resident",
+        Gauge,
+        Unit::Count,
+        "",
+        "sagas with their functions in memory",
+    ),
+    metric(
+        "orlop_saga_transitions_total",
+        Counter,
+        Unit::Count,
+        "status",
+        "sagas that came into a status, durably",
+    ),
+    metric(
+        "orlop_journal_sync_seconds",
+        MetricKind::Histogram,
+        Unit::Seconds,
+        "",
+        "writing and syncing one group of batches",
+    ),
+    metric(
+        "orlop_journal_lsn",
+        Gauge,
+        Unit::Count,
+        "",
+        "everything up to here is durable",
+    ),
+    metric(
+        "orlop_journal_batches_total",
+        Counter,
+        Unit::Count,
+        "",
+        "durable batches",
+    ),
+    metric(
+        "orlop_journal_groups_total",
+        Counter,
+        Unit::Count,
+        "",
+        "groups written, one sync each",
+    ),
+    metric(
+        "orlop_journal_bytes_total",
+        Counter,
+        Unit::Bytes,
+        "",
+        "bytes of these groups",
+    ),
+    metric(
+        "orlop_tables_lsn",
+        Gauge,
+        Unit::Count,
+        "",
+        "everything up to here is in the tables",
+    ),
+    metric(
+        "orlop_tables_backlog_bytes",
+        Gauge,
+        Unit::Bytes,
+        "",
+        "records that wait for the tables",
+    ),
+    metric(
+        "orlop_retained_keys",
+        Gauge,
+        Unit::Count,
+        "",
+        "keys with an outcome that is kept",
+    ),
+    metric(
+        "orlop_device_outstanding",
+        Gauge,
+        Unit::Count,
+        "",
+        "operations on the device",
+    ),
+    metric(
+        "orlop_device_published_total",
+        Counter,
+        Unit::Count,
+        "",
+        "operations accepted",
+    ),
+    metric(
+        "orlop_audit_denied_total",
+        Counter,
+        Unit::Count,
+        "",
+        "cross-tenant attempts",
+    ),
+    metric(
+        "orlop_audit_suppressed_total",
+        Counter,
+        Unit::Count,
+        "",
+        "of these only counted",
+    ),
+    metric(
+        "orlop_audit_refused_total",
+        Counter,
+        Unit::Count,
+        "",
+        "refusals of tenants' work",
+    ),
+    metric(
+        "orlop_audit_failed_total",
+        Counter,
+        Unit::Count,
+        "",
+        "entries that a sink did not take",
+    ),
+    metric(
+        "orlop_tenant_permits",
+        Gauge,
+        Unit::Count,
+        "tenant",
+        "permits out; by option",
+    ),
+    metric(
+        "orlop_tenant_queued",
+        Gauge,
+        Unit::Count,
+        "tenant",
+        "requests that wait; by option",
+    ),
+    metric(
+        "orlop_tenant_settled_total",
+        Counter,
+        Unit::Count,
+        "tenant",
+        "permits given back with a cost; by option",
+    ),
+    metric(
+        "orlop_tenant_busy_seconds",
+        Gauge,
+        Unit::Seconds,
+        "tenant",
+        "the sum of these costs; by option",
+    ),
+];
+
+/// Tells an engine's metrics, whenever it is asked to: from the recorder's own collection, or
+/// every few seconds.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let engine = orlop::Engine::builder(folder.path().join("store")).open_blocking()?;
+/// let mut publisher = orlop::MetricsPublisher::new();
+/// publisher.publish(&engine);
+/// # engine.blocking().close()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Default)]
+pub struct MetricsPublisher {
+    told: Option<Box<EngineSnapshot>>,
+    now: Option<Box<EngineSnapshot>>,
+    by_tenant: bool,
+    name: Option<Arc<str>>,
+}
+
+impl MetricsPublisher {
+    /// Tells nothing by tenant. Describes every metric to the recorder that is installed.
+    pub fn new() -> Self {
+        for Metric {
+            name,
+            kind,
+            unit,
+            meaning,
+            ..
+        } in METRICS
+        {
+            match kind {
+                MetricKind::Counter => metrics::describe_counter!(name, unit, meaning),
+                MetricKind::Gauge => metrics::describe_gauge!(name, unit, meaning),
+                MetricKind::Histogram => metrics::describe_histogram!(name, unit, meaning),
+            }
+        }
+        Self::default()
+    }
+
+    /// Tells what each tenant holds, too, labelled by its name: as many series as there are
+    /// tenants.
+    #[must_use]
+    pub fn by_tenant(mut self) -> Self {
+        self.by_tenant = true;
+        self
+    }
+
+    /// Gives every metric the label `engine`, where a process has several.
+    #[must_use]
+    pub fn named(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Tells how the engine is, and of histograms what was added since the last time.
+    pub fn publish(&mut self, engine: &Engine) {
+        let now = match self.now.take() {
+            Some(mut now) => {
+                engine.snapshot_into(&mut now);
+                now
+            }
+            None => Box::new(engine.snapshot()),
+        };
+        let told = self.told.as_deref();
+        for (index, (bulkhead, meter)) in now.bulkheads.iter().zip(&now.meters).enumerate() {
+            let before = told.and_then(|told| told.meters.get(index));
+            self.bulkhead(bulkhead, meter, before);
+        }
+        self.sagas(&now);
+        self.store(&now);
+        self.rest(&now);
+        if self.by_tenant {
+            self.tenants(engine, &now);
+        }
+        self.now = self.told.replace(now);
+    }
+
+    fn labels<const N: usize>(&self, labels: [(&'static str, SharedString); N]) -> Vec<Label> {
+        let name = self.name.clone().map(|name| ("engine", name.into()));
+        name.into_iter()
+            .chain(labels)
+            .map(|(key, value)| Label::new(key, value))
+            .collect()
+    }
+
+    fn bulkhead(
+        &self,
+        now: &BulkheadSnapshot,
+        meter: &BulkheadMeter,
+        before: Option<&BulkheadMeter>,
+    ) {
+        let ordinary = before.map(|before| &before.ordinary);
+        self.lane("ordinary", (now, &now.ordinary), &meter.ordinary, ordinary);
+        let reserved = before.map(|before| &before.reserved);
+        self.lane("reserved", (now, &now.reserved), &meter.reserved, reserved);
+    }
+
+    fn lane(
+        &self,
+        lane: &'static str,
+        (bulkhead, now): (&BulkheadSnapshot, &LaneSnapshot),
+        meter: &LaneMeter,
+        before: Option<&LaneMeter>,
+    ) {
+        let name = || SharedString::from(Arc::clone(&bulkhead.name));
+        let labels = || self.labels([("bulkhead", name()), ("lane", lane.into())]);
+        gauge!("orlop_permits", labels()).set(float(now.in_flight));
+        gauge!("orlop_slots", labels()).set(float(now.slots));
+        gauge!("orlop_slots_max", labels()).set(float(now.slots_max));
+        gauge!("orlop_queue_depth", labels()).set(float(now.queued));
+        counter!("orlop_granted_total", labels()).absolute(now.granted);
+        counter!("orlop_settled_total", labels()).absolute(now.settled);
+        counter!("orlop_unsettled_total", labels()).absolute(now.unsettled);
+        counter!("orlop_withdrawn_total", labels()).absolute(now.withdrawn);
+        for reason in Reason::ALL {
+            let labels = self.labels([
+                ("bulkhead", name()),
+                ("lane", lane.into()),
+                ("reason", reason.name().into()),
+            ]);
+            counter!("orlop_refused_total", labels).absolute(now.refused.of(reason));
+        }
+        let (service, ratio) = (&meter.service, &meter.estimates);
+        let before = before.map(|before| (&before.service, &before.estimates));
+        let told = histogram!("orlop_service_seconds", labels());
+        told_since(&told, service, before.map(|before| before.0), NANOS);
+        let told = histogram!("orlop_estimate_ratio", labels());
+        told_since(&told, ratio, before.map(|before| before.1), THOUSANDTHS);
+    }
+
+    fn sagas(&self, now: &EngineSnapshot) {
+        for status in StatusKind::ALL {
+            let labels = || self.labels([("status", status.name().into())]);
+            let entered = now.saga_counts.entered(status);
+            gauge!("orlop_sagas", labels()).set(float(now.saga_counts.now(status)));
+            counter!("orlop_saga_transitions_total", labels()).absolute(entered);
+        }
+        let resident = now.sagas_resident as u64;
+        gauge!("orlop_sagas_resident", self.labels([])).set(float(resident));
+    }
+
+    fn store(&self, now: &EngineSnapshot) {
+        let (store, journal) = (&now.store, &now.store.journal);
+        let labels = || self.labels([]);
+        let told = histogram!("orlop_journal_sync_seconds", labels());
+        let before = self.told.as_ref();
+        let before = before.map(|before| &before.store.journal.syncs);
+        told_since(&told, &journal.syncs, before, NANOS);
+        gauge!("orlop_journal_lsn", labels()).set(float(store.watermark.get()));
+        counter!("orlop_journal_batches_total", labels()).absolute(journal.batches);
+        counter!("orlop_journal_groups_total", labels()).absolute(journal.groups);
+        counter!("orlop_journal_bytes_total", labels()).absolute(journal.bytes);
+        gauge!("orlop_tables_lsn", labels()).set(float(store.projected.get()));
+        gauge!("orlop_tables_backlog_bytes", labels()).set(float(store.backlog_bytes));
+        gauge!("orlop_retained_keys", labels()).set(float(store.retained_keys));
+    }
+
+    fn rest(&self, now: &EngineSnapshot) {
+        let labels = || self.labels([]);
+        let (device, audit) = (&now.device, &now.audit);
+        gauge!("orlop_effects", labels()).set(float(now.effects as u64));
+        gauge!("orlop_device_outstanding", labels()).set(float(device.outstanding));
+        counter!("orlop_device_published_total", labels()).absolute(device.published);
+        counter!("orlop_audit_denied_total", labels()).absolute(audit.denied);
+        counter!("orlop_audit_suppressed_total", labels()).absolute(audit.suppressed);
+        counter!("orlop_audit_refused_total", labels()).absolute(audit.refused);
+        counter!("orlop_audit_failed_total", labels()).absolute(audit.failed);
+    }
+
+    fn tenants(&self, engine: &Engine, now: &EngineSnapshot) {
+        for tenant in &now.tenants {
+            let account = engine.core.tenants.get(tenant.id);
+            // A life that ended has given its name away.
+            let name = account.map_or_else(
+                |_| tenant.id.to_string(),
+                |account| account.label().to_string(),
+            );
+            let labels = || self.labels([("tenant", name.clone().into())]);
+            let permits = tenant.ordinary.in_flight + tenant.reserved.in_flight;
+            let queued = tenant.ordinary.queued + tenant.reserved.queued;
+            gauge!("orlop_tenant_permits", labels()).set(float(permits));
+            gauge!("orlop_tenant_queued", labels()).set(float(queued));
+            counter!("orlop_tenant_settled_total", labels()).absolute(tenant.settled);
+            let busy = float(tenant.busy.get()) / NANOS;
+            gauge!("orlop_tenant_busy_seconds", labels()).set(busy);
+        }
+    }
+}
+
+/// How many of what a histogram has are one of what is told.
+const NANOS: f64 = 1e9;
+const THOUSANDTHS: f64 = 1e3;
+
+/// Tells what was added to a histogram.
+fn told_since(told: &metrics::Histogram, now: &Histogram, before: Option<&Histogram>, scale: f64) {
+    for (bucket, count) in now.counts().iter().enumerate() {
+        let before = before.and_then(|before| before.counts().get(bucket));
+        let added = count.saturating_sub(before.copied().unwrap_or_default());
+        if added > 0 {
+            let value = float(Histogram::middle(bucket)) / scale;
+            told.record_many(value, usize::try_from(added).unwrap_or(usize::MAX));
+        }
+    }
+}
+
+/// Recorders take floats: exact up to 2^53.
+#[expect(clippy::cast_precision_loss, reason = "see above")]
+fn float(value: u64) -> f64 {
+    value as f64
+}
