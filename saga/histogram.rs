@@ -140,7 +140,7 @@ impl std::fmt::Debug for Histogram {
             .field("sum", &self.sum)
             .field("p50", &self.quantile(0.5))
             .field("p99", &self.quantile(0.99))
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -175,7 +175,9 @@ mod tests {
             part in 0.0_f64..=1.0,
         ) {
             let mut histogram = Histogram::default();
-            values.iter().for_each(|value| histogram.record(*value));
+            for value in &values {
+                histogram.record(*value);
+            }
             values.sort_unstable();
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
             let rank = ((values.len() as f64 * part).ceil() as usize).max(1);

@@ -67,6 +67,7 @@ enum Order {
 }
 
 /// Somebody tried something.
+#[derive(Clone, Copy)]
 struct Attempt {
     at: WallMillis,
     tenant: TenantId,

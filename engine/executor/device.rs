@@ -254,3 +254,6 @@ impl Completion for DeviceJob {
         self.end(ending, completed.cost);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -128,7 +128,7 @@ fn every_metric_is_told_as_what_it_is_described_and_is_in_the_documents() {
     });
     let mut found = BTreeMap::new();
     for (key, unit, described, value) in recorder.snapshotter().snapshot().into_vec() {
-        let labels: Vec<_> = key.key().labels().map(|label| label.key()).collect();
+        let labels: Vec<_> = key.key().labels().map(metrics::Label::key).collect();
         let kind = match value {
             DebugValue::Counter(_) => MetricKind::Counter,
             DebugValue::Gauge(_) => MetricKind::Gauge,
