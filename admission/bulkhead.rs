@@ -29,7 +29,7 @@ use crate::refusal::{Refusal, Scope};
 use crate::request::{CostVector, Grantee, Lane, Request};
 use crate::share::Share;
 use crate::snapshot::BulkheadSnapshot;
-use crate::state::{State, is_live, sweep_locked, take_expired};
+use crate::state::{State, is_due, sweep_locked, take_expired};
 use crate::sync::Mutex;
 use crate::tenant::{Settlement, TenantAccount};
 use crate::ticket::QueueTicket;
@@ -186,12 +186,32 @@ impl Core {
         QueueTicket::new(Arc::clone(self), place, expires_at)
     }
 
+    /// Gives what waits at `place` until `deadline`, if it still waits; for as long as it takes,
+    /// if that is none.
+    pub(crate) fn extend(&self, place: Place, deadline: Option<Monotonic>) -> bool {
+        let mut outbox = Outbox::default();
+        let extended = {
+            let mut state = self.state.lock();
+            let live = state.is_live(place);
+            let waiter = state.pool_mut(place.lane).queue.get_mut(place.entry);
+            if let Some(waiter) = waiter.filter(|_| live) {
+                waiter.expiry = waiter.expiry.and_then(|expiry| expiry.until(deadline));
+                if let Some(at) = waiter.expiry.map(|expiry| expiry.at) {
+                    self.note_expiry(&mut state, at, place, &mut outbox);
+                }
+            }
+            live
+        };
+        outbox.deliver();
+        extended
+    }
+
     fn note_expiry(&self, state: &mut State, at: Monotonic, place: Place, outbox: &mut Outbox) {
         let sooner = state.next_expiry().is_none_or(|next| at < next);
         let (ordinary, reserved) = (&state.ordinary, &state.reserved);
         let waiting = ordinary.queue.len() + reserved.queue.len();
-        state.expiries.note(at, place, waiting, |place| {
-            is_live(ordinary, reserved, place)
+        state.expiries.note(at, place, waiting, |place, at| {
+            is_due(ordinary, reserved, place, at)
         });
         if let (true, Some(alarm)) = (sooner, &self.alarm) {
             outbox.push(Delivery::Alarm(Arc::clone(alarm), at));

@@ -19,17 +19,20 @@ struct Group {
     overtaken: u32,
     /// When it had been overtaken too often, in the order of such events.
     claimed: Option<u64>,
+    /// Tenants that have a head of it which could start but for other groups.
+    heads: u64,
     /// The tenants whose head waits for it, in the order in which they began to.
     waiting: BTreeSet<(u64, usize)>,
 }
 
 impl Group {
-    /// From now on it is not overtaken any more, if it was too often.
-    fn claim(&mut self, overtakes_max: u32, serial: &mut u64) {
+    /// From now on it is not overtaken any more, if it was too often; whether it was.
+    fn claim(&mut self, overtakes_max: u32, serial: &mut u64) -> bool {
         if self.overtaken >= overtakes_max && self.claimed.is_none() {
             *serial += 1;
             self.claimed = Some(*serial);
         }
+        self.claimed.is_some()
     }
 }
 
@@ -42,6 +45,8 @@ pub(crate) struct Exclusion {
     held: u64,
     /// Groups for which somebody waits.
     waiting: u64,
+    /// Groups that were overtaken too often.
+    claims: u64,
     overtakes_max: u32,
     serial: u64,
 }
@@ -62,6 +67,7 @@ impl Exclusion {
             matrix,
             held: 0,
             waiting: 0,
+            claims: 0,
             overtakes_max,
             serial: 0,
         }
@@ -77,15 +83,21 @@ impl Exclusion {
         self.waiting != 0
     }
 
-    /// Since when `group` may not be overtaken any more, if somebody waits for it.
+    /// Since when `group` may not be overtaken any more, if something of it is next somewhere.
     fn claim(&self, index: usize) -> Option<u64> {
         let group = self.groups.get(index)?;
-        group.claimed.filter(|_| !group.waiting.is_empty())
+        group.claimed.filter(|_| group.heads > 0)
     }
 
     /// Whether work of `group` must not start now.
     pub(crate) fn blocks(&self, group: Option<ExclusionId>) -> bool {
         group.is_some_and(|group| self.is_blocked(group.index()))
+    }
+
+    /// Those of `groups` of which work must not start now.
+    pub(crate) fn blocked_of(&self, groups: u64) -> u64 {
+        let blocked = bits(groups).filter(|&index| self.is_blocked(index));
+        blocked.fold(0, |mask, index| mask | 1 << index)
     }
 
     fn is_blocked(&self, index: usize) -> bool {
@@ -94,7 +106,7 @@ impl Exclusion {
             return true;
         }
         let own = self.claim(index).unwrap_or(u64::MAX);
-        bits(row & self.waiting)
+        bits(row & self.claims)
             .any(|other| other != index && self.claim(other).is_some_and(|claim| claim < own))
     }
 
@@ -107,11 +119,14 @@ impl Exclusion {
         if let Some(group) = self.groups.get_mut(started) {
             group.held = group.held.saturating_add(1);
             (group.overtaken, group.claimed) = (0, None);
+            self.claims &= !(1 << started);
         }
         for other in bits(self.matrix.row(started) & self.waiting) {
             if let (Some(group), true) = (self.groups.get_mut(other), other != started) {
                 group.overtaken = group.overtaken.saturating_add(1);
-                group.claim(self.overtakes_max, &mut self.serial);
+                if group.claim(self.overtakes_max, &mut self.serial) {
+                    self.claims |= 1 << other;
+                }
             }
         }
     }
@@ -145,13 +160,28 @@ impl Exclusion {
             let bit = 1 << index;
             if after & bit != 0 {
                 group.waiting.insert((since, lane));
-                group.claim(self.overtakes_max, &mut self.serial);
+                if group.claim(self.overtakes_max, &mut self.serial) {
+                    self.claims |= bit;
+                }
                 self.waiting |= bit;
             } else {
                 group.waiting.remove(&(since, lane));
                 if group.waiting.is_empty() {
                     self.waiting &= !bit;
                 }
+            }
+        }
+    }
+
+    /// A tenant has heads of the groups of `after`, and no longer of those of `before`.
+    pub(crate) fn lead(&mut self, before: u64, after: u64) {
+        for index in bits(before ^ after) {
+            if let Some(group) = self.groups.get_mut(index) {
+                group.heads = if after >> index & 1 == 1 {
+                    group.heads.saturating_add(1)
+                } else {
+                    group.heads.saturating_sub(1)
+                };
             }
         }
     }
@@ -169,6 +199,6 @@ impl Exclusion {
             debug_assert!(group.held == 0, "a group is held by nobody");
             *group = Group::default();
         }
-        (self.held, self.waiting) = (0, 0);
+        (self.held, self.waiting, self.claims) = (0, 0, 0);
     }
 }

@@ -63,25 +63,29 @@ impl Expiries {
     const SLACK: usize = 64;
 
     /// Notes that `place` runs out of time `at`. `waiting` bounds how many places are live and
-    /// `is_live` tells which.
+    /// `is_live` tells which, and whether that is when they still do.
     pub(crate) fn note(
         &mut self,
         at: Monotonic,
         place: Place,
         waiting: usize,
-        is_live: impl Fn(&Place) -> bool,
+        is_live: impl Fn(&Place, Monotonic) -> bool,
     ) {
         self.heap.push(Reverse(Alarm { at, place }));
         if self.heap.len() > waiting.saturating_mul(2).saturating_add(Self::SLACK) {
-            self.heap.retain(|Reverse(alarm)| is_live(&alarm.place));
+            self.heap
+                .retain(|Reverse(alarm)| is_live(&alarm.place, alarm.at));
         }
     }
 
     /// When the next live place runs out of time.
-    pub(crate) fn next(&mut self, is_live: impl Fn(&Place) -> bool) -> Option<Monotonic> {
+    pub(crate) fn next(
+        &mut self,
+        is_live: impl Fn(&Place, Monotonic) -> bool,
+    ) -> Option<Monotonic> {
         loop {
             let Reverse(alarm) = *self.heap.peek()?;
-            if is_live(&alarm.place) {
+            if is_live(&alarm.place, alarm.at) {
                 return Some(alarm.at);
             }
             self.heap.pop();
@@ -92,7 +96,7 @@ impl Expiries {
     pub(crate) fn take(
         &mut self,
         now: Monotonic,
-        is_live: impl Fn(&Place) -> bool,
+        is_live: impl Fn(&Place, Monotonic) -> bool,
     ) -> Option<Place> {
         if self.next(is_live)? > now {
             return None;
@@ -141,7 +145,7 @@ mod tests {
     fn withdrawn_places_do_not_pile_up() {
         let mut expiries = Expiries::default();
         for serial in 0..10_000 {
-            let is_live = |place: &Place| place.serial == serial;
+            let is_live = |place: &Place, _| place.serial == serial;
             expiries.note(
                 Monotonic::new(1_000_000 - serial),
                 place(serial),
@@ -156,9 +160,9 @@ mod tests {
     fn what_left_its_place_is_neither_next_nor_taken() {
         let mut expiries = Expiries::default();
         for serial in 0..4 {
-            expiries.note(Monotonic::new(serial), place(serial), 4, |_| true);
+            expiries.note(Monotonic::new(serial), place(serial), 4, |_, _| true);
         }
-        let odd = |place: &Place| place.serial % 2 == 1;
+        let odd = |place: &Place, _| place.serial % 2 == 1;
         assert_eq!(expiries.next(odd), Some(Monotonic::new(1)));
         assert_eq!(expiries.take(Monotonic::new(0), odd), None);
         assert_eq!(expiries.take(Monotonic::new(9), odd), Some(place(1)));

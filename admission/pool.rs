@@ -44,8 +44,8 @@ pub(crate) enum Next {
 pub(crate) struct Expiry {
     pub(crate) at: Monotonic,
     since: Monotonic,
-    by_deadline: bool,
     deadline: Option<Monotonic>,
+    timeout_at: Option<Monotonic>,
 }
 
 impl Expiry {
@@ -55,19 +55,28 @@ impl Expiry {
         deadline: Option<Monotonic>,
         timeout: Option<Duration>,
     ) -> Option<Self> {
-        let timeout = timeout.map(|timeout| now.after(timeout));
-        let (at, by_deadline) = match (deadline, timeout) {
-            (None, None) => return None,
-            (Some(deadline), None) => (deadline, true),
-            (None, Some(timeout)) => (timeout, false),
-            (Some(deadline), Some(timeout)) => (deadline.min(timeout), deadline <= timeout),
-        };
+        let timeout_at = timeout.map(|timeout| now.after(timeout));
+        Self::of(now, deadline, timeout_at)
+    }
+
+    fn of(
+        since: Monotonic,
+        deadline: Option<Monotonic>,
+        timeout_at: Option<Monotonic>,
+    ) -> Option<Self> {
         Some(Self {
-            at,
-            since: now,
-            by_deadline,
+            at: deadline.into_iter().chain(timeout_at).min()?,
+            since,
             deadline,
+            timeout_at,
         })
+    }
+
+    /// The same with a deadline that is not earlier, or none.
+    pub(crate) fn until(&self, deadline: Option<Monotonic>) -> Option<Self> {
+        let later = deadline.max(self.deadline).filter(|_| deadline.is_some());
+        let later = later.filter(|_| self.deadline.is_some());
+        Self::of(self.since, later, self.timeout_at)
     }
 
     /// By how much work of this cost would be late if it started at `now`.
@@ -76,7 +85,7 @@ impl Expiry {
     }
 
     pub(crate) fn refusal(&self, now: Monotonic) -> Refusal {
-        if self.by_deadline {
+        if self.deadline == Some(self.at) {
             Refusal::Expired
         } else {
             Refusal::QueueTimeout {

@@ -84,6 +84,16 @@ impl<W> Linked for Entry<W> {
     }
 }
 
+/// Exclusion groups of one lane.
+#[derive(Clone, Copy, Debug, Default)]
+struct Parked {
+    /// Those of its heads that could start but for other groups.
+    leads: u64,
+    /// Those of them that wait for others to end, and since when.
+    waits: u64,
+    since: u64,
+}
+
 /// One tenant's part of the queue.
 #[derive(Debug)]
 struct Lane {
@@ -97,8 +107,7 @@ struct Lane {
     waiting: PerClass<List>,
     classes: ClassTurns,
     backlog: PerClass<u64>,
-    /// The exclusion groups that its heads wait for, and since when.
-    parked: (u64, u64),
+    parked: Parked,
     /// Whether it has nothing queued or in flight.
     idle: bool,
 }
@@ -269,6 +278,11 @@ impl<W> FairQueue<W> {
         self.entries.get(key.0).map(|entry| &entry.item)
     }
 
+    /// What waits under `key`, to be changed in what its place does not depend on.
+    pub(crate) fn get_mut(&mut self, key: EntryKey) -> Option<&mut W> {
+        self.entries.get_mut(key.0).map(|entry| &mut entry.item)
+    }
+
     /// Starts what waits under `key`, the head of its lane: it leaves the queue, its slots count
     /// as in flight, and its tenant and group are charged `cost`.
     pub(crate) fn take(&mut self, key: EntryKey, cost: BusyNanos) -> Option<(Booking, W)> {
@@ -343,25 +357,25 @@ impl<W> FairQueue<W> {
                 waiting: PerClass::default(),
                 classes: ClassTurns::default(),
                 backlog: PerClass::default(),
-                parked: (0, 0),
+                parked: Parked::default(),
                 idle: true,
             });
             self.lane_of.insert(owner, key);
             key
         });
         self.reweigh(key, share.weight);
-        if let Some(lane) = self.lanes.get_mut(key) {
-            if lane.idle {
-                lane.idle = false;
-                self.busy += 1;
-                if let Some(group) = self.groups.get_mut(lane.group) {
-                    group.turns.wake(key, &lane.tag);
-                }
-                if lane.group != group_key {
-                    // Another group, another virtual time.
-                    lane.group = group_key;
-                    lane.tag = Tag::default();
-                }
+        if let Some(lane) = self.lanes.get_mut(key)
+            && lane.idle
+        {
+            lane.idle = false;
+            self.busy += 1;
+            if let Some(group) = self.groups.get_mut(lane.group) {
+                group.turns.wake(key, &lane.tag);
+            }
+            if lane.group != group_key {
+                // Another group, another virtual time.
+                lane.group = group_key;
+                lane.tag = Tag::default();
             }
         }
         key
@@ -459,19 +473,13 @@ impl<W> FairQueue<W> {
             .then_some((key, piece.slots))
     }
 
-    /// The exclusion groups that heads of a lane wait for and nothing else.
-    fn waits_for(&self, lane: &Lane) -> u64 {
-        let heads = Class::ALL
-            .into_iter()
-            .filter_map(|class| self.head(lane, class));
-        heads.fold(0, |mask, (_, piece)| match piece.exclusion {
-            Some(group)
-                if self.exclusion.blocks(Some(group)) && self.fits(lane.in_flight, piece.slots) =>
-            {
-                mask | group.bit()
-            }
-            Some(_) | None => mask,
-        })
+    /// The exclusion groups of heads of a lane that could start but for other groups.
+    fn groups_of_heads(&self, lane: &Lane) -> u64 {
+        let heads = Class::ALL.into_iter();
+        let heads = heads.filter_map(|class| self.head(lane, class));
+        let fitting = heads.filter(|(_, piece)| self.fits(lane.in_flight, piece.slots));
+        let groups = fitting.filter_map(|(_, piece)| piece.exclusion);
+        groups.fold(0, |mask, group| mask | group.bit())
     }
 
     fn fits(&self, in_flight: u64, slots: u32) -> bool {
@@ -501,23 +509,30 @@ impl<W> FairQueue<W> {
         }
     }
 
+    /// Books which exclusion groups the heads of a lane are of, and which of those they wait for.
     fn park(&mut self, key: usize) {
         let Some(lane) = self.lanes.get(key) else {
             return;
         };
-        let (before, since) = lane.parked;
-        let after = self.waits_for(lane);
-        if before == after {
+        let (parked, leads) = (lane.parked, self.groups_of_heads(lane));
+        if parked.leads == 0 && leads == 0 {
             return;
         }
-        let since = if before == 0 {
+        // First, so that a group of its own that others must not overtake counts.
+        self.exclusion.lead(parked.leads, leads);
+        let waits = self.exclusion.blocked_of(leads);
+        let since = if parked.waits == 0 {
             self.exclusion.now()
         } else {
-            since
+            parked.since
         };
-        self.exclusion.wait(key, since, before, after);
+        self.exclusion.wait(key, since, parked.waits, waits);
         if let Some(lane) = self.lanes.get_mut(key) {
-            lane.parked = (after, since);
+            lane.parked = Parked {
+                leads,
+                waits,
+                since,
+            };
         }
     }
 

@@ -54,7 +54,7 @@ impl State {
     pub(crate) fn next_expiry(&mut self) -> Option<Monotonic> {
         let (ordinary, reserved) = (&self.ordinary, &self.reserved);
         self.expiries
-            .next(|place| is_live(ordinary, reserved, place))
+            .next(|place, at| is_due(ordinary, reserved, place, at))
     }
 
     /// Everything that a request must pass, in the order in which it is told.
@@ -198,13 +198,15 @@ impl State {
     }
 }
 
-pub(crate) fn is_live(ordinary: &Pool, reserved: &Pool, place: &Place) -> bool {
+/// Whether what waits at `place` runs out of time `at`.
+pub(crate) fn is_due(ordinary: &Pool, reserved: &Pool, place: &Place, at: Monotonic) -> bool {
     let pool = match place.lane {
         Lane::Ordinary => ordinary,
         Lane::Reserved => reserved,
     };
     let waiter = pool.queue.get(place.entry);
-    waiter.is_some_and(|waiter| waiter.serial == place.serial)
+    let waiter = waiter.filter(|waiter| waiter.serial == place.serial);
+    waiter.is_some_and(|waiter| waiter.expiry.is_some_and(|expiry| expiry.at == at))
 }
 
 pub(crate) fn sweep_locked(
@@ -229,7 +231,7 @@ pub(crate) fn take_expired(state: &mut State, now: Monotonic) -> Option<(Place, 
     let (ordinary, reserved) = (&state.ordinary, &state.reserved);
     let place = state
         .expiries
-        .take(now, |place| is_live(ordinary, reserved, place))?;
+        .take(now, |place, at| is_due(ordinary, reserved, place, at))?;
     let waiter = state.pool_mut(place.lane).queue.remove(place.entry)?;
     Some((place, waiter))
 }

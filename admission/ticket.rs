@@ -8,7 +8,8 @@ use orlop_saga::time::Monotonic;
 use crate::bulkhead::Core;
 use crate::expiry::Place;
 
-/// A request that waits, or waited. Dropping it changes nothing.
+/// A request that waits, or waited. Dropping it changes nothing; clones name the same request.
+#[derive(Clone)]
 pub struct QueueTicket {
     core: Arc<Core>,
     place: Place,
@@ -32,7 +33,15 @@ impl QueueTicket {
         self.core.withdraw(self.place)
     }
 
-    /// When the request is refused if it is not granted before.
+    /// Has the request wait until `deadline`, if that is later than its own, or with none at all;
+    /// it keeps its place. The bulkhead's time-out binds it as before.
+    ///
+    /// `false`: it does not wait any more.
+    pub fn extend(&self, deadline: Option<Monotonic>) -> bool {
+        self.core.extend(self.place, deadline)
+    }
+
+    /// When the request was to be refused if it is not granted before.
     pub const fn expires_at(&self) -> Option<Monotonic> {
         self.expires_at
     }

@@ -174,6 +174,17 @@ impl EngineBuilder {
         self.code::<C>(DEVICE, binding, |code| code)
     }
 
+    /// Assigns a computation that is bound already to an exclusion group, by its name in the
+    /// conflict matrix of the computation's bulkhead: it never runs beside one of a group that
+    /// conflicts with that.
+    pub fn exclusion<C: Computation>(mut self, computation: C, group: &str) -> Self {
+        let _ = computation;
+        if let Err(error) = self.registry.exclude(C::NAME, group) {
+            self.error = self.error.or(Some(error));
+        }
+        self
+    }
+
     /// Binds asynchronous code to an undo.
     pub fn undo<U: Undo>(mut self, undo: U, function: impl UndoFunction<U>) -> Self {
         let _ = undo;
@@ -225,6 +236,7 @@ impl EngineBuilder {
                 external: <C::Kind as crate::computation::Kind>::EXTERNAL,
                 retention: C::RETENTION,
                 bulkhead: bulkhead.into(),
+                exclusion: None,
                 binding,
                 reconcile: None,
                 late: None,
@@ -260,19 +272,24 @@ impl EngineBuilder {
         }
         let options = self.options;
         options.check()?;
+        let mut registry = self.registry;
+        registry.resolve_exclusions(|bulkhead, group| {
+            let named = options.bulkhead(bulkhead)?;
+            named.conflicts.group(group)
+        })?;
         let clock = self.clock;
         let blocking = blocking_max(&options);
         let runtime = OwnRuntime::start(options.io_threads, blocking, Arc::clone(&clock))
             .map_err(|source| OpenError::Thread { source })?;
         let bulkheads = bulkheads(&options, &clock)?;
-        for name in self.registry.undo_bulkheads().chain([crate::host::HOST_IO]) {
+        for name in registry.undo_bulkheads().chain([crate::host::HOST_IO]) {
             if options.reserved_slots(name) == Some(0) {
                 return Err(OpenError::NothingReserved {
                     name: name.to_owned(),
                 });
             }
         }
-        for (name, bulkhead) in self.registry.bulkheads() {
+        for (name, bulkhead) in registry.bulkheads() {
             if !bulkheads.contains_key(bulkhead) {
                 let (name, bulkhead) = (name.to_owned(), bulkhead.to_owned());
                 return Err(RegisterError::NoBulkhead { name, bulkhead }.into());
@@ -305,7 +322,7 @@ impl EngineBuilder {
             recovered: &recovered,
             options: &options,
             clock,
-            registry: Arc::new(self.registry),
+            registry: Arc::new(registry),
             executor,
         })?;
         projections.attach(&core);

@@ -211,6 +211,24 @@ pub enum RegisterError {
         /// The bulkhead's.
         bulkhead: String,
     },
+    /// Only a computation that is registered can be assigned to an exclusion group. Nothing was
+    /// opened; register it first.
+    #[error("{name:?} is not registered, so it can be in no exclusion group")]
+    NotRegistered {
+        /// The computation's name.
+        name: &'static str,
+    },
+    /// The conflict matrix of the code's bulkhead has no such group. Nothing was opened; name the
+    /// group in the bulkhead's options.
+    #[error("{name:?} is in exclusion group {group:?}, which bulkhead {bulkhead:?} does not have")]
+    NoExclusion {
+        /// The code's name.
+        name: String,
+        /// The bulkhead's.
+        bulkhead: String,
+        /// The group's.
+        group: String,
+    },
 }
 
 /// An option out of its range. Nothing was opened.

@@ -23,8 +23,8 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{Either, select};
 use orlop_admission::{
-    Acquired, Bulkhead, BulkheadId, ComputationId, CostVector, Grantee, HeldScope, Lane, Permit,
-    Refusal, Request, TenantAccount,
+    Acquired, Bulkhead, BulkheadId, ComputationId, CostVector, ExclusionId, Grantee, HeldScope,
+    Lane, Permit, Refusal, Request, TenantAccount,
 };
 use orlop_gpu::Device;
 use orlop_saga::amount::{BusyNanos, ByteCount};
@@ -153,6 +153,14 @@ impl Action {
         }
     }
 
+    /// What it must not run beside. What finds out or takes back is never held up.
+    fn exclusion(&self) -> Option<ExclusionId> {
+        match self {
+            Self::Run { code, .. } => code.exclusion.as_ref()?.id,
+            Self::Reconcile { .. } | Self::Sweep { .. } | Self::Undo { .. } => None,
+        }
+    }
+
     /// How large its input is: work of about the same size is expected to cost the same.
     fn size(&self) -> ByteCount {
         ByteCount::of(match self {
@@ -194,6 +202,9 @@ impl Executor {
             .size(action.size());
         if let Some(deadline) = demand.deadline {
             request = request.deadline(deadline);
+        }
+        if let Some(group) = action.exclusion() {
+            request = request.exclusion(group);
         }
         let acquired = gate.bulkhead.acquire(&request, grantee);
         let acquired =

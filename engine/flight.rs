@@ -23,6 +23,7 @@ use orlop_admission::{Permit, QueueTicket, Refusal, TenantAccount};
 use orlop_saga::effect::{Effect, EffectEvent, EffectId, Next, Request, Settlement, Withdrawal};
 use orlop_saga::id::{Fence, Lsn, SagaId};
 use orlop_saga::key::Fingerprint;
+use orlop_saga::time::Monotonic;
 use parking_lot::Mutex;
 
 pub(crate) use self::enter::{Entrance, Seat, Want, Work};
@@ -57,6 +58,8 @@ struct State {
     rivals: Vec<look::Rival>,
     /// Tells this admission from an earlier one.
     round: u64,
+    /// The deadline that the present request for a permit has.
+    asked: Option<Monotonic>,
     /// The record of the outcome, once it is durable.
     settled_at: Lsn,
     /// What is to be withdrawn once it is known whether the acceptance is durable.
@@ -193,6 +196,15 @@ impl State {
             }
             Some(_) | None => false,
         }
+    }
+
+    /// When the work is of no use any more: once nobody waits for it, if it was not accepted.
+    fn deadline(&self) -> Option<Monotonic> {
+        let promised = self.intent != Intent::None || self.durability == Durability::Accepted;
+        if promised {
+            return None;
+        }
+        self.waiters.deadline()
     }
 
     /// Whether the journal may be given this event; if so, it counts as given.

@@ -115,8 +115,9 @@ pub use tenant::{Tenant, TenantError, TenantManager};
 pub use ticket::{SagaTicket, Ticket};
 
 pub use orlop_admission::{
-    AuditSink, BulkheadOptions, BulkheadSnapshot, GroupId, MemorySink, Quotas, Rate, Reason,
-    Refusal, Share, SinkError, TenantSnapshot, TracingSink, Weight,
+    AuditSink, BulkheadOptions, BulkheadSnapshot, ClassWeights, ConflictError, ConflictMatrix,
+    GroupId, MemorySink, Quotas, Rate, Reason, Refusal, Share, SinkError, TenantSnapshot,
+    TracingSink, Weight,
 };
 pub use orlop_gpu::{BufferRef, DeviceOptions, DeviceSnapshot, HostOp, Opcode};
 pub use orlop_saga::amount::{BusyNanos, ByteCount};

@@ -344,12 +344,16 @@ impl Options {
         Ok(())
     }
 
-    /// How many slots the bulkhead of this name reserves.
-    pub(crate) fn reserved_slots(&self, name: &str) -> Option<u32> {
+    /// The options of the bulkhead of this name.
+    pub(crate) fn bulkhead(&self, name: &str) -> Option<&BulkheadOptions> {
         let own = [&self.device_bulkhead, &self.io_bulkhead, &self.cpu_bulkhead];
         let mut all = own.into_iter().chain(&self.bulkheads);
         all.find(|options| options.name == name)
-            .map(|options| options.reserved_slots)
+    }
+
+    /// How many slots the bulkhead of this name reserves.
+    pub(crate) fn reserved_slots(&self, name: &str) -> Option<u32> {
+        self.bulkhead(name).map(|options| options.reserved_slots)
     }
 
     /// Bounds that depend on one another.

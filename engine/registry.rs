@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use orlop_admission::ExclusionId;
 use orlop_saga::effect::CodeRef;
 
 use crate::device::DeviceCode;
@@ -21,10 +22,18 @@ pub(crate) struct Code {
     pub(crate) external: bool,
     pub(crate) retention: Duration,
     pub(crate) bulkhead: Box<str>,
+    /// Its exclusion group in its bulkhead.
+    pub(crate) exclusion: Option<Exclusive>,
     pub(crate) binding: Binding,
     pub(crate) reconcile: Option<Arc<dyn ReconcileCode>>,
     /// How a late attempt is stopped, for `External` code; asked once.
     pub(crate) late: Option<Late>,
+}
+
+/// An exclusion group by its name, and by its id once the bulkhead is known.
+pub(crate) struct Exclusive {
+    pub(crate) group: Box<str>,
+    pub(crate) id: Option<ExclusionId>,
 }
 
 /// Where and how a computation runs.
@@ -86,6 +95,35 @@ impl Registry {
                 .values()
                 .map(|undo| (&*undo.reference.name, &*undo.bulkhead)),
         )
+    }
+
+    /// Assigns a computation that is registered to an exclusion group of its bulkhead.
+    pub(crate) fn exclude(&mut self, name: &'static str, group: &str) -> Result<(), RegisterError> {
+        let code = self.codes.get_mut(name).and_then(Arc::get_mut);
+        let code = code.ok_or(RegisterError::NotRegistered { name })?;
+        let group = group.into();
+        code.exclusion = Some(Exclusive { group, id: None });
+        Ok(())
+    }
+
+    /// Finds every exclusion group that is named, by the name of its bulkhead and its own.
+    pub(crate) fn resolve_exclusions(
+        &mut self,
+        find: impl Fn(&str, &str) -> Option<ExclusionId>,
+    ) -> Result<(), RegisterError> {
+        for code in self.codes.values_mut().filter_map(Arc::get_mut) {
+            if let Some(exclusion) = &mut code.exclusion {
+                exclusion.id = find(&code.bulkhead, &exclusion.group);
+                if exclusion.id.is_none() {
+                    return Err(RegisterError::NoExclusion {
+                        name: code.reference.name.to_string(),
+                        bulkhead: code.bulkhead.to_string(),
+                        group: exclusion.group.to_string(),
+                    });
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The bulkheads in which undos run.

@@ -108,6 +108,7 @@ impl<S: Saga> SagaStarting<S> {
         Ok(Entrance {
             id,
             account: Arc::clone(&self.tenant.account),
+            deadline: None,
             durability: Durability::Accepted,
             work: Work::Saga(Box::new(start.into())),
         })

@@ -130,7 +130,13 @@ impl<C: Computation, K, M> Submission<C, K, M> {
         self
     }
 
-    /// How long this caller waits. Binds no other caller of the same key.
+    /// How long this caller waits for the outcome, or, of [`enqueue`](Tenant::enqueue), for the
+    /// acceptance. Binds no other caller of the same key.
+    ///
+    /// Work that only callers with deadlines wait for is refused as
+    /// [`Refusal::PredictedLate`](crate::Refusal::PredictedLate) if by what is known it would be
+    /// done too late for the most patient of them, when it is submitted and once more when it
+    /// would start. Accepted work has no deadline.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.terms.deadline = Some(deadline);
         self
@@ -191,6 +197,12 @@ impl<C: Computation, K, M> Submission<C, K, M> {
             id: EffectId { tenant, key },
             account: Arc::clone(&self.tenant.account),
             durability,
+            deadline: self
+                .terms
+                .deadline
+                // A ticket may be asked for as long as its holder likes.
+                .filter(|_| !accepted)
+                .map(|deadline| core.clock.monotonic().after(deadline)),
             work: Work::Effect {
                 request: Box::new(request),
                 code,

@@ -39,7 +39,7 @@ impl Flight {
             return (None, outcome);
         }
         let fingerprint: Fingerprint = state.fingerprint();
-        let number = state.waiters.sit(fingerprint, Want::Outcome, tell);
+        let number = state.waiters.sit(fingerprint, Want::Outcome, None, tell);
         let letters = self.news(&mut state);
         drop(state);
         wait::send(letters);

@@ -9,6 +9,7 @@ use orlop_saga::effect::{Effect, EffectId, Request};
 use orlop_saga::id::{Lsn, SagaId, TenantId};
 use orlop_saga::key::Fingerprint;
 use orlop_saga::saga::SagaStart;
+use orlop_saga::time::Monotonic;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -70,6 +71,8 @@ pub(crate) struct Entrance {
     pub(crate) account: Arc<TenantAccount>,
     pub(crate) durability: Durability,
     pub(crate) work: Work,
+    /// When the caller stops waiting for the outcome.
+    pub(crate) deadline: Option<Monotonic>,
 }
 
 /// A caller's place at a flight. Dropping it leaves.
@@ -268,6 +271,7 @@ impl Flight {
                 rivals: Vec::new(),
                 journaled: None,
                 round: 0,
+                asked: None,
             }),
         }
     }
@@ -391,33 +395,36 @@ impl Flight {
                 rivals: Vec::new(),
                 journaled: None,
                 round: 0,
+                asked: None,
             }),
         })
     }
 
     fn seat(self: &Arc<Self>, entrance: &Entrance, want: Want, joined: bool) -> Seat {
         let mut state = self.state.lock();
-        self.seat_locked(&mut state, entrance.work.fingerprint(), want, joined)
+        self.seat_locked(&mut state, entrance, want, joined)
     }
 
     fn seat_locked(
         self: &Arc<Self>,
         state: &mut State,
-        fingerprint: Fingerprint,
+        entrance: &Entrance,
         want: Want,
         joined: bool,
     ) -> Seat {
+        let (fingerprint, deadline) = (entrance.work.fingerprint(), entrance.deadline);
         let (to_outcome, outcome) = oneshot::channel();
         let mut numbers = [None, None];
         let acceptance = match want {
             Want::Outcome => None,
             Want::Acceptance => {
                 let (to_acceptance, acceptance) = oneshot::channel();
-                numbers[0] = Some(state.waiters.sit(fingerprint, want, to_acceptance));
+                numbers[0] = Some(state.waiters.sit(fingerprint, want, None, to_acceptance));
                 Some(Mailbox::new(acceptance))
             }
         };
-        numbers[1] = Some(state.waiters.sit(fingerprint, Want::Outcome, to_outcome));
+        let waiters = &mut state.waiters;
+        numbers[1] = Some(waiters.sit(fingerprint, Want::Outcome, deadline, to_outcome));
         Seat {
             flight: Arc::clone(self),
             joined,
@@ -466,7 +473,7 @@ impl Flight {
         }
         let (count, count_max) = (state.waiters.len(), core.limits.joiners_max);
         halfway::size(&core.marks.joiners, "limits.joiners_max", count, count_max);
-        let seat = self.seat_locked(&mut state, fingerprint, want, true);
+        let seat = self.seat_locked(&mut state, entrance, want, true);
         if let Some(plain) = state.plain()
             && plain.cancelled
         {
@@ -480,8 +487,7 @@ impl Flight {
             return Ok(Some(seat));
         }
         // The strongest durability and the most urgent class of all joiners count. Of deadlines it
-        // is the latest: each ends the wait of its caller, and the last who leaves takes the work
-        // along.
+        // is the latest: the work goes on for whoever waits longest.
         let urged = state.urge(&entrance.work);
         let strengthened = state.durability < entrance.durability;
         if strengthened {
@@ -497,6 +503,7 @@ impl Flight {
         if urged {
             self.queue_anew(core);
         }
+        self.wait_longer();
         if strengthened {
             self.record_acceptance(core);
         }

@@ -8,6 +8,7 @@ use orlop_admission::{Acquired, Grantee, Lane, Permit, Refusal};
 use orlop_saga::effect::{Settlement, Withdrawal};
 use orlop_saga::id::{Fence, SagaId};
 use orlop_saga::outcome::Outcome;
+use orlop_saga::time::Monotonic;
 use parking_lot::MutexGuard;
 
 use super::record::acceptances;
@@ -98,6 +99,7 @@ impl Flight {
                 if let Some(place) = state.phase.place().filter(|_| mine) {
                     *place = Some(ticket);
                     drop(state);
+                    self.wait_longer();
                     // A joiner may have been more urgent meanwhile.
                     if class != Some(demand.class) {
                         self.queue_anew(core);
@@ -147,7 +149,9 @@ impl Flight {
             }
             Acquired::Queued(ticket) => {
                 state.phase = Phase::Admitting(Some(ticket));
+                state.asked = demand.deadline;
                 drop(state);
+                self.wait_longer();
             }
         }
         if let Some(before) = before {
@@ -166,6 +170,7 @@ impl Flight {
         state.round += 1;
         let round = state.round;
         let (action, demand) = self.action(&mut state)?;
+        state.asked = demand.deadline;
         Some((action, demand, round))
     }
 
@@ -184,9 +189,26 @@ impl Flight {
             audit: plain.request.audit,
             class: plain.request.class,
             lane,
-            deadline: None,
+            deadline: state.deadline(),
         };
         Some((action, demand))
+    }
+
+    /// Has the request for a permit wait as long as the most patient of the callers, if it does
+    /// not already.
+    pub(super) fn wait_longer(&self) {
+        let mut state = self.state.lock();
+        let (asked, deadline) = (state.asked, state.deadline());
+        if !is_longer(deadline, asked) {
+            return;
+        }
+        let Phase::Admitting(Some(ticket)) = &state.phase else {
+            return;
+        };
+        let ticket = ticket.clone();
+        state.asked = deadline;
+        drop(state);
+        ticket.extend(deadline);
     }
 
     fn not_admitted(self: &Arc<Self>, core: &Arc<Core>, refusal: Refusal) {
@@ -196,6 +218,12 @@ impl Flight {
             return;
         }
         let accepted = state.intent != Intent::None;
+        let late = matches!(refusal, Refusal::Expired | Refusal::PredictedLate { .. });
+        if late && is_longer(state.deadline(), state.asked) {
+            // Somebody came meanwhile who waits longer than it was asked for.
+            self.ask_again_for_the_patient(core, state, refusal);
+            return;
+        }
         let Some(plain) = state.plain() else {
             return;
         };
@@ -211,9 +239,28 @@ impl Flight {
                 &format!("its reconciliation is not admitted: {refusal}"),
             );
         } else {
-            let error = SubmitError::Refused(refusal);
-            self.withdraw_locked(core, state, error, Withdrawal::Refused);
+            let (error, reason) = unadmitted(refusal);
+            self.withdraw_locked(core, state, error, reason);
         }
+    }
+
+    /// Tells those for whom it is too late, and asks for a permit again for the others.
+    fn ask_again_for_the_patient(
+        self: &Arc<Self>,
+        core: &Arc<Core>,
+        mut state: MutexGuard<'_, State>,
+        refusal: Refusal,
+    ) {
+        let asked = state.asked;
+        let (error, _) = unadmitted(refusal);
+        let letters = state.waiters.answer(|waiter| {
+            let late = waiter.deadline.is_some() && !is_longer(waiter.deadline, asked);
+            late.then(|| Err(error.clone()))
+        });
+        state.phase = Phase::BackingOff;
+        drop(state);
+        wait::send(letters);
+        self.admit(core);
     }
 
     pub(super) fn again_after(
@@ -468,6 +515,24 @@ impl Flight {
         let letters = self.state.lock().waiters.answer_all(reply);
         wait::send(letters);
     }
+}
+
+/// Whether a deadline leaves more time than another one; none leaves the most.
+fn is_longer(deadline: Option<Monotonic>, than: Option<Monotonic>) -> bool {
+    match (deadline, than) {
+        (_, None) => false,
+        (None, Some(_)) => true,
+        (Some(deadline), Some(than)) => deadline > than,
+    }
+}
+
+/// What callers are told when no permit is to be had.
+fn unadmitted(refusal: Refusal) -> (SubmitError, Withdrawal) {
+    if refusal == Refusal::Expired {
+        // The same as when the caller's own clock is first.
+        return (SubmitError::Expired, Withdrawal::Expired);
+    }
+    (SubmitError::Refused(refusal), Withdrawal::Refused)
 }
 
 /// Gives a permit, or a place in a queue, back.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use orlop_saga::effect::Settlement;
 use orlop_saga::key::Fingerprint;
+use orlop_saga::time::Monotonic;
 use tokio::sync::oneshot;
 
 use super::Want;
@@ -61,6 +62,8 @@ pub(crate) struct Waiter {
     pub(crate) seat: u64,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) want: Want,
+    /// When it stops waiting.
+    pub(crate) deadline: Option<Monotonic>,
     pub(crate) reply: oneshot::Sender<Reply>,
 }
 
@@ -90,6 +93,13 @@ impl Waiters {
             .count()
     }
 
+    /// When the last of them stops waiting for the outcome; `None`, if one of them never does.
+    pub(crate) fn deadline(&self) -> Option<Monotonic> {
+        let mut deadlines = self.list.iter().map(|waiter| waiter.deadline);
+        let first = deadlines.next()??;
+        deadlines.try_fold(first, |latest, deadline| Some(latest.max(deadline?)))
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
@@ -105,6 +115,7 @@ impl Waiters {
         &mut self,
         fingerprint: Fingerprint,
         want: Want,
+        deadline: Option<Monotonic>,
         reply: oneshot::Sender<Reply>,
     ) -> u64 {
         self.seats += 1;
@@ -112,6 +123,7 @@ impl Waiters {
             seat: self.seats,
             fingerprint,
             want,
+            deadline,
             reply,
         });
         self.seats

@@ -98,6 +98,7 @@ impl<S: Saga> Forking<S> {
         let entrance = Entrance {
             id: birth.start.id,
             account,
+            deadline: None,
             durability: Durability::Accepted,
             work: Work::Saga(Box::new(birth)),
         };

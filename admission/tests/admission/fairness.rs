@@ -10,7 +10,7 @@ use orlop_admission::{Acquired, BulkheadOptions, ComputationId, Permit, Request,
 use orlop_saga::amount::BusyNanos;
 use orlop_saga::time::Clock;
 
-use crate::support::{House, granted, tenant};
+use crate::support::{Event, House, take_all, tenant};
 
 const SLOTS: u32 = 8;
 const VICTIMS: usize = 9;
@@ -26,6 +26,8 @@ struct Load {
     from: u64,
     every: u64,
     service: u64,
+    /// How long after asking it is of use.
+    within: Option<u64>,
 }
 
 struct Job {
@@ -83,7 +85,7 @@ impl Simulation {
             }
             simulation.end_until(arrival);
             simulation.move_to(arrival);
-            simulation.ask(loads[at].tenant, loads[at].service);
+            simulation.ask(&loads[at]);
             arrivals.push(Reverse((arrival + loads[at].every, at)));
         }
         simulation.end_until(until);
@@ -99,7 +101,8 @@ impl Simulation {
         self.house.clock.advance(by);
     }
 
-    fn ask(&mut self, at: usize, service: u64) {
+    fn ask(&mut self, load: &Load) {
+        let (at, service) = (load.tenant, load.service);
         let id = u32::try_from(self.jobs.len()).unwrap();
         self.jobs.push(Job {
             tenant: at,
@@ -109,7 +112,12 @@ impl Simulation {
         self.tallies[at].asked += 1;
         let account = Arc::clone(&self.accounts[at]);
         let computation = ComputationId::new(u32::try_from(at).unwrap());
-        match self.house.ask(id, Request::new(&account, computation)) {
+        let mut request = Request::new(&account, computation);
+        let now = self.house.clock.monotonic();
+        request.deadline = load
+            .within
+            .map(|within| now.after(Duration::from_nanos(within)));
+        match self.house.ask(id, request) {
             Ok(Acquired::Granted(permit)) => self.start(id, permit),
             Ok(Acquired::Queued(_)) => {}
             Err(_) => self.tallies[at].refused += 1,
@@ -134,8 +142,14 @@ impl Simulation {
             self.tallies[job.tenant].latencies.push(end - job.asked);
             let permit = self.running.remove(&id).unwrap();
             permit.settle(BusyNanos::new(job.service));
-            for (id, permit) in granted(&self.house.inbox) {
-                self.start(id, permit);
+            for event in take_all(&self.house.inbox) {
+                match event {
+                    Event::Granted(id, permit) => self.start(id, permit),
+                    Event::Refused(id, _) => {
+                        let job = &self.jobs[id as usize];
+                        self.tallies[job.tenant].refused += 1;
+                    }
+                }
             }
         }
     }
@@ -147,6 +161,7 @@ fn victims() -> Vec<Load> {
         from: 0,
         every: 1_000_000_000 * 10 / (SHARE * 9),
         service: MILLI,
+        within: None,
     };
     (0..VICTIMS).map(victim).collect()
 }
@@ -180,6 +195,7 @@ fn a_tenant_at_a_hundred_times_its_share_takes_nothing_from_the_others() {
         from: 0,
         every: 1_000_000_000 / (SHARE * 100),
         service: MILLI,
+        within: None,
     });
     let tallies = Simulation::run(&loads, 1_000 * MILLI);
     assert_unharmed(&tallies);
@@ -196,6 +212,7 @@ fn a_flood_of_jobs_that_take_twenty_times_the_guess_takes_nothing_from_the_other
         from: 0,
         every: 1_000_000_000 / (SHARE * 100),
         service: 20 * MILLI,
+        within: None,
     });
     // The first eight of them hold every slot for 20 ms before anybody knows.
     assert_unharmed(&Simulation::run(&loads, 4_000 * MILLI));
@@ -213,12 +230,14 @@ fn a_tenant_that_trickles_and_then_floods_gets_no_more_than_its_share_in_any_ten
         from: 0,
         every: 100 * MILLI,
         service: MILLI,
+        within: None,
     });
     loads.push(Load {
         tenant: VICTIMS,
         from: 3_000 * MILLI,
         every: 1_000_000_000 / (SHARE * 100),
         service: MILLI,
+        within: None,
     });
     let tallies = Simulation::run(&loads, 3_500 * MILLI);
     for (tenth, busy) in tallies[VICTIMS].busy.range(30..) {
@@ -229,4 +248,38 @@ fn a_tenant_that_trickles_and_then_floods_gets_no_more_than_its_share_in_any_ten
             "{tenth}: {busy}"
         );
     }
+}
+
+/// The part of what the slots could do that was done in time, when ten tenants ask for ten times
+/// that and every job is of use for 20 ms; and how far apart tenants are.
+fn goodput(service: impl Fn(usize) -> u64) -> (f64, f64) {
+    let (within, until) = (20 * MILLI, 1_000 * MILLI);
+    let load = |tenant| Load {
+        tenant,
+        from: 0,
+        every: service(tenant) / (u64::from(SLOTS)),
+        service: service(tenant),
+        within: Some(within),
+    };
+    let loads: Vec<Load> = (0..10).map(load).collect();
+    let tallies = Simulation::run(&loads, until);
+    let good = tallies.iter().zip(&loads).map(|(tally, load)| {
+        let in_time = tally.latencies.iter().filter(|taken| **taken <= within);
+        let busy = in_time.count() as u64 * load.service;
+        f64::from(u32::try_from(busy / 1_000).unwrap())
+    });
+    let good: Vec<f64> = good.collect();
+    let sum: f64 = good.iter().sum();
+    let squares: f64 = good.iter().map(|part| part * part).sum();
+    (sum / 8e6, sum * sum / (10.0 * squares))
+}
+
+#[test]
+fn at_ten_times_what_can_be_done_nearly_all_that_is_done_is_done_in_time() {
+    let (good, jain) = goodput(|_| MILLI);
+    assert!(good >= 0.95, "{good}");
+    assert!(jain >= 0.99, "{jain}");
+    let (good, jain) = goodput(|tenant| MILLI / 2 * (1 + tenant as u64 % 5));
+    assert!(good >= 0.95, "{good}");
+    assert!(jain >= 0.99, "{jain}");
 }

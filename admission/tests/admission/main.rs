@@ -10,6 +10,8 @@
 )]
 
 mod asynchronous;
+mod deadlines;
+mod exclusion;
 mod fair;
 mod fairness;
 mod model;
