@@ -45,7 +45,12 @@ fn what_cannot_be_done_by_the_caller_s_deadline_is_refused_and_does_not_run() {
     assert_eq!((gate.runs(), queued(&engine)), (1, 0));
     // The key is unknown: it runs for whoever has the time.
     gate.let_go(1);
-    assert_eq!(wait(tenant.submit(Pass, 1_u64).deadline(LONG * 2)).unwrap().output, 1);
+    assert_eq!(
+        wait(tenant.submit(Pass, 1_u64).deadline(LONG * 2))
+            .unwrap()
+            .output,
+        1
+    );
     engine.blocking().close().unwrap();
 }
 
@@ -70,14 +75,18 @@ fn a_joiner_without_a_deadline_keeps_queued_work_alive() {
     let mut running = tenant.submit(Pass, 1_u64).into_future();
     assert!(wait(async { poll!(&mut running) }).is_pending());
     gate.wait_started();
-    let hasty = tenant.submit(Pass, 2_u64).deadline(Duration::from_millis(50));
+    let hasty = tenant
+        .submit(Pass, 2_u64)
+        .deadline(Duration::from_millis(50));
     let mut hasty = hasty.into_future();
     assert!(wait(async { poll!(&mut hasty) }).is_pending());
     let mut patient = tenant.submit(Pass, 2_u64).into_future();
     assert!(wait(async { poll!(&mut patient) }).is_pending());
     assert_eq!(wait(hasty).unwrap_err(), SubmitError::Expired);
     // Whoever is asked for next has a deadline in the queue that ends after the first one did.
-    let later = tenant.submit(Pass, 3_u64).deadline(Duration::from_millis(50));
+    let later = tenant
+        .submit(Pass, 3_u64)
+        .deadline(Duration::from_millis(50));
     assert_eq!(wait(later).unwrap_err(), SubmitError::Expired);
     assert_eq!(queued(&engine), 1);
     gate.let_go(2);

@@ -16,6 +16,7 @@ mod blobs;
 mod capabilities;
 mod children;
 mod counters;
+mod deadlines;
 mod divergence;
 mod doubt;
 mod effects;
