@@ -14,6 +14,7 @@ mod deadlines;
 mod exclusion;
 mod fair;
 mod fairness;
+mod gap;
 mod model;
 mod oracle;
 mod order;
