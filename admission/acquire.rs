@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use crate::bulkhead::{Acquired, Core};
+use crate::bulkhead::{Acquired, Bulkhead};
 use crate::permit::Permit;
 use crate::refusal::Refusal;
 use crate::request::{Grantee, Request};
@@ -82,14 +82,14 @@ enum Stage<'a> {
 /// Polled after it has completed, it stays pending.
 #[must_use = "nothing is asked for until it is polled"]
 pub struct Acquire<'a> {
-    core: Arc<Core>,
+    bulkhead: Bulkhead,
     stage: Stage<'a>,
 }
 
 impl<'a> Acquire<'a> {
-    pub(crate) const fn new(core: Arc<Core>, request: Request<'a>) -> Self {
+    pub(crate) const fn new(bulkhead: Bulkhead, request: Request<'a>) -> Self {
         Self {
-            core,
+            bulkhead,
             stage: Stage::Unasked(request),
         }
     }
@@ -98,7 +98,7 @@ impl<'a> Acquire<'a> {
 impl std::fmt::Debug for Acquire<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Acquire")
-            .field("bulkhead", &self.core.name)
+            .field("bulkhead", self.bulkhead.name())
             .finish_non_exhaustive()
     }
 }
@@ -110,7 +110,7 @@ impl Future for Acquire<'_> {
         let this = &mut *self;
         if let Stage::Unasked(request) = &this.stage {
             let mut made = None;
-            let asked = this.core.acquire(
+            let asked = this.bulkhead.core().acquire(
                 request,
                 &mut Some(|| {
                     let mailbox = Arc::new(Mailbox {

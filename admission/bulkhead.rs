@@ -7,15 +7,19 @@
 //! - No barging: a request is granted at once only if nobody waits who could start.
 //! - No idle capacity: whoever frees something hands it on in the same critical section.
 //! - Nothing changes until every check has passed.
-//! - Lock order: bulkhead, then ledger. Callbacks run with neither; the clock is read under the
-//!   bulkhead's and must not call back.
+//! - Lock order: bulkhead, then ledger, then a list of seats. Callbacks run with none of them; the
+//!   clock is read under the bulkhead's and must not call back.
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use crossbeam_utils::CachePadded;
 use orlop_saga::time::{Clock, Monotonic};
 
 use crate::acquire::Acquire;
+use crate::contention::Contention;
+use crate::credits::Credits;
 use crate::drain::{Drain, Gate, Gated, Queued};
 use crate::estimate::{Estimates, Kind};
 use crate::expiry::{Expiries, Place};
@@ -23,15 +27,15 @@ use crate::held::{BulkheadId, HeldScope};
 use crate::options::{BulkheadOptions, OptionsError};
 use crate::outbox::{Delivery, Outbox};
 use crate::permit::Permit;
-use crate::pool::{Expiry, Pool, Waiter, class_of, deadline_of, exclusion_of};
-use crate::queue::{Booking, OwnerKey, Piece};
+use crate::pool::{Expiry, Limits, Pool, Waiter, class_of, deadline_of, exclusion_of};
+use crate::queue::{OwnerKey, Piece};
 use crate::refusal::{Refusal, Scope};
-use crate::request::{CostVector, Grantee, Lane, Request};
+use crate::request::{Grantee, Lane, Request};
 use crate::share::Share;
 use crate::snapshot::BulkheadSnapshot;
 use crate::state::{State, is_due, sweep_locked, take_expired};
 use crate::sync::Mutex;
-use crate::tenant::{Settlement, TenantAccount};
+use crate::tenant::TenantAccount;
 use crate::ticket::QueueTicket;
 
 /// What became of a request that was not refused.
@@ -55,10 +59,24 @@ pub(crate) struct Core {
     pub(crate) name: Arc<str>,
     pub(crate) clock: Arc<dyn Clock>,
     alarm: Option<Arc<dyn Alarm>>,
-    pub(crate) state: Mutex<State>,
+    /// Of the ordinary lane.
+    pub(crate) limits: Limits,
+    pub(crate) credits: Credits,
+    pub(crate) estimates: Estimates,
+    retired: AtomicBool,
+    pub(crate) state: CachePadded<Mutex<State>>,
 }
 
 impl Core {
+    /// Whether nobody can ask any more, so that no tenant need be remembered.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_retired(&self) {
+        self.retired.store(true, Ordering::Release);
+    }
+
     /// Grants, queues or refuses. `grantee` is made only if the request has to wait.
     pub(crate) fn acquire<G>(
         self: &Arc<Self>,
@@ -69,13 +87,39 @@ impl Core {
         G: FnOnce() -> Arc<dyn Grantee>,
     {
         let nested = HeldScope::is_inside(self.id);
+        if request.lane == Lane::Ordinary
+            && request.exclusion.is_none()
+            && let Some(answer) = self.acquire_fast(request, nested)
+        {
+            return answer.map(Acquired::Granted);
+        }
+        self.acquire_queued(request, nested, grantee)
+    }
+
+    fn acquire_queued<G>(
+        self: &Arc<Self>,
+        request: &Request<'_>,
+        nested: bool,
+        grantee: &mut Option<G>,
+    ) -> Result<Acquired, Refusal>
+    where
+        G: FnOnce() -> Arc<dyn Grantee>,
+    {
         let mut outbox = Outbox::default();
         let acquired = {
             let mut state = self.state.lock();
+            match request.lane {
+                Lane::Ordinary => state.contend(self),
+                Lane::Reserved => {}
+            }
             let acquired = self.acquire_locked(&mut state, request, nested, grantee, &mut outbox);
             if let Err(refusal) = &acquired {
                 state.pool_mut(request.lane).refused.count(refusal);
-                state.doubt(self, request, refusal);
+                State::doubt(self, request, refusal);
+            }
+            match request.lane {
+                Lane::Ordinary => state.relax(self),
+                Lane::Reserved => {}
             }
             acquired
         };
@@ -105,13 +149,13 @@ impl Core {
         state.check(self, &ledger, request, nested, now)?;
         let share = ledger.quotas.share;
         let kind = Kind::new(request.computation, lane, request.size);
-        let estimate = state.estimates.of(kind);
+        let estimate = self.estimates.of(kind);
         let slots = cost.slots.get();
         let piece = Piece {
             class: class_of(request),
             slots,
             exclusion: exclusion_of(request),
-            cost: state.estimates.known(kind).unwrap_or_default().get(),
+            cost: self.estimates.known(kind).unwrap_or_default().get(),
         };
         let pool = state.pool_mut(lane);
         if pool.queue.may_start(owner, slots, piece.exclusion) && pool.has_free(slots) {
@@ -121,8 +165,10 @@ impl Core {
             pool.reserve_staging(cost);
             pool.occupy(cost, booking);
             state.gate.enter();
+            let seat = ledger.seat(self, account, lane, cost, booking);
             return Ok(Acquired::Granted(Permit::new(
-                Arc::clone(self),
+                seat,
+                self.id,
                 Arc::clone(account),
                 booking,
                 kind,
@@ -139,7 +185,8 @@ impl Core {
         };
         ledger.reserve(lane, cost, true);
         ledger.pass(lane, now);
-        ledger.waits_in(self);
+        // So that it is found when all that the tenant has waiting is to be refused.
+        ledger.seat_in(self);
         drop(ledger);
         let expiry = now.and_then(|now| Expiry::earlier(now, deadline, timeout));
         let waiter = Waiter {
@@ -218,36 +265,6 @@ impl Core {
         }
     }
 
-    /// Takes back what a permit occupied, and hands it to whoever is next.
-    pub(crate) fn give_back(
-        self: &Arc<Self>,
-        account: &Arc<TenantAccount>,
-        booking: Booking,
-        kind: Kind,
-        cost: CostVector,
-        settlement: Settlement,
-    ) {
-        let mut outbox = Outbox::default();
-        {
-            let lane = kind.lane();
-            let mut state = self.state.lock();
-            let pool = state.pool_mut(lane);
-            pool.vacate(cost, booking, settlement);
-            let measured = settlement.measured();
-            pool.queue.end(booking, measured);
-            if let Some(actual) = measured {
-                state.estimates.learn(kind, actual);
-            }
-            account
-                .ledger
-                .lock_nested()
-                .settle(lane, cost, settlement, &mut outbox);
-            state.gate.leave(&mut outbox);
-            state.dispatch(self, lane, &mut outbox);
-        }
-        outbox.deliver();
-    }
-
     /// Withdraws what waits at `place`, if it still does.
     pub(crate) fn withdraw(self: &Arc<Self>, place: Place) -> bool {
         let mut outbox = Outbox::default();
@@ -316,14 +333,28 @@ impl fmt::Debug for Core {
     }
 }
 
-const fn owner_key(account: &TenantAccount) -> OwnerKey {
+pub(crate) const fn owner_key(account: &TenantAccount) -> OwnerKey {
     OwnerKey(account.id())
 }
 
 /// One resource's bound: slots, queues and counts. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Bulkhead {
+    open: Arc<Open>,
+}
+
+/// Whoever can ask. Tenants name the core by their seats and the core names them by its lists of
+/// seats; the lists end with this.
+#[derive(Debug)]
+struct Open {
     core: Arc<Core>,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let unlisted = self.core.state.lock().retire(&self.core);
+        drop(unlisted);
+    }
 }
 
 impl Bulkhead {
@@ -353,32 +384,54 @@ impl Bulkhead {
         alarm: Option<Arc<dyn Alarm>>,
     ) -> Result<Self, OptionsError> {
         let name = options.check()?;
-        Ok(Self {
-            core: Arc::new(Core {
-                id: BulkheadId::fresh(),
-                name,
-                clock,
-                alarm,
-                state: Mutex::new(State {
-                    gate: Gate::default(),
-                    ordinary: Pool::ordinary(options),
-                    reserved: Pool::reserved(options),
-                    expiries: Expiries::default(),
-                    estimates: Estimates::new(options.cost_guess),
-                    serial: 0,
-                }),
-            }),
-        })
+        let mut ordinary = Pool::ordinary(options);
+        // What is out is to be bounded by its cost, which only the pool knows.
+        let always = options.published_cost_max.is_some();
+        let credits = if always {
+            ordinary.free = ordinary.whole();
+            Credits::contended()
+        } else {
+            Credits::new(ordinary.whole())
+        };
+        Ok(Self::of(Core {
+            id: BulkheadId::fresh(),
+            name,
+            clock,
+            alarm,
+            limits: ordinary.limits,
+            credits,
+            estimates: Estimates::new(options.cost_guess),
+            retired: AtomicBool::new(false),
+            state: CachePadded::new(Mutex::new(State {
+                gate: Gate::default(),
+                ordinary,
+                reserved: Pool::reserved(options),
+                expiries: Expiries::default(),
+                serial: 0,
+                contention: Contention::new(always),
+            })),
+        }))
+    }
+
+    fn of(core: Core) -> Self {
+        let core = Arc::new(core);
+        Self {
+            open: Arc::new(Open { core }),
+        }
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.open.core
     }
 
     /// Its name.
     pub fn name(&self) -> &Arc<str> {
-        &self.core.name
+        &self.open.core.name
     }
 
     /// Its id, unique in the process.
     pub fn id(&self) -> BulkheadId {
-        self.core.id
+        self.open.core.id
     }
 
     /// Asks for a permit. Never blocks.
@@ -395,7 +448,7 @@ impl Bulkhead {
         request: &Request<'_>,
         grantee: Arc<dyn Grantee>,
     ) -> Result<Acquired, Refusal> {
-        self.core.acquire(request, &mut Some(|| grantee))
+        self.open.core.acquire(request, &mut Some(|| grantee))
     }
 
     /// Asks for a permit when first polled, and waits for it.
@@ -403,17 +456,17 @@ impl Bulkhead {
     /// Cancel-safe: dropping the future while the request waits withdraws it; dropping it when
     /// the grant is under way gives the permit back.
     pub fn acquire_async<'a>(&self, request: Request<'a>) -> Acquire<'a> {
-        Acquire::new(Arc::clone(&self.core), request)
+        Acquire::new(self.clone(), request)
     }
 
     /// When the next request that waits runs out of time.
     pub fn next_expiry(&self) -> Option<Monotonic> {
-        self.core.state.lock().next_expiry()
+        self.open.core.state.lock().next_expiry()
     }
 
     /// Refuses what has run out of time at `now`; returns how many requests that were.
     pub fn expire(&self, now: Monotonic) -> usize {
-        self.core.expire(now)
+        self.open.core.expire(now)
     }
 
     /// Refuses new requests in both lanes from now on, and tells when nothing is queued or in
@@ -421,7 +474,8 @@ impl Bulkhead {
     pub fn drain(&self, queued: Queued) -> Drain {
         let mut outbox = Outbox::default();
         let generation = {
-            let mut state = self.core.state.lock();
+            let mut state = self.open.core.state.lock();
+            state.contend(&self.open.core);
             let generation = state.gate.close();
             match queued {
                 Queued::Serve => {}
@@ -437,25 +491,19 @@ impl Bulkhead {
             generation
         };
         outbox.deliver();
-        Drain::new(Gated::Bulkhead(Arc::clone(&self.core)), generation)
+        Drain::new(Gated::Bulkhead(Arc::clone(&self.open.core)), generation)
     }
 
     /// Takes requests again. Drains that have not ended end as interrupted.
     pub fn resume(&self) {
         let mut outbox = Outbox::default();
-        self.core.state.lock().gate.open(&mut outbox);
+        self.open.core.state.lock().gate.open(&mut outbox);
         outbox.deliver();
     }
 
     /// The counts as of one instant. Allocates nothing.
     pub fn snapshot(&self) -> BulkheadSnapshot {
-        let state = self.core.state.lock();
-        BulkheadSnapshot {
-            name: Arc::clone(&self.core.name),
-            draining: state.gate.is_closed(),
-            ordinary: state.ordinary.snapshot(),
-            reserved: state.reserved.snapshot(),
-        }
+        self.open.core.state.lock().snapshot(&self.open.core)
     }
 
     /// Overwrites `into` with the counts as of one instant. Allocates nothing.

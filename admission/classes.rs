@@ -117,6 +117,12 @@ impl ClassTurns {
         self.tags.get_mut(class).finish = start.saturating_add(weight.virtual_of(cost));
     }
 
+    /// `class` has something in flight that it was not charged for here.
+    pub(crate) fn owe(&mut self, class: Class, cost: u64, weight: Weight) {
+        let from = self.now.max(self.tags.get(class).finish);
+        self.tags.get_mut(class).finish = from.saturating_add(weight.virtual_of(cost));
+    }
+
     /// What `class` was charged turned out to be `actual` and not `charged`.
     pub(crate) fn correct(&mut self, class: Class, weight: Weight, charged: u64, actual: u64) {
         let now = self.now;

@@ -56,6 +56,17 @@ impl Gate {
         self.live = self.live.saturating_add(1);
     }
 
+    /// Counts what entered without having been counted.
+    pub(crate) const fn enter_all(&mut self, live: u64) {
+        self.live = self.live.saturating_add(live);
+    }
+
+    /// Leaves it to others to count what is behind the gate, which is open.
+    pub(crate) const fn leave_all(&mut self, live: u64) {
+        debug_assert!(self.live >= live && !self.closed, "more left than entered");
+        self.live = self.live.saturating_sub(live);
+    }
+
     pub(crate) fn leave(&mut self, outbox: &mut Outbox) {
         debug_assert!(self.live > 0, "more left than entered");
         self.live = self.live.saturating_sub(1);

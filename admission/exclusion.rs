@@ -83,6 +83,11 @@ impl Exclusion {
         self.waiting != 0
     }
 
+    /// Whether any group is held.
+    pub(crate) const fn is_held(&self) -> bool {
+        self.held != 0
+    }
+
     /// Since when `group` may not be overtaken any more, if something of it is next somewhere.
     fn claim(&self, index: usize) -> Option<u64> {
         let group = self.groups.get(index)?;

@@ -8,6 +8,7 @@ use orlop_saga::tenant::AuditTag;
 
 use crate::bulkhead::Core;
 use crate::estimate::Kind;
+use crate::fast::Returned;
 use crate::held::BulkheadId;
 use crate::queue::Booking;
 use crate::request::{ComputationId, CostVector, Lane};
@@ -20,7 +21,9 @@ use crate::tenant::{Settlement, TenantAccount};
 /// the same critical section.
 #[must_use = "dropping a permit gives its slots back"]
 pub struct Permit {
-    core: Arc<Core>,
+    /// The place of the bulkhead's seat in the tenant's ledger.
+    seat: u32,
+    bulkhead: BulkheadId,
     account: Arc<TenantAccount>,
     booking: Booking,
     kind: Kind,
@@ -31,7 +34,8 @@ pub struct Permit {
 
 impl Permit {
     pub(crate) const fn new(
-        core: Arc<Core>,
+        seat: u32,
+        bulkhead: BulkheadId,
         account: Arc<TenantAccount>,
         booking: Booking,
         kind: Kind,
@@ -39,7 +43,8 @@ impl Permit {
         cost: CostVector,
     ) -> Self {
         Self {
-            core,
+            seat,
+            bulkhead,
             account,
             booking,
             kind,
@@ -86,33 +91,29 @@ impl Permit {
         self.kind.lane()
     }
 
-    /// The bulkhead's name.
-    pub fn bulkhead(&self) -> &Arc<str> {
-        &self.core.name
-    }
-
     /// The bulkhead, for [`HeldScope::enter`](crate::HeldScope::enter).
-    pub fn bulkhead_id(&self) -> BulkheadId {
-        self.core.id
+    pub const fn bulkhead_id(&self) -> BulkheadId {
+        self.bulkhead
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.core.give_back(
-            &self.account,
-            self.booking,
-            self.kind,
-            self.cost,
-            self.settlement,
-        );
+        Core::give_back(&Returned {
+            seat: self.seat,
+            account: &self.account,
+            booking: self.booking,
+            kind: self.kind,
+            cost: self.cost,
+            settlement: self.settlement,
+        });
     }
 }
 
 impl fmt::Debug for Permit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Permit")
-            .field("bulkhead", &self.core.name)
+            .field("bulkhead", &self.bulkhead)
             .field("tenant", &self.account.id())
             .field("lane", &self.lane())
             .field("computation", &self.computation())

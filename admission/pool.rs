@@ -11,6 +11,7 @@ use orlop_saga::time::Monotonic;
 
 use crate::classes::ClassWeights;
 use crate::conflicts::{ConflictMatrix, ExclusionId};
+use crate::credits::Amounts;
 use crate::estimate::Kind;
 use crate::exclusion::Exclusion;
 use crate::options::BulkheadOptions;
@@ -18,6 +19,7 @@ use crate::prediction::{self, Published};
 use crate::queue::{Booking, EntryKey, FairQueue, OwnerKey};
 use crate::refusal::{Dimension, Refusal, RefusalCounts, Scope};
 use crate::request::{CostVector, Grantee, Lane, Request};
+use crate::seat::Counts;
 use crate::share::Share;
 use crate::snapshot::LaneSnapshot;
 use crate::tenant::{Bound, Settlement, TenantAccount};
@@ -106,25 +108,59 @@ pub(crate) struct Waiter {
     pub(crate) grantee: Arc<dyn Grantee>,
 }
 
+/// What no request may be beyond, whatever is in use.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    slots: u64,
+    pub(crate) slots_per_tenant: u64,
+    staging: u64,
+}
+
+impl Limits {
+    pub(crate) fn fit(&self, cost: &CostVector) -> bool {
+        let slots = u64::from(cost.slots.get());
+        slots <= self.slots && slots <= self.slots_per_tenant && cost.staging.get() <= self.staging
+    }
+
+    /// Whether `request` is beyond the whole pool.
+    pub(crate) fn check_fits(&self, request: &Request<'_>) -> Option<Refusal> {
+        let slots = u64::from(request.cost.slots.get());
+        let bounds = [
+            (Dimension::BulkheadSlots, slots, self.slots),
+            (Dimension::BulkheadTenantSlots, slots, self.slots_per_tenant),
+            (
+                Dimension::BulkheadStagingBytes,
+                request.cost.staging.get(),
+                self.staging,
+            ),
+        ];
+        let mut beyond = bounds.into_iter().filter(|(_, asked, cap)| asked > cap);
+        beyond
+            .next()
+            .map(|(dimension, asked, cap)| Refusal::NeverFits {
+                dimension,
+                asked,
+                cap,
+            })
+    }
+}
+
 pub(crate) struct Pool {
-    slots_max: u64,
-    slots_per_tenant_max: u64,
+    pub(crate) limits: Limits,
     queue_max: u32,
     queue_per_tenant_max: u32,
-    staging_max: u64,
     backfill_max: u32,
     published: Published,
     pub(crate) queue_timeout: Option<Duration>,
-    slots: u64,
+    /// What is at hand to be granted and reserved.
+    pub(crate) free: Amounts,
+    /// What is out, apart from what seats have while nobody waits.
+    held: Amounts,
     permits: u64,
-    staging: u64,
     pub(crate) queue: FairQueue<Waiter>,
-    granted: u64,
     pub(crate) withdrawn: u64,
     pub(crate) refused: RefusalCounts,
-    settled: u64,
-    unsettled: u64,
-    busy: BusyNanos,
+    counts: Counts,
 }
 
 impl Pool {
@@ -151,34 +187,45 @@ impl Pool {
         Self {
             queue_max: options.reserved_queue_max,
             queue_per_tenant_max: options.reserved_queue_per_tenant_max,
+            free: Amounts {
+                slots: u64::from(slots_max),
+                staging: options.reserved_staging_bytes_max.get(),
+            },
             ..Self::new(slots_max, slots_max, options.reserved_staging_bytes_max)
+        }
+    }
+
+    /// All that it has.
+    pub(crate) const fn whole(&self) -> Amounts {
+        Amounts {
+            slots: self.limits.slots,
+            staging: self.limits.staging,
         }
     }
 
     fn new(slots_max: u32, slots_per_tenant_max: u32, staging_max: ByteCount) -> Self {
         Self {
-            slots_max: u64::from(slots_max),
-            slots_per_tenant_max: u64::from(slots_per_tenant_max),
+            limits: Limits {
+                slots: u64::from(slots_max),
+                slots_per_tenant: u64::from(slots_per_tenant_max),
+                staging: staging_max.get(),
+            },
             queue_max: 0,
             queue_per_tenant_max: 0,
-            staging_max: staging_max.get(),
             backfill_max: 0,
             published: Published::unbounded(slots_max),
             queue_timeout: None,
-            slots: 0,
+            free: Amounts::default(),
+            held: Amounts::default(),
             permits: 0,
-            staging: 0,
             queue: FairQueue::new(
                 slots_per_tenant_max,
                 ClassWeights::default(),
                 Exclusion::new(ConflictMatrix::default(), 0),
             ),
-            granted: 0,
             withdrawn: 0,
             refused: RefusalCounts::default(),
-            settled: 0,
-            unsettled: 0,
-            busy: BusyNanos::default(),
+            counts: Counts::default(),
         }
     }
 
@@ -186,27 +233,9 @@ impl Pool {
         Bound {
             dimension: Dimension::BulkheadStagingBytes,
             asked,
-            used: self.staging,
-            cap: self.staging_max,
+            used: self.limits.staging.saturating_sub(self.free.staging),
+            cap: self.limits.staging,
         }
-    }
-
-    /// Whether `request` is beyond the whole pool.
-    pub(crate) fn check_fits(&self, request: &Request<'_>) -> Option<Refusal> {
-        let slots = |dimension, cap| Bound {
-            dimension,
-            asked: u64::from(request.cost.slots.get()),
-            used: 0,
-            cap,
-        };
-        [
-            slots(Dimension::BulkheadSlots, self.slots_max),
-            slots(Dimension::BulkheadTenantSlots, self.slots_per_tenant_max),
-            self.staging_bound(request.cost.staging.get()),
-        ]
-        .into_iter()
-        .find(|bound| bound.asked > bound.cap)
-        .map(Bound::never_fits)
     }
 
     /// Whether `request` and what is reserved are beyond the pool together.
@@ -234,8 +263,7 @@ impl Pool {
 
     /// Whether `slots` are free, and so little is out that they may be granted.
     pub(crate) const fn has_free(&self, slots: u32) -> bool {
-        self.slots.saturating_add(slots as u64) <= self.slots_max
-            && self.published.has_room(self.permits)
+        slots as u64 <= self.free.slots && self.published.has_room(self.permits)
     }
 
     /// By how much a request that asks now is expected to be late.
@@ -253,7 +281,7 @@ impl Pool {
             0
         } else {
             let ahead = self.queue.ahead(owner, share, request.class);
-            self.published.wait(ahead, self.slots_per_tenant_max)
+            self.published.wait(ahead, self.limits.slots_per_tenant)
         };
         prediction::late(deadline, now, wait.saturating_add(known.get()))
     }
@@ -267,7 +295,7 @@ impl Pool {
         if self.has_free(slots) {
             return Next::Front(entry);
         }
-        let free = u32::try_from(self.slots_max.saturating_sub(self.slots)).unwrap_or(u32::MAX);
+        let free = u32::try_from(self.free.slots).unwrap_or(u32::MAX);
         let room = free > 0 && self.published.has_room(self.permits);
         let small = if room && self.queue.overtaken(entry) < self.backfill_max {
             self.queue.next_within(free, BACKFILL_LANES)
@@ -281,24 +309,27 @@ impl Pool {
     }
 
     pub(crate) const fn reserve_staging(&mut self, cost: CostVector) {
-        self.staging = self.staging.saturating_add(cost.staging.get());
+        let staging = cost.staging.get();
+        self.free.staging = self.free.staging.saturating_sub(staging);
+        self.held.staging = self.held.staging.saturating_add(staging);
     }
 
     pub(crate) fn release_staging(&mut self, cost: CostVector) {
-        debug_assert!(
-            self.staging >= cost.staging.get(),
-            "released unreserved staging"
-        );
-        self.staging = self.staging.saturating_sub(cost.staging.get());
+        let staging = cost.staging.get();
+        debug_assert!(self.held.staging >= staging, "released unreserved staging");
+        self.held.staging = self.held.staging.saturating_sub(staging);
+        self.free.staging = self.free.staging.saturating_add(staging);
     }
 
     /// Books a grant whose tenant the queue knows to be running.
     pub(crate) fn occupy(&mut self, cost: CostVector, booking: Booking) {
         self.published.add(booking.charged());
-        self.slots = self.slots.saturating_add(u64::from(cost.slots.get()));
+        let slots = u64::from(cost.slots.get());
+        debug_assert!(self.free.slots >= slots, "granted more than there is");
+        self.free.slots = self.free.slots.saturating_sub(slots);
+        self.held.slots = self.held.slots.saturating_add(slots);
         self.permits = self.permits.saturating_add(1);
-        self.granted = self.granted.saturating_add(1);
-        debug_assert!(self.slots <= self.slots_max, "granted more than there is");
+        self.counts.granted = self.counts.granted.saturating_add(1);
     }
 
     /// Books that a permit was given back.
@@ -306,34 +337,67 @@ impl Pool {
         self.published.take(booking.charged());
         let slots = u64::from(cost.slots.get());
         debug_assert!(
-            self.slots >= slots && self.permits > 0,
+            self.held.slots >= slots && self.permits > 0,
             "vacated more than was occupied"
         );
-        self.slots = self.slots.saturating_sub(slots);
+        self.held.slots = self.held.slots.saturating_sub(slots);
+        self.free.slots = self.free.slots.saturating_add(slots);
         self.permits = self.permits.saturating_sub(1);
         self.release_staging(cost);
         match settlement {
             Settlement::Settled(busy) => {
-                self.settled = self.settled.saturating_add(1);
-                self.busy = self.busy.saturating_add(busy);
+                self.counts.settled = self.counts.settled.saturating_add(1);
+                self.counts.busy = self.counts.busy.saturating_add(busy);
             }
-            Settlement::Unsettled => self.unsettled = self.unsettled.saturating_add(1),
+            Settlement::Unsettled => {
+                self.counts.unsettled = self.counts.unsettled.saturating_add(1);
+            }
         }
     }
 
-    pub(crate) fn snapshot(&self) -> LaneSnapshot {
+    /// Takes over what a seat counted by itself.
+    pub(crate) fn collect(&mut self, counts: &mut Counts) {
+        let counts = std::mem::take(counts);
+        let own = &mut self.counts;
+        own.granted = own.granted.saturating_add(counts.granted);
+        own.settled = own.settled.saturating_add(counts.settled);
+        own.unsettled = own.unsettled.saturating_add(counts.unsettled);
+        own.busy = own.busy.saturating_add(counts.busy);
+        self.refused.add(&counts.refused);
+    }
+
+    /// Takes over what is out at a seat.
+    pub(crate) const fn take_over(&mut self, permits: u64, held: Amounts) {
+        self.permits = self.permits.saturating_add(permits);
+        self.held.add(held);
+    }
+
+    /// Leaves to the seats what is out, and to the credits what is free. Returns the number of
+    /// permits that are out, and what is free.
+    pub(crate) fn hand_over(&mut self) -> (u64, Amounts) {
+        self.held = Amounts::default();
+        self.published.forget();
+        self.queue.forget_all();
+        (
+            std::mem::take(&mut self.permits),
+            std::mem::take(&mut self.free),
+        )
+    }
+
+    /// With what is out at seats.
+    pub(crate) fn snapshot(&self, permits: u64, held: Amounts) -> LaneSnapshot {
         LaneSnapshot {
-            slots_max: self.slots_max,
-            slots: self.slots,
-            in_flight: self.permits,
+            slots_max: self.limits.slots,
+            slots: self.held.slots.saturating_add(held.slots),
+            in_flight: self.permits.saturating_add(permits),
             queued: self.queue.len() as u64,
-            staging: ByteCount::new(self.staging),
-            granted: self.granted,
+            staging: ByteCount::new(self.held.staging.saturating_add(held.staging)),
+            granted: self.counts.granted,
             withdrawn: self.withdrawn,
             refused: self.refused,
-            settled: self.settled,
-            unsettled: self.unsettled,
-            busy: self.busy,
+            settled: self.counts.settled,
+            unsettled: self.counts.unsettled,
+            busy: self.counts.busy,
         }
     }
 }

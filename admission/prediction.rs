@@ -72,6 +72,11 @@ impl Published {
         self.cost = self.cost.saturating_sub(cost.get());
     }
 
+    /// Counts anew.
+    pub(crate) const fn forget(&mut self) {
+        self.cost = 0;
+    }
+
     /// How long it takes to carry out what goes ahead, in nanoseconds, if a tenant may occupy
     /// `slots_per_tenant_max` slots.
     pub(crate) fn wait(&self, ahead: Ahead, slots_per_tenant_max: u64) -> u64 {
@@ -82,14 +87,14 @@ impl Published {
 
 impl State {
     /// Work that is refused for what it alone is known to cost is believed to cost a little less.
-    pub(crate) fn doubt(&mut self, core: &Core, request: &Request<'_>, refusal: &Refusal) {
+    pub(crate) fn doubt(core: &Core, request: &Request<'_>, refusal: &Refusal) {
         let (Refusal::PredictedLate { .. }, Some(deadline)) = (refusal, request.deadline) else {
             return;
         };
         let kind = Kind::new(request.computation, request.lane, request.size);
-        let known = self.estimates.known(kind).unwrap_or_default();
+        let known = core.estimates.known(kind).unwrap_or_default();
         if late(deadline, core.clock.monotonic(), known.get()).is_some() {
-            self.estimates.doubt(kind);
+            core.estimates.doubt(kind);
         }
     }
 }

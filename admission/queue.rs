@@ -37,10 +37,9 @@ use crate::turns::{Tag, Turns, Weight};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct OwnerKey(pub(crate) TenantId);
 
-/// What was booked when work started: its lane, and what the lane was charged.
+/// What was booked when work started, and what its tenant was charged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Booking {
-    lane: usize,
     class: Class,
     exclusion: Option<ExclusionId>,
     slots: u32,
@@ -48,6 +47,20 @@ pub(crate) struct Booking {
 }
 
 impl Booking {
+    /// Work that starts while nobody waits.
+    pub(crate) const fn at_once(class: Class, slots: u32, cost: BusyNanos) -> Self {
+        Self {
+            class,
+            exclusion: None,
+            slots,
+            charged: cost.get(),
+        }
+    }
+
+    pub(crate) const fn class(self) -> Class {
+        self.class
+    }
+
     /// What it was estimated to cost.
     pub(crate) const fn charged(self) -> BusyNanos {
         BusyNanos::new(self.charged)
@@ -303,9 +316,12 @@ impl<W> FairQueue<W> {
 
     /// Books that work which had started has ended, and corrects what it was charged to what it
     /// cost, if that was measured.
-    pub(crate) fn end(&mut self, booking: Booking, actual: Option<BusyNanos>) {
-        let Booking { lane: key, .. } = booking;
+    pub(crate) fn end(&mut self, owner: OwnerKey, booking: Booking, actual: Option<BusyNanos>) {
         self.exclusion.release(booking.exclusion);
+        let Some(&key) = self.lane_of.get(&owner) else {
+            debug_assert!(false, "what ended was not in flight");
+            return;
+        };
         if let Some(lane) = self.lanes.get_mut(key) {
             let slots = u64::from(booking.slots);
             debug_assert!(lane.in_flight >= slots, "more ended than started");
@@ -323,6 +339,49 @@ impl<W> FairQueue<W> {
         }
         self.refresh(key);
         self.wake_freed();
+    }
+
+    /// Counts what `owner` has in flight from before anybody waited: nobody owed anything then, and
+    /// now it counts against whoever has it.
+    pub(crate) fn seed(
+        &mut self,
+        owner: OwnerKey,
+        share: Share,
+        slots: u64,
+        charged: PerClass<u64>,
+    ) {
+        let key = self.lane_or_new(owner, share);
+        let Some(lane) = self.lanes.get_mut(key) else {
+            return;
+        };
+        lane.in_flight = lane.in_flight.saturating_add(slots);
+        for class in Class::ALL {
+            let weight = self.classes.of(class);
+            lane.classes.owe(class, charged.get(class), weight);
+        }
+        let sum = Class::ALL.into_iter().map(|class| charged.get(class));
+        let sum = sum.fold(0, u64::saturating_add);
+        if let Some(group) = self.groups.get_mut(lane.group) {
+            group.turns.owe(&mut lane.tag, sum, lane.weight);
+            self.turns.owe(&mut group.tag, sum, group.weight);
+        }
+    }
+
+    /// Whether an exclusion group is held.
+    pub(crate) const fn excludes(&self) -> bool {
+        self.exclusion.is_held()
+    }
+
+    /// Nobody waits any more: whoever is ahead is ahead of nobody, and virtual time begins anew.
+    pub(crate) fn forget_all(&mut self) {
+        debug_assert!(self.entries.is_empty(), "somebody waits");
+        self.busy = 0;
+        self.lanes.clear();
+        self.lane_of.clear();
+        self.groups.clear();
+        self.group_of.clear();
+        self.turns = Turns::default();
+        self.exclusion.reset();
     }
 
     /// Anything that waits, of `owner` or of anyone.
@@ -405,7 +464,6 @@ impl<W> FairQueue<W> {
             ..
         } = piece;
         let booking = Booking {
-            lane: key,
             class,
             exclusion,
             slots,
@@ -576,13 +634,7 @@ impl<W> FairQueue<W> {
         lane.classes = ClassTurns::default();
         self.busy -= 1;
         if self.busy == 0 {
-            // Whoever is ahead is ahead of nobody: virtual time begins anew.
-            self.lanes.clear();
-            self.lane_of.clear();
-            self.groups.clear();
-            self.group_of.clear();
-            self.turns = Turns::default();
-            self.exclusion.reset();
+            self.forget_all();
             return;
         }
         let group = self.groups.get_mut(lane.group);

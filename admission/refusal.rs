@@ -248,6 +248,25 @@ impl RefusalCounts {
             + self.cancelled
     }
 
+    pub(crate) const fn add(&mut self, other: &Self) {
+        self.stale_tenant = self.stale_tenant.saturating_add(other.stale_tenant);
+        self.suspended = self.suspended.saturating_add(other.suspended);
+        self.revoked = self.revoked.saturating_add(other.revoked);
+        self.draining = self.draining.saturating_add(other.draining);
+        self.nested = self.nested.saturating_add(other.nested);
+        self.never_fits = self.never_fits.saturating_add(other.never_fits);
+        self.expired = self.expired.saturating_add(other.expired);
+        self.predicted_late = self.predicted_late.saturating_add(other.predicted_late);
+        self.unknown_exclusion = self
+            .unknown_exclusion
+            .saturating_add(other.unknown_exclusion);
+        self.rate_limited = self.rate_limited.saturating_add(other.rate_limited);
+        self.quota_exceeded = self.quota_exceeded.saturating_add(other.quota_exceeded);
+        self.queue_full = self.queue_full.saturating_add(other.queue_full);
+        self.queue_timeout = self.queue_timeout.saturating_add(other.queue_timeout);
+        self.cancelled = self.cancelled.saturating_add(other.cancelled);
+    }
+
     pub(crate) const fn count(&mut self, refusal: &Refusal) {
         let counter = match refusal {
             Refusal::StaleTenant { .. } => &mut self.stale_tenant,

@@ -9,6 +9,7 @@ use orlop_saga::tenant::{AuditTag, Class};
 use orlop_saga::time::Monotonic;
 
 use crate::conflicts::ExclusionId;
+use crate::credits::Amounts;
 use crate::permit::Permit;
 use crate::refusal::Refusal;
 use crate::tenant::TenantAccount;
@@ -51,6 +52,14 @@ impl CostVector {
         Self {
             slots: NonZeroU32::MIN,
             staging,
+        }
+    }
+
+    /// What it takes of the bulkhead.
+    pub(crate) const fn amounts(&self) -> Amounts {
+        Amounts {
+            slots: self.slots.get() as u64,
+            staging: self.staging.get(),
         }
     }
 

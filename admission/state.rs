@@ -9,8 +9,9 @@ use std::sync::Arc;
 use orlop_saga::time::Monotonic;
 
 use crate::bulkhead::Core;
+use crate::contention::Contention;
 use crate::drain::Gate;
-use crate::estimate::{Estimates, Kind};
+use crate::estimate::Kind;
 use crate::expiry::{Expiries, Place};
 use crate::outbox::{Delivery, Outbox};
 use crate::permit::Permit;
@@ -26,8 +27,8 @@ pub(crate) struct State {
     pub(crate) ordinary: Pool,
     pub(crate) reserved: Pool,
     pub(crate) expiries: Expiries,
-    pub(crate) estimates: Estimates,
     pub(crate) serial: u64,
+    pub(crate) contention: Contention,
 }
 
 impl State {
@@ -87,12 +88,12 @@ impl State {
                     group,
                 })
             })
-            .or_else(|| pool.check_fits(request))
+            .or_else(|| pool.limits.check_fits(request))
             .or_else(|| ledger.check_fits(request))
             .or_else(|| expired.then_some(Refusal::Expired))
             .or_else(|| {
                 let kind = Kind::new(request.computation, request.lane, request.size);
-                let known = self.estimates.known(kind).unwrap_or_default();
+                let known = core.estimates.known(kind).unwrap_or_default();
                 pool.predict(request, ledger.quotas.share, known, now?)
             })
             .or_else(|| ledger.check_rate(request.lane, now))
@@ -147,7 +148,7 @@ impl State {
                     Some(expiry.refusal(now))
                 } else {
                     let kind = waiter.map(|waiter| waiter.kind);
-                    let known = kind.and_then(|kind| self.estimates.known(kind));
+                    let known = kind.and_then(|kind| core.estimates.known(kind));
                     known.and_then(|known| expiry.late(now, known))
                 };
                 if let Some(refusal) = refusal {
@@ -178,15 +179,20 @@ impl State {
         let Some(kind) = self.pool(lane).queue.get(entry).map(|waiter| waiter.kind) else {
             return false;
         };
-        let estimate = self.estimates.of(kind);
+        let estimate = core.estimates.of(kind);
         let pool = self.pool_mut(lane);
         let Some((booking, waiter)) = pool.queue.take(entry, estimate) else {
             return false;
         };
         pool.occupy(waiter.cost, booking);
-        waiter.account.ledger.lock_nested().dispatch(lane);
+        let seat = {
+            let mut ledger = waiter.account.ledger.lock_nested();
+            ledger.dispatch(lane);
+            ledger.seat(core, &waiter.account, lane, waiter.cost, booking)
+        };
         let permit = Permit::new(
-            Arc::clone(core),
+            seat,
+            core.id,
             waiter.account,
             booking,
             kind,

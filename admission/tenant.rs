@@ -8,7 +8,8 @@
 //! - The ledger's lock is the innermost: while it is held no other lock is taken.
 
 use std::fmt;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use orlop_saga::amount::{BusyNanos, ByteCount};
 use orlop_saga::id::TenantId;
@@ -18,9 +19,11 @@ use orlop_saga::time::Monotonic;
 use crate::bulkhead::Core;
 use crate::drain::Gate;
 use crate::outbox::Outbox;
+use crate::queue::Booking;
 use crate::rate::{Arrivals, Rate};
 use crate::refusal::{Dimension, Refusal};
 use crate::request::{CostVector, Lane, Request};
+use crate::seat::Seat;
 use crate::share::Share;
 use crate::sync::Mutex;
 
@@ -200,8 +203,9 @@ pub(crate) struct Ledger {
     settled: u64,
     unsettled: u64,
     busy: BusyNanos,
-    /// Where something of this tenant may wait.
-    pub(crate) bulkheads: Vec<Weak<Core>>,
+    /// What it does in each bulkhead. A place is named by permits, and so is taken again only when
+    /// nothing of it is out.
+    pub(crate) seats: Vec<Seat>,
 }
 
 impl Ledger {
@@ -225,6 +229,22 @@ impl Ledger {
                 | TenantState::Revoked,
             ) => None,
         }
+    }
+
+    /// Whether an ordinary request without a deadline passes all checks of the tenant.
+    #[inline]
+    pub(crate) fn passes(&self, request: &Request<'_>, now: Option<Monotonic>) -> bool {
+        let fits = |asked: u64, used: u64, cap: u64| {
+            asked == 0 || used.checked_add(asked).is_some_and(|sum| sum <= cap)
+        };
+        let (cost, quotas, held) = (&request.cost, &self.quotas, &self.ordinary);
+        let slots = u64::from(cost.slots.get());
+        let staging = cost.staging.get();
+        self.state == TenantState::Active
+            && fits(slots, held.slots, quotas.slots_max)
+            && fits(staging, held.staging.get(), quotas.staging_bytes_max.get())
+            && request.deadline.is_none()
+            && self.check_rate(Lane::Ordinary, now).is_none()
     }
 
     /// Whether `request` is beyond the whole quota.
@@ -320,17 +340,43 @@ impl Ledger {
         self.gate.leave(outbox);
     }
 
-    /// Remembers that something of this tenant waits in `core`.
-    pub(crate) fn waits_in(&mut self, core: &Arc<Core>) {
-        if self
-            .bulkheads
-            .iter()
-            .any(|known| known.as_ptr() == Arc::as_ptr(core))
-        {
-            return;
+    /// The place of its seat in `core`; one is made if it has none.
+    pub(crate) fn seat_in(&mut self, core: &Arc<Core>) -> usize {
+        if let Some(at) = self.seats.iter().position(|seat| seat.core.id == core.id) {
+            return at;
         }
-        self.bulkheads.retain(|known| known.strong_count() > 0);
-        self.bulkheads.push(Arc::downgrade(core));
+        let seat = Seat::new(Arc::clone(core));
+        let unused = |seat: &Seat| seat.core.is_retired() && seat.out == 0;
+        if let Some((at, old)) = (0..).zip(&mut self.seats).find(|(_, seat)| unused(seat)) {
+            *old = seat;
+            return at;
+        }
+        self.seats.push(seat);
+        self.seats.len() - 1
+    }
+
+    /// Books in its seat that a permit is granted under the bulkhead's lock; returns the place.
+    pub(crate) fn seat(
+        &mut self,
+        core: &Arc<Core>,
+        account: &Arc<TenantAccount>,
+        lane: Lane,
+        cost: CostVector,
+        booking: Booking,
+    ) -> u32 {
+        let at = self.seat_in(core);
+        let place = u32::try_from(at).unwrap_or(u32::MAX);
+        if let Some(seat) = self.seats.get_mut(at) {
+            seat.out = seat.out.saturating_add(1);
+            match lane {
+                Lane::Ordinary => {
+                    seat.start(&cost, booking.class(), booking.charged().get());
+                    seat.list(account, place);
+                }
+                Lane::Reserved => {}
+            }
+        }
+        place
     }
 
     /// Moves on by `command`; the generation of the gate names the drain, if it is closed.
@@ -390,6 +436,8 @@ pub struct TenantAccount {
     id: TenantId,
     label: TenantLabel,
     pub(crate) ledger: Mutex<Ledger>,
+    /// Whether it has a rate, so that the clock is read before the ledger's lock is taken.
+    timed: AtomicBool,
 }
 
 impl TenantAccount {
@@ -397,6 +445,7 @@ impl TenantAccount {
         Self {
             id,
             label,
+            timed: AtomicBool::new(quotas.rate.is_some()),
             ledger: Mutex::new(Ledger {
                 state: TenantState::Active,
                 quotas,
@@ -407,9 +456,24 @@ impl TenantAccount {
                 settled: 0,
                 unsettled: 0,
                 busy: BusyNanos::default(),
-                bulkheads: Vec::new(),
+                seats: Vec::new(),
             }),
         }
+    }
+
+    pub(crate) fn set_quotas(&self, quotas: Quotas) {
+        let mut ledger = self.ledger.lock();
+        ledger.quotas = quotas;
+        self.timed.store(quotas.rate.is_some(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_timed(&self) -> bool {
+        self.timed.load(Ordering::Relaxed)
+    }
+
+    /// Which shards of credits are its own.
+    pub(crate) const fn home(&self) -> usize {
+        self.id.slot() as usize
     }
 
     /// The id of this life.

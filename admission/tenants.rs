@@ -313,7 +313,7 @@ impl Tenants {
         quotas: Quotas,
     ) -> Result<(), TenantError> {
         self.own(account)?;
-        account.ledger.lock().quotas = quotas;
+        account.set_quotas(quotas);
         Ok(())
     }
 
@@ -464,9 +464,9 @@ fn sweep(account: &Arc<TenantAccount>, reason: &Refusal) -> u64 {
     let bulkheads: Vec<Arc<Core>> = {
         let ledger = account.ledger.lock();
         ledger
-            .bulkheads
+            .seats
             .iter()
-            .filter_map(std::sync::Weak::upgrade)
+            .map(|seat| Arc::clone(&seat.core))
             .collect()
     };
     bulkheads

@@ -127,6 +127,12 @@ impl Turns {
         tag.finish = start.saturating_add(weight.virtual_of(cost));
     }
 
+    /// A child has something in flight that it was not charged for here: it is behind by that.
+    pub(crate) fn owe(&self, tag: &mut Tag, cost: u64, weight: Weight) {
+        let from = self.now.max(tag.finish);
+        tag.finish = from.saturating_add(weight.virtual_of(cost));
+    }
+
     /// What `key` was charged turned out to be `actual` and not `charged`.
     pub(crate) fn correct(
         &mut self,

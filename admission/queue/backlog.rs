@@ -240,7 +240,7 @@ mod tests {
         let (booking, ()) = queue.take(keys[0], BusyNanos::new(10)).unwrap();
         queue.remove(keys[1]).unwrap();
         queue.remove(keys[2]).unwrap();
-        queue.end(booking, None);
+        queue.end(owner(1), booking, None);
         assert_eq!((queue.backlog.cost, queue.backlog.weight), (10, 1));
         queue.remove(other).unwrap();
         assert_eq!((queue.backlog.cost, queue.backlog.weight), (0, 0));

@@ -76,6 +76,12 @@ impl<K: Copy + Eq + Hash> Level<K> {
         self.now = now.max(start);
     }
 
+    fn owe(&mut self, key: K, cost: u64, weight: Weight) {
+        let now = self.now;
+        let place = self.place(key);
+        place.finish = now.max(place.finish) + virtual_of(cost, weight);
+    }
+
     fn correct(&mut self, key: K, charged: u64, actual: u64, weight: Weight) {
         let now = self.now;
         let place = self.place(key);
@@ -131,6 +137,14 @@ impl Fair {
         self.groups.set_waiting(share.group, any);
     }
 
+    /// What a life has in flight from before anybody waited.
+    pub fn owe(&mut self, life: usize, cost: u64) {
+        let share = self.share(life);
+        let level = self.lives.entry(share.group).or_default();
+        level.owe(life, cost, share.weight);
+        self.groups.owe(share.group, cost, share.group_weight);
+    }
+
     pub fn correct(&mut self, life: usize, charged: u64, actual: u64) {
         let share = self.share(life);
         let level = self.lives.entry(share.group).or_default();
@@ -179,6 +193,10 @@ impl Classes {
         self.level.charge(class, cost, self.weights.of(class));
         // It keeps its floor: only one that had nothing waiting begins to wait anew.
         self.level.place(class).since = waits;
+    }
+
+    pub fn owe(&mut self, class: Class, cost: u64) {
+        self.level.owe(class, cost, self.weights.of(class));
     }
 
     pub fn correct(&mut self, class: Class, charged: u64, actual: u64) {

@@ -190,6 +190,8 @@ impl Run {
                 workers => workers.min(options.in_flight_max).into(),
             },
             published_max: options.published_cost_max.map(BusyNanos::get),
+            always: options.published_cost_max.is_some(),
+            contended: options.published_cost_max.is_some(),
             ..PoolModel::default()
         };
         let reserved = PoolModel {
@@ -200,6 +202,8 @@ impl Run {
             staging_max: options.reserved_staging_bytes_max.get(),
             guess: options.cost_guess.get(),
             workers: options.reserved_slots.into(),
+            always: true,
+            contended: true,
             ..PoolModel::default()
         };
         let mut run = Self {
@@ -263,6 +267,7 @@ impl Run {
         let pool = self.oracle.pool(lane);
         pool.remove_running(id, busy);
         pool.dispatch(now, told);
+        self.oracle.relax(lane);
         match busy {
             Some(busy) => permit.settle(BusyNanos::new(busy)),
             None => drop(permit),
@@ -419,6 +424,7 @@ impl Run {
                 if !self.oracle.draining {
                     self.opened += 1;
                 }
+                self.oracle.ordinary.contend();
                 self.oracle.draining = true;
                 self.drain = Some((self.house.bulkhead.drain(queued), self.opened));
                 if queued == Queued::Refuse {

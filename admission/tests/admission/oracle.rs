@@ -88,6 +88,13 @@ pub struct PoolModel {
     pub classes: HashMap<usize, Classes>,
     pub workers: u64,
     pub published_max: Option<u64>,
+    /// Whether turns are kept count of: since somebody had to wait, or always.
+    pub contended: bool,
+    pub always: bool,
+    /// After how many admissions and settlements in a row nobody waited.
+    pub calm: u32,
+    /// Measurements of each life while nobody waited.
+    pub measured: HashMap<usize, u64>,
 }
 
 /// What a node serves until a child of `weight` was served `ahead`.
@@ -229,9 +236,50 @@ impl PoolModel {
     fn start(&mut self, mut item: Item) {
         item.charged = self.average.map_or(self.guess, |average| average / 16);
         let charged = item.charged;
-        self.classes_of(item.life).charge(item.class, charged);
-        self.fair.charge(item.life, item.charged);
+        if self.contended {
+            self.classes_of(item.life).charge(item.class, charged);
+            self.fair.charge(item.life, item.charged);
+        }
         self.running.push(item);
+    }
+
+    /// From now on turns are kept count of, and what is in flight counts.
+    pub fn contend(&mut self) {
+        if self.contended {
+            return;
+        }
+        (self.contended, self.calm) = (true, 0);
+        self.fair.reset();
+        self.classes.clear();
+        let mut charged: HashMap<(usize, Class), u64> = HashMap::new();
+        for item in &self.running {
+            *charged.entry((item.life, item.class)).or_default() += item.charged;
+        }
+        let mut lives: HashMap<usize, u64> = HashMap::new();
+        for ((life, class), charged) in charged {
+            self.classes_of(life).owe(class, charged);
+            *lives.entry(life).or_default() += charged;
+        }
+        for (life, charged) in lives {
+            self.fair.owe(life, charged);
+        }
+    }
+
+    /// After sixteen times in a row that nobody waited, nobody is owed anything.
+    fn relax(&mut self) {
+        if !self.contended || self.always {
+            return;
+        }
+        if !self.waiting.is_empty() {
+            self.calm = 0;
+            return;
+        }
+        self.calm += 1;
+        if self.calm == 16 {
+            self.contended = false;
+            self.fair.reset();
+            self.classes.clear();
+        }
     }
 
     pub fn remove_waiting(&mut self, id: u32) -> Option<Item> {
@@ -245,14 +293,22 @@ impl PoolModel {
         let at = self.running.iter().position(|item| item.id == id).unwrap();
         let item = self.running.remove(at);
         if let Some(actual) = actual {
-            self.fair.correct(item.life, item.charged, actual);
-            self.classes_of(item.life)
-                .correct(item.class, item.charged, actual);
+            let mut moves = true;
+            if self.contended {
+                self.fair.correct(item.life, item.charged, actual);
+                self.classes_of(item.life)
+                    .correct(item.class, item.charged, actual);
+            } else {
+                let measured = self.measured.entry(item.life).or_default();
+                *measured += 1;
+                moves = *measured % 8 == 1;
+            }
             let sixteenths = actual * 16;
-            self.average = Some(
-                self.average
-                    .map_or(sixteenths, |average| average - average / 8 + sixteenths / 8),
-            );
+            self.average = Some(match self.average {
+                None => sixteenths,
+                Some(average) if moves => average - average / 8 + sixteenths / 8,
+                Some(average) => average,
+            });
         }
         self.refresh(item.life);
     }
@@ -436,8 +492,29 @@ impl Oracle {
         None
     }
 
+    /// An admission or a settlement is over.
+    pub fn relax(&mut self, lane: Lane) {
+        if lane == Lane::Ordinary && !self.draining {
+            self.ordinary.relax();
+        }
+    }
+
     /// `Ok(true)`: granted at once. `Ok(false)`: queued, and maybe others told meanwhile.
     pub fn acquire(
+        &mut self,
+        item: Item,
+        now: Monotonic,
+        told: &mut Vec<(u32, Option<Refusal>)>,
+    ) -> Result<bool, Refusal> {
+        let lane = item.lane;
+        let asked = self.ask(item, now, told);
+        if self.pool(lane).contended {
+            self.relax(lane);
+        }
+        asked
+    }
+
+    fn ask(
         &mut self,
         mut item: Item,
         now: Monotonic,
@@ -456,6 +533,14 @@ impl Oracle {
                     pool.average = pool.average.map(|average| average - average / 8);
                 }
             }
+            if let Refusal::QuotaExceeded {
+                dimension: Dimension::BulkheadStagingBytes,
+                ..
+            } = refusal
+            {
+                // What is free has to be brought together to be sure.
+                self.pool(item.lane).contend();
+            }
             return Err(refusal);
         }
         let pool = self.pool(item.lane);
@@ -465,6 +550,7 @@ impl Oracle {
             pool.start(item);
             return Ok(true);
         }
+        pool.contend();
         for (scope, queued, queued_max) in [
             (Scope::Tenant, pool.queued(item.life), pool.queue_per_tenant),
             (Scope::Bulkhead, pool.waiting.len() as u64, pool.queue_max),

@@ -306,7 +306,7 @@ fn asking_from_inside_work_that_holds_a_permit_is_refused_and_not_a_deadlock() {
     let other = House::new(1);
     let ada = tenant(&house.tenants, "ada");
     let permit = house.take(request(&ada));
-    let bulkhead = Arc::clone(permit.bulkhead());
+    let bulkhead = Arc::clone(house.bulkhead.name());
     {
         let outer = HeldScope::enter(permit.bulkhead_id());
         let inner = HeldScope::enter(other.bulkhead.id());
