@@ -448,7 +448,19 @@ impl Bulkhead {
         request: &Request<'_>,
         grantee: Arc<dyn Grantee>,
     ) -> Result<Acquired, Refusal> {
-        self.open.core.acquire(request, &mut Some(|| grantee))
+        self.acquire_with(request, || grantee)
+    }
+
+    /// The same; the grantee is made only if the request has to wait.
+    ///
+    /// # Errors
+    /// [`Refusal`]: as for [`acquire`](Self::acquire).
+    pub fn acquire_with(
+        &self,
+        request: &Request<'_>,
+        grantee: impl FnOnce() -> Arc<dyn Grantee>,
+    ) -> Result<Acquired, Refusal> {
+        self.open.core.acquire(request, &mut Some(grantee))
     }
 
     /// Asks for a permit when first polled, and waits for it.

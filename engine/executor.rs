@@ -9,6 +9,7 @@ mod busy;
 mod device;
 #[cfg(feature = "testkit")]
 pub(crate) mod turnstile;
+mod waited;
 mod watch;
 
 use std::collections::HashMap;
@@ -39,6 +40,7 @@ use tokio::sync::Notify;
 
 pub(crate) use self::busy::Busy;
 use self::busy::BusyGuard;
+use self::waited::Waited;
 use crate::audit::Auditor;
 use crate::buffer::BufferSource;
 use crate::course::Ending;
@@ -206,11 +208,20 @@ impl Executor {
         if let Some(group) = action.exclusion() {
             request = request.exclusion(group);
         }
-        let acquired = gate.bulkhead.acquire(&request, grantee);
+        let waits = || -> Arc<dyn Grantee> {
+            Arc::new(Waited {
+                grantee,
+                since: self.clock.monotonic(),
+                clock: Arc::clone(&self.clock),
+                meters: Arc::clone(&gate.meters),
+            })
+        };
+        let acquired = gate.bulkhead.acquire_with(&request, waits);
         let acquired =
             acquired.inspect_err(|refusal| self.audit.refused(demand.account.id(), refusal))?;
-        if matches!(acquired, Acquired::Queued(_)) {
-            self.arm(&gate.bulkhead, &gate.armed);
+        match &acquired {
+            Acquired::Granted(_) => gate.meters.waited(demand.lane, Duration::ZERO),
+            Acquired::Queued(_) => self.arm(&gate.bulkhead, &gate.armed),
         }
         Ok(acquired)
     }

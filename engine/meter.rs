@@ -6,6 +6,7 @@
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use orlop_admission::Lane;
 use orlop_saga::amount::BusyNanos;
@@ -18,6 +19,8 @@ const EXACT: u64 = 1000;
 /// How work of one lane of a bulkhead went, since the engine was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LaneMeter {
+    /// How long granted requests waited in the queue, in nanoseconds; 0 for those that did not.
+    pub waits: Histogram,
     /// What attempts cost, in the unit of the bulkhead: nanoseconds.
     pub service: Histogram,
     /// What they cost over what they were expected to, in thousandths: 1000 is exact.
@@ -44,17 +47,28 @@ pub(crate) struct Meters {
 
 #[derive(Debug, Default)]
 struct LaneMeters {
+    waits: Meter,
     service: Meter,
     estimates: Meter,
 }
 
 impl Meters {
-    /// An attempt is over.
-    pub(crate) fn settled(&self, lane: Lane, cost: BusyNanos, estimate: BusyNanos) {
-        let meters = match lane {
+    const fn lane(&self, lane: Lane) -> &LaneMeters {
+        match lane {
             Lane::Ordinary => &self.ordinary,
             Lane::Reserved => &self.reserved,
-        };
+        }
+    }
+
+    /// A permit was granted after so long.
+    pub(crate) fn waited(&self, lane: Lane, waited: Duration) {
+        let nanos = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
+        self.lane(lane).waits.record(nanos);
+    }
+
+    /// An attempt is over.
+    pub(crate) fn settled(&self, lane: Lane, cost: BusyNanos, estimate: BusyNanos) {
+        let meters = self.lane(lane);
         meters.service.record(cost.get());
         let ratio = cost.get().saturating_mul(EXACT) / estimate.get().max(1);
         meters.estimates.record(ratio);
@@ -72,6 +86,7 @@ impl Meters {
 impl LaneMeters {
     fn read(&self) -> LaneMeter {
         LaneMeter {
+            waits: self.waits.read(),
             service: self.service.read(),
             estimates: self.estimates.read(),
         }

@@ -61,7 +61,7 @@ use MetricKind::{Counter, Gauge};
 const LANE: &str = "bulkhead, lane";
 
 /// Every metric there is.
-pub const METRICS: [Metric; 33] = [
+pub const METRICS: [Metric; 34] = [
     metric("orlop_permits", Gauge, Unit::Count, LANE, "permits out"),
     metric("orlop_slots", Gauge, Unit::Count, LANE, "slots occupied"),
     metric(
@@ -112,6 +112,13 @@ pub const METRICS: [Metric; 33] = [
         Unit::Count,
         "bulkhead, lane, reason",
         "requests refused, at once or after waiting",
+    ),
+    metric(
+        "orlop_wait_seconds",
+        MetricKind::Histogram,
+        Unit::Seconds,
+        LANE,
+        "how long granted requests waited in the queue",
     ),
     metric(
         "orlop_service_seconds",
@@ -401,12 +408,17 @@ impl MetricsPublisher {
             ]);
             counter!("orlop_refused_total", labels).absolute(now.refused.of(reason));
         }
-        let (service, ratio) = (&meter.service, &meter.estimates);
-        let before = before.map(|before| (&before.service, &before.estimates));
+        let told = histogram!("orlop_wait_seconds", labels());
+        told_since(&told, &meter.waits, before.map(|it| &it.waits), NANOS);
         let told = histogram!("orlop_service_seconds", labels());
-        told_since(&told, service, before.map(|before| before.0), NANOS);
+        told_since(&told, &meter.service, before.map(|it| &it.service), NANOS);
         let told = histogram!("orlop_estimate_ratio", labels());
-        told_since(&told, ratio, before.map(|before| before.1), THOUSANDTHS);
+        told_since(
+            &told,
+            &meter.estimates,
+            before.map(|it| &it.estimates),
+            THOUSANDTHS,
+        );
     }
 
     fn sagas(&self, now: &EngineSnapshot) {

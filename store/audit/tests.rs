@@ -245,6 +245,28 @@ fn a_trail_whose_beginning_was_removed_by_hand_is_damaged() {
 }
 
 #[test]
+fn a_file_that_is_missing_in_the_middle_breaks_the_chain() {
+    let disk = disk();
+    let options = TrailOptions {
+        segment_bytes: 4096,
+        ..TrailOptions::default()
+    };
+    let mut trail = open(&disk, options).unwrap();
+    for number in 0..4 {
+        trail.append(&[entry(number)]).unwrap();
+    }
+    disk.remove(&files(&disk)[1]).unwrap();
+    assert!(matches!(
+        read(&disk, None),
+        Err(VerifyError::Trail(TrailError::Damaged { .. }))
+    ));
+    assert!(matches!(
+        open(&disk, options),
+        Err(TrailError::Damaged { .. })
+    ));
+}
+
+#[test]
 fn nothing_is_appended_behind_damage() {
     let disk = disk();
     let mut trail = open(&disk, TrailOptions::default()).unwrap();

@@ -124,6 +124,10 @@ fn equal_keys_of_two_tenants_neither_join_nor_replay_nor_conflict() {
     let his = wait(two.mallory.tenant().submit(Double, 6_u64)).unwrap();
     assert_eq!(his.origin, Origin::Ran);
     assert_ne!(hers.key, his.key);
+    // Nothing of either runs any more: there is nobody to be told, and no attempt.
+    let signal = two.mallory.tenant();
+    let signal = signal.signal(key, "word", SignalId::named("1"), &7_u64);
+    assert_eq!(wait(signal), Err(SignalError::NotRunning));
     assert!(two.denials().is_empty(), "a key of one's own is no attempt");
     two.close();
 }

@@ -1,7 +1,14 @@
 //! Snapshots: what a dashboard is told of everybody's work.
 
-use orlop::{Key, Options, Quotas, SagaId, SignalId, StatusKind, wait};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use orlop::{
+    Attempt, BulkheadOptions, Clock, Computation, Failure, HostFunction, Key, Monotonic, Options,
+    Pure, Quotas, SagaId, SignalId, StatusKind, WallMillis, wait,
+};
 use tempfile::tempdir;
+use tokio::sync::Semaphore;
 
 use crate::support::{Double, Listener, Two, patient};
 
@@ -53,6 +60,82 @@ fn a_snapshot_says_what_ran_what_it_cost_and_what_was_refused() {
     assert!(is.groups > was.groups && is.groups <= is.batches);
     assert_eq!(after.audit.refused, 3);
     two.close();
+}
+
+/// Gives back its input, once its code is let go.
+#[derive(Clone, Copy)]
+struct Pass;
+
+struct Gate(Arc<Semaphore>);
+
+/// A clock that stands still until it is moved.
+#[derive(Debug, Default)]
+struct Still(AtomicU64);
+
+impl Clock for Still {
+    fn monotonic(&self) -> Monotonic {
+        Monotonic::new(self.0.load(Ordering::SeqCst))
+    }
+
+    fn wall(&self) -> WallMillis {
+        WallMillis::new(1)
+    }
+}
+
+impl Computation for Pass {
+    const NAME: &'static str = "pass";
+    type Input = u64;
+    type Output = u64;
+    type Kind = Pure;
+}
+
+impl HostFunction<Pass> for Gate {
+    async fn run(&self, _: Attempt, input: u64) -> Result<u64, Failure> {
+        let passed = self.0.acquire().await.map_err(Failure::permanent)?;
+        passed.forget();
+        Ok(input)
+    }
+
+    fn bulkhead(&self) -> &'static str {
+        "narrow"
+    }
+}
+
+#[test]
+fn how_long_requests_waited_is_told_of_those_that_did_and_of_those_that_did_not() {
+    let folder = tempdir().unwrap();
+    let gate = Arc::new(Semaphore::new(0));
+    let options = Options {
+        bulkheads: vec![BulkheadOptions {
+            in_flight_max: 1,
+            ..BulkheadOptions::new("narrow")
+        }],
+        ..Options::default()
+    };
+    let clock = Arc::new(Still::default());
+    let engine = orlop::Engine::builder(folder.path().join("store"))
+        .options(options)
+        .clock(Arc::<Still>::clone(&clock))
+        .pure(Pass, Gate(Arc::clone(&gate)))
+        .open_blocking()
+        .unwrap();
+    let tenant = engine.blocking().tenant("alice").unwrap();
+    let first = wait(tenant.enqueue(Pass, 1_u64)).unwrap();
+    let second = wait(tenant.enqueue(Pass, 2_u64)).unwrap();
+    while lane(&engine.snapshot(), "narrow").0.ordinary.queued == 0 {
+        std::thread::yield_now();
+    }
+    clock.0.fetch_add(40_000_000, Ordering::SeqCst);
+    gate.add_permits(2);
+    wait(first).unwrap();
+    wait(second).unwrap();
+    let snapshot = engine.snapshot();
+    let (bulkhead, meter) = lane(&snapshot, "narrow");
+    assert_eq!(bulkhead.ordinary.granted, 2);
+    let waits = meter.ordinary.waits;
+    assert_eq!((waits.count(), waits.counts()[0]), (2, 1));
+    assert_eq!(waits.sum(), 40_000_000);
+    engine.blocking().close().unwrap();
 }
 
 #[test]
