@@ -488,6 +488,12 @@ impl Running {
         tell(&slot.owner, ending, cost);
     }
 
+    /// Who pays.
+    fn audit(&self) -> AuditTag {
+        let permit = self.slot.as_ref().and_then(|slot| slot.permit.as_ref());
+        permit.map(Permit::audit).unwrap_or_default()
+    }
+
     fn owner(&self) -> Option<Owned> {
         self.slot.as_ref().map(|slot| slot.owner.clone())
     }

@@ -163,3 +163,11 @@ rule!(
     "let operator = engine.tenant(\"acme\").await?.operator();",
     "Ok(operator) }"
 );
+
+rule!(
+    ATenantCannotLookUpAnother,
+    "async fn other(engine: Engine, tenant: Tenant) -> Result<Tenant, TenantError> {",
+    "let _ = tenant; let other = engine.tenant(\"other\").await?;",
+    "let _ = engine; let other = tenant.tenant(\"other\").await?;",
+    "Ok(other) }"
+);

@@ -106,6 +106,7 @@ impl Executor {
             code,
             output_max: self.output_max,
             tenant: attempt.tenant,
+            tag: run.audit(),
             audit: Arc::clone(&self.audit),
             run: Mutex::new(Some(run)),
         });
@@ -176,6 +177,7 @@ struct DeviceJob {
     code: Arc<dyn DeviceCode>,
     output_max: usize,
     tenant: TenantId,
+    tag: AuditTag,
     audit: Arc<Auditor>,
     run: Mutex<Option<Running>>,
 }
@@ -190,9 +192,8 @@ impl DeviceJob {
 
     /// The device says that it is none of this tenant's.
     fn denied(&self, object: Object) {
-        let tag = AuditTag::default();
         self.audit
-            .denied(self.tenant, tag, Operation::Run, object, None);
+            .denied(self.tenant, self.tag, Operation::Run, object, None);
     }
 
     fn refused_by_device(&self, why: RefusedWhy) {

@@ -1,13 +1,13 @@
 //! Denials: whatever a tenant's handle meets that is another's is refused where it is used, with
 //! an answer that says nothing, and told to the audit.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 
 use orlop::{
     AbandonError, AuditEvent, AuditOptions, Blake3, CancelError, Key, MemorySink, Object,
-    Operation, Origin, PauseError, Quotas, ResumeError, RetryError, SagaId, SagaQuery, ShowError,
-    SignalError, SignalId, SinkError, SkipUndoError, SubmitError, wait,
+    Operation, Origin, PauseError, Quotas, Refusal, ResumeError, RetryError, SagaId, SagaQuery,
+    ShowError, SignalError, SignalId, SinkError, SkipUndoError, SubmitError, wait,
 };
 use tempfile::tempdir;
 
@@ -133,6 +133,47 @@ fn equal_keys_of_two_tenants_neither_join_nor_replay_nor_conflict() {
 }
 
 #[test]
+fn the_first_tenant_there_is_passes_by_no_check() {
+    let folder = tempdir().unwrap();
+    let two = Two::open(folder.path());
+    let first = two.mallory.tenant();
+    assert!(
+        two.engine
+            .snapshot()
+            .tenants
+            .iter()
+            .all(|it| it.id >= first.id())
+    );
+    let hers = two.alice.tenant();
+    let hers = wait(hers.start::<Listener>(Key::named("k"), 1_u64)).unwrap();
+    let hers = hers.id().unwrap();
+    let shown = wait(two.mallory.operator().show(hers));
+    assert!(matches!(shown, Err(ShowError::Unknown)));
+    assert_eq!(
+        two.denials(),
+        [two.denial(Operation::Look, Object::Saga(hers))]
+    );
+    let none = Quotas {
+        slots_max: 0,
+        ..Quotas::UNLIMITED
+    };
+    two.mallory.set_quotas(none).unwrap();
+    let refused = wait(first.submit(Double, 1_u64));
+    assert!(matches!(
+        refused,
+        Err(SubmitError::Refused(Refusal::NeverFits { .. }))
+    ));
+    two.mallory.set_quotas(Quotas::UNLIMITED).unwrap();
+    two.mallory.suspend().unwrap();
+    let refused = wait(first.submit(Double, 1_u64));
+    assert!(matches!(
+        refused,
+        Err(SubmitError::Refused(Refusal::Suspended { .. }))
+    ));
+    two.close();
+}
+
+#[test]
 fn a_buffer_of_another_tenant_is_not_read_and_naming_it_is_audited() {
     let folder = tempdir().unwrap();
     let two = Two::open(folder.path());
@@ -237,12 +278,15 @@ fn refusals_are_summed_by_tenant_and_reason_and_none_is_lost() {
 fn a_sink_that_fails_panics_or_blocks_stops_no_work_and_is_counted() {
     let folder = tempdir().unwrap();
     let (heard, blocked) = (MemorySink::new(16), Arc::new(AtomicBool::new(true)));
+    let (enter, entered) = mpsc::channel();
+    let enter = Mutex::new(enter);
     let stuck = Arc::clone(&blocked);
     let engine = builder(folder.path(), patient())
         .audit_sink(Doing(Arc::new(|_: &[_]| Err(SinkError("full".to_owned())))))
         .audit_sink(Doing(Arc::new(|_: &[_]| panic!("a sink's own fault"))))
         .audit_sink(heard.clone())
         .audit_sink(Doing(Arc::new(move |_: &[_]| {
+            enter.lock().unwrap().send(()).unwrap();
             while stuck.load(Ordering::Acquire) {
                 std::thread::park_timeout(std::time::Duration::from_millis(1));
             }
@@ -256,9 +300,10 @@ fn a_sink_that_fails_panics_or_blocks_stops_no_work_and_is_counted() {
     let hers = ticket.id().unwrap();
     let shown = wait(mallory.operator().show(hers));
     assert!(matches!(shown, Err(ShowError::Unknown)));
-    while heard.entries().is_empty() {
-        std::thread::yield_now();
-    }
+    entered
+        .recv()
+        .expect("the sink before it took the clerk along");
+    assert_eq!(heard.entries().len(), 1);
     // The clerk is in the sink that blocks; nobody else is.
     for n in 0..100 {
         let shown = wait(mallory.operator().show(hers));

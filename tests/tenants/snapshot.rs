@@ -168,9 +168,13 @@ fn sagas_are_counted_by_state_and_found_ones_came_from_nowhere() {
     assert_eq!(count(StatusKind::Running), (1, 0));
     assert_eq!(count(StatusKind::Paused), (1, 0));
     wait(two.alice.operator().abandon(paused, "enough")).unwrap();
+    // Once the driver answers for another one, it has let go of the one that ended.
+    wait(two.alice.operator().show(listening)).unwrap();
     let counts = two.engine.snapshot().saga_counts;
     assert_eq!(counts.now(StatusKind::Paused), 0);
     assert_eq!(counts.entered(StatusKind::Abandoned), 1);
+    assert_eq!(counts.now(StatusKind::Abandoned), 0);
+    assert_eq!(counts.now(StatusKind::Running), 1);
     two.close();
 }
 
