@@ -4,6 +4,7 @@ use std::future::IntoFuture;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use futures_util::poll;
 use orlop::{
     BulkheadOptions, Clock, ConflictMatrix, Engine, Noop, OpenError, Options, Refusal,
@@ -67,31 +68,40 @@ fn accepted_work_has_no_deadline() {
 }
 
 #[test]
-fn a_joiner_without_a_deadline_keeps_queued_work_alive() {
+fn a_joiner_without_a_deadline_keeps_queued_work_alive_and_in_its_place() {
     let folder = tempfile::tempdir().unwrap();
     let gate = Gate::new();
     let engine = builder(folder.path(), &gate).open_blocking().unwrap();
     let tenant = engine.blocking().tenant("a").unwrap();
-    let mut running = tenant.submit(Pass, 1_u64).into_future();
-    assert!(wait(async { poll!(&mut running) }).is_pending());
+    let enter = |input: u64, deadline: Option<Duration>| {
+        let submission = tenant.submit(Pass, input);
+        let mut future = match deadline {
+            Some(deadline) => submission.deadline(deadline).into_future(),
+            None => submission.into_future(),
+        };
+        assert!(wait(async { poll!(&mut future) }).is_pending());
+        future
+    };
+    let running = enter(1, None);
     gate.wait_started();
-    let hasty = tenant
-        .submit(Pass, 2_u64)
-        .deadline(Duration::from_millis(50));
-    let mut hasty = hasty.into_future();
-    assert!(wait(async { poll!(&mut hasty) }).is_pending());
-    let mut patient = tenant.submit(Pass, 2_u64).into_future();
-    assert!(wait(async { poll!(&mut patient) }).is_pending());
+    let hasty = enter(2, Some(Duration::from_millis(50)));
+    let patient = enter(2, None);
+    let third = enter(3, None);
     assert_eq!(wait(hasty).unwrap_err(), SubmitError::Expired);
-    // Whoever is asked for next has a deadline in the queue that ends after the first one did.
+    // A later deadline in the queue ends, so whatever ended before it was dropped by now.
     let later = tenant
-        .submit(Pass, 3_u64)
+        .submit(Pass, 4_u64)
         .deadline(Duration::from_millis(50));
     assert_eq!(wait(later).unwrap_err(), SubmitError::Expired);
-    assert_eq!(queued(&engine), 1);
+    assert_eq!(queued(&engine), 2);
     gate.let_go(2);
     wait(running).unwrap();
-    assert_eq!(wait(patient).unwrap().output, 2);
+    let Either::Left((reply, third)) = wait(select(patient, third)) else {
+        panic!("it lost its place in the queue");
+    };
+    assert_eq!(reply.unwrap().output, 2);
+    gate.let_go(1);
+    assert_eq!(wait(third).unwrap().output, 3);
     engine.blocking().close().unwrap();
 }
 
