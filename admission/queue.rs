@@ -17,6 +17,8 @@
 //!   others, or when nobody has anything.
 
 mod backlog;
+mod lanes;
+mod parking;
 
 use orlop_saga::amount::BusyNanos;
 use orlop_saga::id::TenantId;
@@ -26,6 +28,7 @@ use slab::Slab;
 
 pub(crate) use self::backlog::Ahead;
 use self::backlog::Backlog;
+use self::parking::Parked;
 use crate::classes::{ClassTurns, ClassWeights, PerClass};
 use crate::conflicts::ExclusionId;
 use crate::exclusion::Exclusion;
@@ -95,16 +98,6 @@ impl<W> Linked for Entry<W> {
     fn links(&mut self) -> &mut Links {
         &mut self.links
     }
-}
-
-/// Exclusion groups of one lane.
-#[derive(Clone, Copy, Debug, Default)]
-struct Parked {
-    /// Those of its heads that could start but for other groups.
-    leads: u64,
-    /// Those of them that wait for others to end, and since when.
-    waits: u64,
-    since: u64,
 }
 
 /// One tenant's part of the queue.
@@ -182,11 +175,6 @@ impl<W> FairQueue<W> {
     /// How many entries of `owner` wait.
     pub(crate) fn queued_of(&self, owner: OwnerKey) -> u32 {
         self.lane(owner).map_or(0, |lane| lane.queued)
-    }
-
-    /// Whether `group` is one of those that are told apart here.
-    pub(crate) const fn knows(&self, group: ExclusionId) -> bool {
-        self.exclusion.has(group)
     }
 
     /// Whether work of `owner` may start at once: nobody who could start is overtaken, nothing
@@ -367,23 +355,6 @@ impl<W> FairQueue<W> {
         }
     }
 
-    /// Whether an exclusion group is held.
-    pub(crate) const fn excludes(&self) -> bool {
-        self.exclusion.is_held()
-    }
-
-    /// Nobody waits any more: whoever is ahead is ahead of nobody, and virtual time begins anew.
-    pub(crate) fn forget_all(&mut self) {
-        debug_assert!(self.entries.is_empty(), "somebody waits");
-        self.busy = 0;
-        self.lanes.clear();
-        self.lane_of.clear();
-        self.groups.clear();
-        self.group_of.clear();
-        self.turns = Turns::default();
-        self.exclusion.reset();
-    }
-
     /// Anything that waits, of `owner` or of anyone.
     pub(crate) fn any_of(&self, owner: Option<OwnerKey>) -> Option<EntryKey> {
         let Some(owner) = owner else {
@@ -398,60 +369,6 @@ impl<W> FairQueue<W> {
         self.lane_of
             .get(&owner)
             .and_then(|&key| self.lanes.get(key))
-    }
-
-    /// The lane of `owner`, which is about to have something. Its weight is the one of `share`
-    /// from now on; its group is, if it has nothing queued or in flight.
-    fn lane_or_new(&mut self, owner: OwnerKey, share: Share) -> usize {
-        let group_key = self.group_or_new(share);
-        let known = self.lane_of.get(&owner).copied();
-        let key = known.unwrap_or_else(|| {
-            let key = self.lanes.insert(Lane {
-                owner,
-                group: group_key,
-                weight: share.weight,
-                tag: Tag::default(),
-                in_flight: 0,
-                queued: 0,
-                waiting: PerClass::default(),
-                classes: ClassTurns::default(),
-                backlog: PerClass::default(),
-                parked: Parked::default(),
-                idle: true,
-            });
-            self.lane_of.insert(owner, key);
-            key
-        });
-        self.reweigh(key, share.weight);
-        if let Some(lane) = self.lanes.get_mut(key)
-            && lane.idle
-        {
-            lane.idle = false;
-            self.busy += 1;
-            if let Some(group) = self.groups.get_mut(lane.group) {
-                group.turns.wake(key, &lane.tag);
-            }
-            if lane.group != group_key {
-                // Another group, another virtual time.
-                lane.group = group_key;
-                lane.tag = Tag::default();
-            }
-        }
-        key
-    }
-
-    fn group_or_new(&mut self, share: Share) -> usize {
-        let groups = &mut self.groups;
-        let key = *self.group_of.entry(share.group).or_insert_with(|| {
-            groups.insert(Group {
-                weight: share.group_weight,
-                tag: Tag::default(),
-                turns: Turns::default(),
-                backlog: Backlog::default(),
-            })
-        });
-        self.reweigh_group(key, share.group_weight);
-        key
     }
 
     /// Counts a piece of a lane as in flight, and charges class, lane and group for their turn.
@@ -496,22 +413,6 @@ impl<W> FairQueue<W> {
         booking
     }
 
-    fn forget_rested(&mut self, group: usize) {
-        while let Some(key) = self
-            .groups
-            .get_mut(group)
-            .and_then(|group| group.turns.rested())
-        {
-            self.forget(key);
-        }
-    }
-
-    fn forget(&mut self, key: usize) {
-        if let Some(lane) = self.lanes.try_remove(key) {
-            self.lane_of.remove(&lane.owner);
-        }
-    }
-
     /// The head of `class` in a lane.
     fn head(&self, lane: &Lane, class: Class) -> Option<(usize, Piece)> {
         let key = lane.waiting.get(class).front()?;
@@ -531,15 +432,6 @@ impl<W> FairQueue<W> {
             .then_some((key, piece.slots))
     }
 
-    /// The exclusion groups of heads of a lane that could start but for other groups.
-    fn groups_of_heads(&self, lane: &Lane) -> u64 {
-        let heads = Class::ALL.into_iter();
-        let heads = heads.filter_map(|class| self.head(lane, class));
-        let fitting = heads.filter(|(_, piece)| self.fits(lane.in_flight, piece.slots));
-        let groups = fitting.filter_map(|(_, piece)| piece.exclusion);
-        groups.fold(0, |mask, group| mask | group.bit())
-    }
-
     fn fits(&self, in_flight: u64, slots: u32) -> bool {
         in_flight.saturating_add(u64::from(slots)) <= self.slots_per_owner_max
     }
@@ -555,43 +447,6 @@ impl<W> FairQueue<W> {
             waiting.unlink(&mut self.entries, key.0);
         }
         self.entries.try_remove(key.0)
-    }
-
-    /// Has lanes that wait for an exclusion group which is free now wait for their turn.
-    fn wake_freed(&mut self) {
-        if !self.exclusion.anybody_waits() {
-            return;
-        }
-        while let Some(lane) = self.exclusion.freed() {
-            self.refresh(lane);
-        }
-    }
-
-    /// Books which exclusion groups the heads of a lane are of, and which of those they wait for.
-    fn park(&mut self, key: usize) {
-        let Some(lane) = self.lanes.get(key) else {
-            return;
-        };
-        let (parked, leads) = (lane.parked, self.groups_of_heads(lane));
-        if parked.leads == 0 && leads == 0 {
-            return;
-        }
-        // First, so that a group of its own that others must not overtake counts.
-        self.exclusion.lead(parked.leads, leads);
-        let waits = self.exclusion.blocked_of(leads);
-        let since = if parked.waits == 0 {
-            self.exclusion.now()
-        } else {
-            parked.since
-        };
-        self.exclusion.wait(key, since, parked.waits, waits);
-        if let Some(lane) = self.lanes.get_mut(key) {
-            lane.parked = Parked {
-                leads,
-                waits,
-                since,
-            };
-        }
     }
 
     /// Has the lane wait for a turn or not, by whether something of it may start, and its group by
@@ -619,27 +474,6 @@ impl<W> FairQueue<W> {
             if group.turns.is_empty() {
                 self.turns.leave(lane.group, &mut group.tag);
             }
-        }
-    }
-
-    fn rest(&mut self, key: usize) {
-        let Some(lane) = self.lanes.get_mut(key) else {
-            return;
-        };
-        if lane.in_flight > 0 || lane.queued > 0 || lane.idle {
-            return;
-        }
-        lane.idle = true;
-        // Nor is any of its classes ahead of another.
-        lane.classes = ClassTurns::default();
-        self.busy -= 1;
-        if self.busy == 0 {
-            self.forget_all();
-            return;
-        }
-        let group = self.groups.get_mut(lane.group);
-        if group.is_none_or(|group| group.turns.rest(key, &lane.tag)) {
-            self.forget(key);
         }
     }
 }
