@@ -110,7 +110,7 @@ impl Bench {
         self.told.entries().into_iter().map(denial).collect()
     }
 
-    fn denial(&self, tenant: TenantId, label: &str, object: Object) -> Denial {
+    fn denial(tenant: TenantId, label: &str, object: Object) -> Denial {
         Denial {
             who: Actor {
                 tenant,
@@ -127,7 +127,7 @@ impl Bench {
 #[test]
 fn a_window_of_another_tenant_is_not_published_and_audited() {
     let bench = Bench::new();
-    let buffer = bench.alice.buffer(&[9; 100_000]).unwrap();
+    let buffer = bench.alice.buffer(&vec![9; 100_000]).unwrap();
     let bind = || {
         let device = &bench.engine.core.executor.device;
         let source = Source::from(&buffer);
@@ -138,7 +138,7 @@ fn a_window_of_another_tenant_is_not_published_and_audited() {
     let ending = bench.publish(bench.mallory.id(), bind());
     assert!(matches!(ending, Ending::Failed(_)));
     let mallory = bench.mallory.id();
-    let denial = bench.denial(mallory, "mallory", Object::Window(Some(0)));
+    let denial = Bench::denial(mallory, "mallory", Object::Window(Some(0)));
     assert_eq!(bench.denials(), [denial]);
     // The owner's own window is served.
     let ending = bench.publish(bench.alice.id(), bind());
@@ -156,6 +156,6 @@ fn an_entry_of_a_life_that_the_device_does_not_know_is_refused_and_audited() {
     // Nobody has that id: there is no name to tell.
     assert_eq!(
         bench.denials(),
-        [bench.denial(other, "", Object::Life(other))]
+        [Bench::denial(other, "", Object::Life(other))]
     );
 }
