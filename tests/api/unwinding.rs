@@ -253,3 +253,70 @@ fn a_buffer_of_an_earlier_process_is_brought_back_from_its_source_or_not_at_all(
     let other = with(&wrong).unwrap_err();
     assert!(matches!(other, SubmitError::Exhausted(_)), "{other:?}");
 }
+
+/// The same undo in the bulkhead of the gate.
+struct Narrow(Taker);
+
+impl UndoFunction<Take> for Narrow {
+    async fn undo(&self, attempt: Attempt, undoing: Undoing<Take>) -> Result<(), Failure> {
+        self.0.undo(attempt, undoing).await
+    }
+
+    fn bulkhead(&self) -> &'static str {
+        Gate::BULKHEAD
+    }
+}
+
+#[test]
+fn an_undo_has_slots_of_its_own_when_all_others_are_taken_and_its_tenant_is_suspended() {
+    let world = World::new();
+    let (gate, taker) = (Gate::new(), Taker::default());
+    let engine = world
+        .builder()
+        .options(Gate::options())
+        .pure(Pass, gate.clone())
+        .undo(Take, Narrow(taker.clone()))
+        .saga(Listens)
+        .open_blocking()
+        .unwrap();
+    let manager = wait(engine.manage("a")).unwrap();
+    let other = engine.blocking().tenant("b").unwrap();
+    let running = wait(other.enqueue(Pass, 1_u64)).unwrap();
+    gate.wait_started();
+    let queued = wait(other.enqueue(Pass, 2_u64)).unwrap();
+    let key = Key::named("s");
+    let mut ticket = wait(manager.tenant().start::<Listens>(key, ())).unwrap();
+    while world.outside.present().is_empty() {
+        std::thread::yield_now();
+    }
+    manager.suspend().unwrap();
+    wait(ticket.cancel()).unwrap();
+    // Long enough for a machine that is busy; it is not what decides.
+    let ended = wait(ticket.wait_for(std::time::Duration::from_secs(60)));
+    let ended = ended.unwrap_err();
+    assert!(
+        ended != SubmitError::Expired,
+        "its undo waits for slots of others"
+    );
+    assert_eq!(*taker.calls.lock().unwrap(), ["one"]);
+    assert_eq!(gate.runs(), 1);
+    gate.let_go(2);
+    wait(running).unwrap();
+    wait(queued).unwrap();
+    engine.blocking().close().unwrap();
+}
+
+/// Puts a name and waits for a signal that does not come.
+struct Listens;
+
+impl Saga for Listens {
+    const NAME: &'static str = "listens";
+    type Input = ();
+    type Output = ();
+
+    async fn run(&self, saga: SagaContext, (): ()) -> Result<(), SagaError> {
+        saga.step("one", Put, "one").undo(Take, "one").await?;
+        saga.signal::<()>("go").await?;
+        Ok(())
+    }
+}
