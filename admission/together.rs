@@ -13,8 +13,8 @@ use crate::exclusion::bits;
 /// the next set is a largest one of those that contain the member that waits longest. So a member
 /// that stays ready is chosen at least once in twice as many rounds as there are members.
 ///
-/// For a few dozen members that conflict sparsely this takes microseconds; the time grows
-/// exponentially with the number of members that conflict with three others or more.
+/// The time a choice takes grows exponentially with the number of members that conflict with three
+/// others or more; so choose with no lock held.
 #[derive(Clone, Debug)]
 pub struct Together {
     matrix: ConflictMatrix,

@@ -116,8 +116,8 @@ pub use ticket::{SagaTicket, Ticket};
 
 pub use orlop_admission::{
     AuditSink, BulkheadOptions, BulkheadSnapshot, ClassWeights, ConflictError, ConflictMatrix,
-    GroupId, MemorySink, Quotas, Rate, Reason, Refusal, Share, SinkError, TenantSnapshot,
-    TracingSink, Weight,
+    ExclusionId, GroupId, MemorySink, Quotas, Rate, Reason, Refusal, Share, SinkError,
+    TenantSnapshot, Together, TogetherError, TracingSink, Weight,
 };
 pub use orlop_gpu::{BufferRef, DeviceOptions, DeviceSnapshot, HostOp, Opcode};
 pub use orlop_saga::amount::{BusyNanos, ByteCount};
