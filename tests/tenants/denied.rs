@@ -275,6 +275,50 @@ fn refusals_are_summed_by_tenant_and_reason_and_none_is_lost() {
 }
 
 #[test]
+fn sums_are_told_interval_by_interval_without_being_asked_for_and_none_waits_for_the_next() {
+    let folder = tempdir().unwrap();
+    let often = AuditOptions {
+        interval: std::time::Duration::from_millis(1),
+        ..patient()
+    };
+    let (tell, told) = mpsc::channel();
+    let tell = Mutex::new(tell);
+    let engine = builder(folder.path(), often)
+        .audit_sink(Doing(Arc::new(move |entries: &[orlop::AuditEntry]| {
+            for entry in entries {
+                let AuditEvent::Refused { count, .. } = &entry.event else {
+                    panic!("{entry:?}");
+                };
+                tell.lock().unwrap().send(*count).unwrap();
+            }
+            Ok(())
+        })))
+        .open_blocking()
+        .unwrap();
+    let mallory = wait(engine.manage("mallory")).unwrap();
+    mallory.suspend().unwrap();
+    let mut sums = 0;
+    for round in 1..=20_u64 {
+        std::thread::scope(|scope| {
+            for thread in 0..4_u64 {
+                let tenant = mallory.tenant();
+                scope.spawn(move || {
+                    for n in 0..50 {
+                        wait(tenant.submit(Double, thread * 1000 + n)).unwrap_err();
+                    }
+                });
+            }
+        });
+        // Whoever counted last has woken the clerk: nothing of this round waits for another one.
+        while sums < round * 200 {
+            sums += told.recv().unwrap();
+        }
+        assert_eq!(sums, round * 200);
+    }
+    engine.blocking().close().unwrap();
+}
+
+#[test]
 fn a_sink_that_fails_panics_or_blocks_stops_no_work_and_is_counted() {
     let folder = tempdir().unwrap();
     let (heard, blocked) = (MemorySink::new(16), Arc::new(AtomicBool::new(true)));
