@@ -37,6 +37,7 @@ use crate::state::{State, is_due, sweep_locked, take_expired};
 use crate::sync::Mutex;
 use crate::tenant::TenantAccount;
 use crate::ticket::QueueTicket;
+use crate::waiting::Shared;
 
 /// What became of a request that was not refused.
 #[derive(Debug)]
@@ -47,9 +48,9 @@ pub enum Acquired {
     Queued(QueueTicket),
 }
 
-/// Whoever calls [`Bulkhead::expire`] in time.
+/// Whoever calls [`Bulkhead::expire`], or [`WaitingRoom::ring`](crate::WaitingRoom::ring), in time.
 pub trait Alarm: Send + Sync {
-    /// The next expiry is now at `next`, earlier than it was. Called with no lock held; must be
+    /// The next expiry, or ring, is now at `next`, earlier than it was. Called with no lock held; must be
     /// short and must not block.
     fn earlier(&self, next: Monotonic);
 }
@@ -64,10 +65,21 @@ pub(crate) struct Core {
     pub(crate) credits: Credits,
     pub(crate) estimates: Estimates,
     retired: AtomicBool,
+    /// Who waits in front of it.
+    room: OnceLock<Arc<Shared>>,
     pub(crate) state: CachePadded<Mutex<State>>,
 }
 
 impl Core {
+    /// Something of `tenant` was given back: whoever waits in front hears of it.
+    pub(crate) fn freed(&self, tenant: TenantId, outbox: &mut Outbox) {
+        if let Some(room) = self.room.get()
+            && room.is_waited_in()
+        {
+            outbox.push(Delivery::Freed(Arc::clone(room), self.id, tenant));
+        }
+    }
+
     /// Whether nobody can ask any more, so that no tenant need be remembered.
     pub(crate) fn is_retired(&self) -> bool {
         self.retired.load(Ordering::Acquire)
@@ -141,6 +153,7 @@ impl Core {
         let (lane, cost, account) = (request.lane, request.cost, request.tenant);
         let deadline = deadline_of(request);
         let timeout = state.pool(lane).queue_timeout;
+        let timeout = timeout.filter(|_| !request.untimed);
         let owner = owner_key(account);
 
         let mut ledger = account.ledger.lock_nested();
@@ -402,12 +415,14 @@ impl Bulkhead {
             credits,
             estimates: Estimates::new(options.cost_guess),
             retired: AtomicBool::new(false),
+            room: OnceLock::new(),
             state: CachePadded::new(Mutex::new(State {
                 gate: Gate::default(),
                 ordinary,
                 reserved: Pool::reserved(options),
                 expiries: Expiries::default(),
                 serial: 0,
+                room: None,
                 contention: Contention::new(always),
             })),
         }))
@@ -422,6 +437,13 @@ impl Bulkhead {
 
     pub(crate) fn core(&self) -> &Arc<Core> {
         &self.open.core
+    }
+
+    /// Has `room` told when something is given back here.
+    pub(crate) fn served_by(&self, room: &Arc<Shared>) {
+        let core = self.core();
+        let _first = core.room.set(Arc::clone(room));
+        core.state.lock().room = Some((core.id, Arc::clone(room)));
     }
 
     /// Its name.

@@ -140,12 +140,16 @@ impl Core {
                 let core = Arc::clone(&seat.core);
                 drop(guard);
                 core.give_back_queued(returned, &mut outbox);
+                core.freed(returned.account.id(), &mut outbox);
             } else {
                 seat.out = seat.out.saturating_sub(1);
                 seat.give_back_at_once(returned);
                 let contended = seat.core.credits.is_contended();
                 let core = contended.then(|| Arc::clone(&seat.core));
                 ledger.settle(lane, returned.cost, returned.settlement, &mut outbox);
+                if let Some(seat) = ledger.seats.get(returned.seat as usize) {
+                    seat.core.freed(returned.account.id(), &mut outbox);
+                }
                 drop(guard);
                 if let Some(core) = core {
                     core.hand_on(&mut outbox);

@@ -3,6 +3,8 @@
 //! Each test names what must hold in every schedule. Schedules are drawn at random; a failing one
 //! is printed and can be replayed.
 
+mod waiting;
+
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;

@@ -27,6 +27,8 @@ mod exclusion;
 mod expiry;
 mod fast;
 mod held;
+mod lift;
+mod line;
 mod links;
 mod options;
 mod outbox;
@@ -48,6 +50,7 @@ mod tenants;
 mod ticket;
 mod together;
 mod turns;
+mod waiting;
 
 #[cfg(test)]
 mod interleavings;
@@ -72,3 +75,4 @@ pub use tenants::{CapacityError, RegisterError, TenantError, Tenants};
 pub use ticket::QueueTicket;
 pub use together::{Together, TogetherError};
 pub use turns::Weight;
+pub use waiting::{Patient, WaitingRoom, WaitingTicket};

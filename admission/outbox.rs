@@ -12,15 +12,17 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::Waker;
 
+use orlop_saga::id::TenantId;
 use orlop_saga::time::Monotonic;
 use smallvec::SmallVec;
 
 use crate::bulkhead::Alarm;
-use crate::held::Unheld;
+use crate::held::{BulkheadId, Unheld};
 use crate::permit::Permit;
 use crate::refusal::Refusal;
 use crate::request::Grantee;
 use crate::sync::switch_point;
+use crate::waiting::Shared;
 
 /// One thing to do outside the locks.
 pub(crate) enum Delivery {
@@ -30,6 +32,8 @@ pub(crate) enum Delivery {
     Alarm(Arc<dyn Alarm>, Monotonic),
     /// Only to be dropped: a drop may run foreign code too.
     Forget(Arc<dyn Grantee>),
+    /// Something of a tenant was given back in a bulkhead.
+    Freed(Arc<Shared>, BulkheadId, TenantId),
 }
 
 impl Delivery {
@@ -40,6 +44,7 @@ impl Delivery {
             Self::Wake(waker) => waker.wake(),
             Self::Alarm(alarm, next) => alarm.earlier(next),
             Self::Forget(grantee) => drop(grantee),
+            Self::Freed(room, bulkhead, tenant) => room.freed(bulkhead, tenant),
         }
     }
 }

@@ -116,6 +116,8 @@ pub struct Request<'a> {
     /// Its exclusion group in the bulkhead's [`ConflictMatrix`](crate::ConflictMatrix). Does not
     /// bind the reserved lane.
     pub exclusion: Option<ExclusionId>,
+    /// Whether the bulkhead's `queue_timeout` does not bind it.
+    pub untimed: bool,
 }
 
 impl<'a> Request<'a> {
@@ -132,6 +134,7 @@ impl<'a> Request<'a> {
             size: ByteCount::default(),
             deadline: None,
             exclusion: None,
+            untimed: false,
         }
     }
 
@@ -167,6 +170,13 @@ impl<'a> Request<'a> {
     #[must_use]
     pub const fn size(mut self, size: ByteCount) -> Self {
         self.size = size;
+        self
+    }
+
+    /// The same, queued for as long as it takes.
+    #[must_use]
+    pub const fn untimed(mut self) -> Self {
+        self.untimed = true;
         self
     }
 

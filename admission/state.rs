@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use orlop_saga::id::TenantId;
 use orlop_saga::time::Monotonic;
 
 use crate::bulkhead::Core;
@@ -13,6 +14,7 @@ use crate::contention::Contention;
 use crate::drain::Gate;
 use crate::estimate::Kind;
 use crate::expiry::{Expiries, Place};
+use crate::held::BulkheadId;
 use crate::outbox::{Delivery, Outbox};
 use crate::permit::Permit;
 use crate::pool::{Next, Pool, Waiter, deadline_of, exclusion_of};
@@ -20,6 +22,7 @@ use crate::queue::{EntryKey, OwnerKey};
 use crate::refusal::{Refusal, Scope};
 use crate::request::{Grantee, Lane, Request};
 use crate::tenant::Ledger;
+use crate::waiting::Shared;
 
 /// See the module.
 pub(crate) struct State {
@@ -29,9 +32,20 @@ pub(crate) struct State {
     pub(crate) expiries: Expiries,
     pub(crate) serial: u64,
     pub(crate) contention: Contention,
+    /// Who waits in front of this bulkhead, which is named here.
+    pub(crate) room: Option<(BulkheadId, Arc<Shared>)>,
 }
 
 impl State {
+    /// Something of `tenant` was given back: whoever waits in front hears of it.
+    pub(crate) fn freed(&self, tenant: TenantId, outbox: &mut Outbox) {
+        if let Some((bulkhead, room)) = &self.room
+            && room.is_waited_in()
+        {
+            outbox.push(Delivery::Freed(Arc::clone(room), *bulkhead, tenant));
+        }
+    }
+
     pub(crate) const fn pool(&self, lane: Lane) -> &Pool {
         match lane {
             Lane::Ordinary => &self.ordinary,
@@ -128,6 +142,7 @@ impl State {
             .lock_nested()
             .withdraw(lane, waiter.cost, outbox);
         self.gate.leave(outbox);
+        self.freed(account.id(), outbox);
         waiter.grantee
     }
 

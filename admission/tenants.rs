@@ -9,7 +9,7 @@
 //!   bulkheads are swept.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use orlop_saga::id::TenantId;
 use orlop_saga::tenant::TenantLabel;
@@ -20,6 +20,7 @@ use crate::outbox::Outbox;
 use crate::refusal::{Refusal, Scope};
 use crate::sync::Mutex;
 use crate::tenant::{Quotas, TenantAccount, TenantCommand, TenantSnapshot, TenantState};
+use crate::waiting::WaitingRoom;
 
 /// Why a tenant was not registered. Nothing changed in any of these cases.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -123,6 +124,7 @@ impl Slot {
 pub struct Tenants {
     tenants_max: u32,
     registry: Mutex<Registry>,
+    room: OnceLock<WaitingRoom>,
 }
 
 #[derive(Debug, Default)]
@@ -235,6 +237,7 @@ impl Tenants {
         Ok(Self {
             tenants_max,
             registry: Mutex::default(),
+            room: OnceLock::new(),
         })
     }
 
@@ -314,6 +317,7 @@ impl Tenants {
     ) -> Result<(), TenantError> {
         self.own(account)?;
         account.set_quotas(quotas);
+        self.changed(account.id());
         Ok(())
     }
 
@@ -417,6 +421,17 @@ impl Tenants {
         );
     }
 
+    /// Has `room` told when a tenant is changed. To be called once, before anything waits.
+    pub fn tell(&self, room: &WaitingRoom) {
+        let _first = self.room.set(room.clone());
+    }
+
+    fn changed(&self, tenant: TenantId) {
+        if let Some(room) = self.room.get() {
+            room.changed(tenant);
+        }
+    }
+
     /// Refuses accounts of other registries and lives that have ended.
     fn own(&self, account: &Arc<TenantAccount>) -> Result<(), TenantError> {
         let registry = self.registry.lock();
@@ -445,6 +460,7 @@ impl Tenants {
         let mut outbox = Outbox::default();
         let moved = account.ledger.lock().apply(command, &mut outbox);
         outbox.deliver();
+        self.changed(account.id());
         let tenant = account.id();
         moved.map_err(|state| match state {
             TenantState::Unregistered => TenantError::Stale { tenant },

@@ -41,6 +41,10 @@ impl QueueTicket {
         self.core.extend(self.place, deadline)
     }
 
+    pub(crate) fn into_core(self) -> Arc<Core> {
+        self.core
+    }
+
     /// When the request was to be refused if it is not granted before.
     pub const fn expires_at(&self) -> Option<Monotonic> {
         self.expires_at

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use orlop_admission::{AuditSink, Bulkhead, BulkheadOptions, TracingSink};
+use orlop_admission::{AuditSink, Bulkhead, BulkheadOptions, TracingSink, WaitingRoom};
 use orlop_gpu::{Device, HostOp};
 use orlop_saga::effect::CodeRef;
 use orlop_saga::time::Clock;
@@ -20,7 +20,7 @@ use crate::counter::CounterSaga;
 use crate::device::{Blake3, Crc32c, DeviceBound, DeviceFunction, Noop};
 use crate::engine::Engine;
 use crate::error::RegisterError;
-use crate::executor::{DEVICE, Executor, Gate};
+use crate::executor::{Bell, DEVICE, Executor, Gate};
 use crate::host::{BlockingFunction, Bound, HostFunction, Reconcile, UndoFunction};
 use crate::open::OpenError;
 use crate::options::Options;
@@ -296,10 +296,18 @@ impl EngineBuilder {
             }
         }
         let device = Arc::new(Device::open(&options.device, self.ops)?);
+        let runtime = Arc::new(runtime);
+        let bell = Bell::new(Arc::clone(&runtime), Arc::clone(&clock));
+        let alarm: Arc<Bell> = Arc::clone(&bell);
+        let room = WaitingRoom::new(options.limits.waiting_max, Arc::clone(&clock), alarm);
+        for gate in bulkheads.values() {
+            room.serve(gate.bulkhead());
+        }
         let executor = Arc::new(Executor {
             bulkheads,
+            room,
             device,
-            runtime: Arc::new(runtime),
+            runtime,
             clock: Arc::clone(&clock),
             source: self.source,
             output_max: options.limits.output_bytes_max,
@@ -308,6 +316,7 @@ impl EngineBuilder {
             #[cfg(feature = "testkit")]
             turnstile: self.turnstile,
         });
+        bell.attach(&executor);
         let projections = Arc::new(Projections::default());
         let observer: Arc<Projections> = Arc::clone(&projections);
         let (store, recovered) = match self.place {

@@ -116,6 +116,7 @@ impl Core {
     /// Waits until no attempt runs. What was queued is refused; accepted work stays durable.
     fn drain(&self, deadline: Instant) -> Result<(), CloseError> {
         let begin = |name: &str| Some((name.to_owned(), self.executor.bulkheads.get(name)?));
+        self.executor.room.close();
         let names: Vec<_> = self.executor.bulkheads.keys().cloned().collect();
         let drains: Vec<_> = names
             .iter()
@@ -150,6 +151,7 @@ impl Core {
     /// Ends without closing: nothing is waited for but the engine's own threads.
     pub(crate) fn end(self: &Arc<Self>) {
         self.set_ended();
+        self.executor.room.close();
         for gate in self.executor.bulkheads.values() {
             // What is queued is refused rather than launched onto a device that closes.
             let _goes_on = gate.bulkhead().drain(Queued::Refuse);

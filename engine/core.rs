@@ -116,6 +116,8 @@ impl Core {
             executor,
         } = parts;
         let timers = executor.runtime.timers().clone();
+        let tenants = Tenants::new(options.limits.tenants_max)?;
+        tenants.tell(&executor.room);
         Ok(Arc::new(Self {
             driver: Driver::new(recovered.live.saga_last(), timers.clone()),
             store: Journal(store, timers),
@@ -129,7 +131,7 @@ impl Core {
             clock,
             registry,
             executor,
-            tenants: Tenants::new(options.limits.tenants_max)?,
+            tenants,
             marks: Marks::default(),
             labels: DashMap::new(),
             flights: DashMap::new(),

@@ -10,6 +10,7 @@ mod device;
 #[cfg(feature = "testkit")]
 pub(crate) mod turnstile;
 mod waited;
+mod waiting;
 mod watch;
 
 use std::collections::HashMap;
@@ -24,8 +25,8 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{Either, select};
 use orlop_admission::{
-    Acquired, Bulkhead, BulkheadId, ComputationId, CostVector, ExclusionId, Grantee, HeldScope,
-    Lane, Permit, Refusal, Request, TenantAccount,
+    Bulkhead, BulkheadId, ExclusionId, HeldScope, Lane, Permit, Refusal, TenantAccount,
+    WaitingRoom,
 };
 use orlop_gpu::Device;
 use orlop_saga::amount::{BusyNanos, ByteCount};
@@ -49,6 +50,8 @@ use crate::lease::Bounds;
 use crate::meter::Meters;
 use crate::registry::{Binding, Code, UndoEntry};
 use crate::runtime::OwnRuntime;
+
+pub(crate) use self::waiting::{Admitted, Bell, Ticket};
 
 /// What an attempt does.
 #[derive(Clone)]
@@ -76,6 +79,8 @@ pub(crate) struct Demand {
     pub(crate) class: Class,
     pub(crate) lane: Lane,
     pub(crate) deadline: Option<Monotonic>,
+    /// Whether it waits for what it is refused for to pass.
+    pub(crate) patient: bool,
 }
 
 /// How an attempt ended and what it cost.
@@ -93,6 +98,8 @@ pub(crate) trait Owner: Send + Sync + 'static {
 /// See the module.
 pub(crate) struct Executor {
     pub(crate) bulkheads: HashMap<Box<str>, Gate>,
+    /// Where accepted work waits that a bulkhead refuses for now.
+    pub(crate) room: WaitingRoom,
     pub(crate) device: Arc<Device>,
     pub(crate) runtime: Arc<OwnRuntime>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -184,48 +191,6 @@ impl Action {
 }
 
 impl Executor {
-    /// Asks for a permit. `grantee` hears later if the answer is `Queued`.
-    pub(crate) fn admit(
-        self: &Arc<Self>,
-        action: &Action,
-        demand: &Demand,
-        grantee: Arc<dyn Grantee>,
-    ) -> Result<Acquired, Refusal> {
-        let Some(gate) = self.bulkheads.get(action.bulkhead()) else {
-            // Checked when the engine was built.
-            debug_assert!(false, "no bulkhead {}", action.bulkhead());
-            return Err(Refusal::Cancelled);
-        };
-        let mut request = Request::new(&demand.account, ComputationId::new(action.ordinal()))
-            .audit(demand.audit)
-            .class(demand.class)
-            .lane(demand.lane)
-            .cost(CostVector::one_slot(action.staging()))
-            .size(action.size());
-        if let Some(deadline) = demand.deadline {
-            request = request.deadline(deadline);
-        }
-        if let Some(group) = action.exclusion() {
-            request = request.exclusion(group);
-        }
-        let waits = || -> Arc<dyn Grantee> {
-            Arc::new(Waited {
-                grantee,
-                since: self.clock.monotonic(),
-                clock: Arc::clone(&self.clock),
-                meters: Arc::clone(&gate.meters),
-            })
-        };
-        let acquired = gate.bulkhead.acquire_with(&request, waits);
-        let acquired =
-            acquired.inspect_err(|refusal| self.audit.refused(demand.account.id(), refusal))?;
-        match &acquired {
-            Acquired::Granted(_) => gate.meters.waited(demand.lane, Duration::ZERO),
-            Acquired::Queued(_) => self.arm(&gate.bulkhead, &gate.armed),
-        }
-        Ok(acquired)
-    }
-
     /// Sees to it that waiters whose time is over are refused in time.
     fn arm(self: &Arc<Self>, bulkhead: &Arc<Bulkhead>, armed: &Arc<AtomicU64>) {
         let Some(next) = bulkhead.next_expiry() else {

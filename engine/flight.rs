@@ -19,7 +19,7 @@ mod wait;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 
-use orlop_admission::{Permit, QueueTicket, Refusal, TenantAccount};
+use orlop_admission::{Permit, Refusal, TenantAccount};
 use orlop_saga::effect::{Effect, EffectEvent, EffectId, Next, Request, Settlement, Withdrawal};
 use orlop_saga::id::{Fence, Lsn, SagaId};
 use orlop_saga::key::Fingerprint;
@@ -33,6 +33,7 @@ pub(crate) use self::wait::{Arrival, Mailbox, Reply};
 use crate::core::Core;
 use crate::course::Course;
 use crate::error::SubmitError;
+use crate::executor::Ticket;
 use crate::lease::Bounds;
 use crate::registry::Code;
 
@@ -128,7 +129,7 @@ enum Phase {
     /// The tables are asked whether the key has an outcome.
     Looking,
     /// It asks for a permit, or waits for one.
-    Admitting(Option<QueueTicket>),
+    Admitting(Option<Ticket>),
     /// The launch of an `External` attempt is on its way to the disk.
     Recording(Box<Permit>),
     /// An attempt runs.
@@ -151,7 +152,7 @@ enum Phase {
 
 impl Phase {
     /// The place in the queue of one that asks for a permit.
-    fn place(&mut self) -> Option<&mut Option<QueueTicket>> {
+    fn place(&mut self) -> Option<&mut Option<Ticket>> {
         match self {
             Self::Admitting(place) => Some(place),
             Self::Looking

@@ -67,6 +67,10 @@ pub struct Limits {
     pub effects_max: usize,
     /// How many sagas may be unfinished at once, over all tenants.
     pub sagas_max: usize,
+    /// How many accepted effects and attempts of sagas may wait in front of all bulkheads together
+    /// for a refusal to pass, in their order. What finds no place there backs off instead: it asks
+    /// again after 20 ms to 2 s, and may be overtaken meanwhile.
+    pub waiting_max: usize,
     /// How many sagas may have their functions in memory while they wait: for a sleep, a signal, a
     /// child, an operator. Beyond, those that were longest idle are passivated: dropped, and run
     /// again from their beginning when there is something to tell them. With 0 each is passivated
@@ -116,6 +120,7 @@ impl Default for Limits {
             joiners_max: 4096,
             effects_max: 1 << 20,
             sagas_max: 1 << 20,
+            waiting_max: 1 << 20,
             sagas_resident_max: 1 << 14,
             saga_children_max: 1024,
             saga_depth_max: 8,
@@ -271,6 +276,7 @@ impl Options {
             ("limits.joiners_max", limits.joiners_max, 1, 1 << 20),
             ("limits.effects_max", limits.effects_max, 1, 1 << 24),
             ("limits.sagas_max", limits.sagas_max, 1, 1 << 24),
+            ("limits.waiting_max", limits.waiting_max, 1, 1 << 24),
             (
                 "limits.sagas_resident_max",
                 limits.sagas_resident_max,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use orlop_admission::{Acquired, Grantee, Lane, QueueTicket, Refusal};
+use orlop_admission::{Grantee, Lane, Refusal};
 use orlop_saga::amount::BusyNanos;
 use orlop_saga::canonical::Payload;
 use orlop_saga::id::{Fence, StepIndex};
@@ -18,7 +18,7 @@ use super::listener::Listener;
 use super::run::{Deed, Run};
 use crate::core::Core;
 use crate::course::{Course, Mode, Verdict};
-use crate::executor::{Action, Demand, Ended};
+use crate::executor::{Action, Admitted, Demand, Ended, Ticket};
 use crate::host::{Attempt, Late};
 use crate::lease::{Bounds, Pulse};
 use crate::registry::{Code, UndoEntry};
@@ -53,7 +53,7 @@ enum Place {
     /// Its record is on its way to the disk.
     Recorded,
     /// It waits for a permit.
-    Queued(QueueTicket),
+    Queued(Ticket),
     /// It runs.
     Running,
     /// Between two attempts.
@@ -250,11 +250,11 @@ impl Run {
         let grantee: Arc<dyn Grantee> = Arc::<Listener>::clone(&listener);
         let fence = listener.attempt.fence;
         let place = match core.executor.admit(&listener.action, &demand, grantee) {
-            Ok(Acquired::Granted(permit)) => {
+            Ok(Admitted::Granted(permit)) => {
                 listener.granted(permit);
                 Place::Running
             }
-            Ok(Acquired::Queued(ticket)) => Place::Queued(ticket),
+            Ok(Admitted::Queued(ticket)) => Place::Queued(ticket),
             Err(refusal) => {
                 self.refused(core, index, fence, &refusal);
                 return;
@@ -330,6 +330,7 @@ impl Run {
             class: start.class,
             lane,
             deadline: None,
+            patient: true,
         };
         let (executor, core) = (Arc::clone(&core.executor), Arc::downgrade(core));
         let saga = self.id;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use orlop_admission::{Acquired, Grantee, Lane, Permit, Refusal};
+use orlop_admission::{Grantee, Lane, Permit, Refusal};
 use orlop_saga::effect::{Settlement, Withdrawal};
 use orlop_saga::id::{Fence, SagaId};
 use orlop_saga::outcome::Outcome;
@@ -18,7 +18,7 @@ use crate::core::Core;
 use crate::course::{Mode, Verdict};
 use crate::driver::Birth;
 use crate::error::{SubmitError, Unavailable};
-use crate::executor::{Action, Demand, Ended, Owner};
+use crate::executor::{Action, Admitted, Demand, Ended, Owner};
 use crate::host::Attempt;
 use crate::lease::{Bounds, Pulse};
 
@@ -91,8 +91,8 @@ impl Flight {
         };
         let grantee: Arc<dyn Grantee> = Arc::<Self>::clone(self);
         match core.executor.admit(&action, &demand, grantee) {
-            Ok(Acquired::Granted(permit)) => self.permitted(core, permit),
-            Ok(Acquired::Queued(ticket)) => {
+            Ok(Admitted::Granted(permit)) => self.permitted(core, permit),
+            Ok(Admitted::Queued(ticket)) => {
                 let mut state = self.state.lock();
                 let mine = state.round == round;
                 let class = state.plain().map(|plain| plain.request.class);
@@ -143,11 +143,11 @@ impl Flight {
             return;
         };
         match acquired {
-            Acquired::Granted(permit) => {
+            Admitted::Granted(permit) => {
                 drop(state);
                 self.permitted(core, permit);
             }
-            Acquired::Queued(ticket) => {
+            Admitted::Queued(ticket) => {
                 state.phase = Phase::Admitting(Some(ticket));
                 state.asked = demand.deadline;
                 drop(state);
@@ -175,6 +175,8 @@ impl Flight {
     }
 
     fn action(&self, state: &mut State) -> Option<(Action, Demand)> {
+        // It was promised: what refuses it for now is waited for.
+        let patient = state.intent != Intent::None;
         let plain = state.plain()?;
         let code = Arc::clone(&plain.code);
         let input = plain.request.input.clone();
@@ -190,6 +192,7 @@ impl Flight {
             class: plain.request.class,
             lane,
             deadline: state.deadline(),
+            patient,
         };
         Some((action, demand))
     }
@@ -536,10 +539,10 @@ fn unadmitted(refusal: Refusal) -> (SubmitError, Withdrawal) {
 }
 
 /// Gives a permit, or a place in a queue, back.
-fn give_up(acquired: Acquired) {
+fn give_up(acquired: Admitted) {
     match acquired {
-        Acquired::Granted(permit) => drop(permit),
-        Acquired::Queued(ticket) => {
+        Admitted::Granted(permit) => drop(permit),
+        Admitted::Queued(ticket) => {
             let _ = ticket.cancel();
         }
     }

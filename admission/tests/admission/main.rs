@@ -22,3 +22,4 @@ mod regressions;
 mod stress;
 mod support;
 mod tenants;
+mod waiting;

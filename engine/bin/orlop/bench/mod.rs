@@ -12,6 +12,7 @@
 
 mod admission;
 mod cpu;
+mod fairness;
 mod figure;
 mod idle;
 mod report;
@@ -47,6 +48,8 @@ enum Suite {
     Idle,
     /// What asking for a permit costs.
     Admission,
+    /// What a noisy neighbour changes for others.
+    Fairness,
 }
 
 impl Suite {
@@ -55,6 +58,7 @@ impl Suite {
         match self {
             Self::Idle => Ok(vec![idle::measure(duration)?]),
             Self::Admission => admission::measure(duration),
+            Self::Fairness => fairness::measure(duration),
         }
     }
 }
@@ -83,6 +87,12 @@ enum BenchError {
         /// How long was waited.
         waited: Duration,
     },
+    /// No thread for those who submit.
+    #[error("no thread could be started")]
+    Thread(#[source] std::io::Error),
+    /// Nothing ran while the capacity was to be measured, so no share is known.
+    #[error("nothing ran while the capacity was measured")]
+    NothingRan,
     /// The engine did not close cleanly.
     #[error("the engine did not close")]
     Close(#[from] CloseError),

@@ -1,0 +1,54 @@
+//! Lifts: what has to happen before a request that was refused may pass.
+
+use std::time::Duration;
+
+use crate::refusal::{Dimension, Refusal, Scope};
+
+/// What a refusal waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lift {
+    /// Something in the bulkhead is given back, by any tenant.
+    Bulkhead,
+    /// Something of the tenant is given back, in any bulkhead.
+    Tenant,
+    /// This much time passes.
+    After(Duration),
+    /// Somebody changes the tenant.
+    Command,
+}
+
+impl Refusal {
+    /// What lifts it; `None` if waiting does not help.
+    pub(crate) const fn lift(&self) -> Option<Lift> {
+        match self {
+            Self::RateLimited { retry_after } => Some(Lift::After(*retry_after)),
+            Self::QuotaExceeded { dimension, .. } => Some(match dimension {
+                Dimension::TenantSlots | Dimension::TenantStagingBytes => Lift::Tenant,
+                Dimension::BulkheadSlots
+                | Dimension::BulkheadTenantSlots
+                | Dimension::BulkheadStagingBytes => Lift::Bulkhead,
+            }),
+            Self::QueueFull { scope, .. } => Some(match scope {
+                Scope::Tenant => Lift::Tenant,
+                Scope::Bulkhead => Lift::Bulkhead,
+            }),
+            Self::QueueTimeout { .. } => Some(Lift::Tenant),
+            Self::Suspended { .. }
+            | Self::Draining {
+                scope: Scope::Tenant,
+            } => Some(Lift::Command),
+            // A bulkhead drains for good, or is resumed by whoever knows that something waits.
+            Self::Draining {
+                scope: Scope::Bulkhead,
+            }
+            | Self::StaleTenant { .. }
+            | Self::Revoked { .. }
+            | Self::Nested { .. }
+            | Self::NeverFits { .. }
+            | Self::Expired
+            | Self::PredictedLate { .. }
+            | Self::UnknownExclusion { .. }
+            | Self::Cancelled => None,
+        }
+    }
+}

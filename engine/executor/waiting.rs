@@ -1,0 +1,193 @@
+//! Waiting: how work gets its permit, and where what was accepted waits until it does.
+//!
+//! What a caller awaits is refused for whatever it is refused for. What was accepted, and the
+//! attempts of sagas, wait in the waiting room in front of the bulkhead instead: a refusal that
+//! passes costs them no attempt, no time beyond what it lasts, and not their place.
+
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use orlop_admission::{
+    Acquired, Alarm, ComputationId, CostVector, Grantee, Patient, Permit, QueueTicket, Refusal,
+    Request, WaitingTicket,
+};
+use orlop_saga::time::{Clock, Monotonic};
+
+use super::waited::Waited;
+use super::{Action, Demand, Executor};
+use crate::audit::Auditor;
+use crate::runtime::OwnRuntime;
+
+/// What became of a request that was not refused.
+pub(crate) enum Admitted {
+    /// It may start. The grantee is not called.
+    Granted(Permit),
+    /// The grantee is called, or was called already.
+    Queued(Ticket),
+}
+
+/// A request that waits, or waited. Dropping it changes nothing.
+pub(crate) enum Ticket {
+    /// In the bulkhead's queue.
+    Queued(QueueTicket),
+    /// In the waiting room, or beyond it in the queue.
+    Waiting(WaitingTicket),
+}
+
+impl Ticket {
+    /// Withdraws the request. `true`: its grantee will never be called. `false`: it was called, or
+    /// is about to be.
+    pub(crate) fn cancel(&self) -> bool {
+        match self {
+            Self::Queued(ticket) => ticket.cancel(),
+            Self::Waiting(ticket) => ticket.cancel(),
+        }
+    }
+
+    /// Has the request wait until `deadline`, or as long as it takes. `false`: it does not wait any
+    /// more. What waits in the waiting room has no deadline.
+    pub(crate) fn extend(&self, deadline: Option<Monotonic>) -> bool {
+        match self {
+            Self::Queued(ticket) => ticket.extend(deadline),
+            Self::Waiting(_) => true,
+        }
+    }
+}
+
+/// One that waits as long as it takes.
+struct Asking {
+    action: Action,
+    demand: Demand,
+    waited: Arc<Waited>,
+    audit: Arc<Auditor>,
+}
+
+impl Grantee for Asking {
+    fn granted(self: Arc<Self>, permit: Permit) {
+        Arc::clone(&self.waited).granted(permit);
+    }
+
+    fn refused(self: Arc<Self>, refusal: Refusal) {
+        self.audit.refused(self.demand.account.id(), &refusal);
+        Arc::clone(&self.waited).refused(refusal);
+    }
+}
+
+impl Patient for Asking {
+    fn request(&self) -> Request<'_> {
+        request_of(&self.action, &self.demand).untimed()
+    }
+}
+
+/// What admission is asked for.
+fn request_of<'a>(action: &Action, demand: &'a Demand) -> Request<'a> {
+    let request = Request::new(&demand.account, ComputationId::new(action.ordinal()))
+        .audit(demand.audit)
+        .class(demand.class)
+        .lane(demand.lane)
+        .cost(CostVector::one_slot(action.staging()))
+        .size(action.size());
+    let request = match demand.deadline {
+        Some(deadline) => request.deadline(deadline),
+        None => request,
+    };
+    match action.exclusion() {
+        Some(group) => request.exclusion(group),
+        None => request,
+    }
+}
+
+impl Executor {
+    /// Asks for a permit. `grantee` hears if the answer is `Queued`, on this thread maybe and
+    /// before this returns.
+    pub(crate) fn admit(
+        self: &Arc<Self>,
+        action: &Action,
+        demand: &Demand,
+        grantee: Arc<dyn Grantee>,
+    ) -> Result<Admitted, Refusal> {
+        let Some(gate) = self.bulkheads.get(action.bulkhead()) else {
+            // Checked when the engine was built.
+            debug_assert!(false, "no bulkhead {}", action.bulkhead());
+            return Err(Refusal::Cancelled);
+        };
+        if demand.patient {
+            let waited = Waited {
+                grantee,
+                since: self.clock.monotonic(),
+                clock: Arc::clone(&self.clock),
+                meters: Arc::clone(&gate.meters),
+            };
+            let asking = Asking {
+                action: action.clone(),
+                demand: demand.clone(),
+                waited: Arc::new(waited),
+                audit: Arc::clone(&self.audit),
+            };
+            let ticket = self.room.wait(&gate.bulkhead, Arc::new(asking))?;
+            return Ok(Admitted::Queued(Ticket::Waiting(ticket)));
+        }
+        let request = request_of(action, demand);
+        let waits = || -> Arc<dyn Grantee> {
+            Arc::new(Waited {
+                grantee,
+                since: self.clock.monotonic(),
+                clock: Arc::clone(&self.clock),
+                meters: Arc::clone(&gate.meters),
+            })
+        };
+        let acquired = match self.room.check(&gate.bulkhead, &request) {
+            Some(refusal) => Err(refusal),
+            None => gate.bulkhead.acquire_with(&request, waits),
+        };
+        let acquired =
+            acquired.inspect_err(|refusal| self.audit.refused(demand.account.id(), refusal))?;
+        Ok(match acquired {
+            Acquired::Granted(permit) => {
+                gate.meters.waited(demand.lane, Duration::ZERO);
+                Admitted::Granted(permit)
+            }
+            Acquired::Queued(ticket) => {
+                self.arm(&gate.bulkhead, &gate.armed);
+                Admitted::Queued(Ticket::Queued(ticket))
+            }
+        })
+    }
+}
+
+/// Rings for the waiting room when the time of somebody in it has come.
+pub(crate) struct Bell {
+    runtime: Arc<OwnRuntime>,
+    clock: Arc<dyn Clock>,
+    executor: OnceLock<Weak<Executor>>,
+}
+
+impl Bell {
+    pub(crate) fn new(runtime: Arc<OwnRuntime>, clock: Arc<dyn Clock>) -> Arc<Self> {
+        Arc::new(Self {
+            runtime,
+            clock,
+            executor: OnceLock::new(),
+        })
+    }
+
+    /// Rings for the room of `executor`; to be called once, before anything waits.
+    pub(crate) fn attach(&self, executor: &Arc<Executor>) {
+        let _first = self.executor.set(Arc::downgrade(executor));
+    }
+}
+
+impl Alarm for Bell {
+    fn earlier(&self, next: Monotonic) {
+        let Some(executor) = self.executor.get().map(Weak::clone) else {
+            debug_assert!(false, "somebody waits before the engine is there");
+            return;
+        };
+        let wait = next.since(self.clock.monotonic());
+        self.runtime.after(wait, move || {
+            if let Some(executor) = executor.upgrade() {
+                executor.room.ring();
+            }
+        });
+    }
+}
