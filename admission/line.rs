@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 use crate::bulkhead::Core;
 use crate::held::BulkheadId;
 use crate::lift::Lift;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, Scope};
 use crate::request::{Lane, Request};
 use crate::waiting::Place;
 
@@ -47,6 +47,19 @@ pub(crate) struct Blocked {
     pub(crate) lift: Lift,
     /// When to ask again, if it is a matter of time.
     pub(crate) at: Option<Monotonic>,
+}
+
+impl Blocked {
+    /// Whether nobody else in front of the bulkhead would pass either.
+    pub(crate) const fn is_for_all(&self) -> bool {
+        matches!(
+            self.refusal,
+            Refusal::QueueFull {
+                scope: Scope::Bulkhead,
+                ..
+            }
+        )
+    }
 }
 
 /// See the module.
@@ -215,6 +228,12 @@ impl Lines {
 impl Line {
     pub(crate) fn head(&self) -> Option<&Arc<Place>> {
         self.places.values().next()
+    }
+
+    /// Whether it waits for its tenant to give something back.
+    pub(crate) fn waits_for_tenant(&self) -> bool {
+        let lift = self.blocked.as_ref().map(|blocked| blocked.lift);
+        lift == Some(Lift::Tenant)
     }
 
     /// Whether it waits for something to be given back.

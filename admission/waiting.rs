@@ -266,27 +266,31 @@ impl Shared {
 
     /// Something of `tenant` was given back in a bulkhead.
     pub(crate) fn freed(self: &Arc<Self>, bulkhead: BulkheadId, tenant: TenantId) {
-        let mut state = self.state.lock();
-        // Whoever is being asked for may be refused for what is there now.
-        state.freed = state.freed.wrapping_add(1);
-        let keys = state.lines.of_tenant(tenant, Line::waits_for_room);
-        let mut turns = state.lines.turns(bulkhead);
-        drop(state);
-        for key in keys {
-            self.pump(key);
-        }
-        while turns > 0 {
-            turns -= 1;
+        let turns = {
+            let mut state = self.state.lock();
+            // Whoever is being asked for may be refused for what is there now.
+            state.freed = state.freed.wrapping_add(1);
+            state.lines.turns(bulkhead)
+        };
+        // In turn, and before the tenant whose work has ended: or it would take every place that
+        // it leaves.
+        for _ in 0..turns {
             let Some(key) = self.state.lock().lines.next_of(bulkhead) else {
-                return;
+                break;
             };
             self.pump(key);
             let mut state = self.state.lock();
             let blocked = state.lines.get(key).and_then(|line| line.blocked.as_ref());
-            if blocked.is_some_and(|blocked| matches!(blocked.refusal, Refusal::QueueFull { .. })) {
-                // There is no place left for the others either.
-                return;
+            if blocked.is_some_and(Blocked::is_for_all) {
+                break;
             }
+        }
+        let keys = {
+            let state = self.state.lock();
+            state.lines.of_tenant(tenant, Line::waits_for_tenant)
+        };
+        for key in keys {
+            self.pump(key);
         }
     }
 

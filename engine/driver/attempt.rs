@@ -182,6 +182,18 @@ impl Run {
         self.relaunch(core, index);
     }
 
+    /// What waits for a permit while the saga is held waits for the saga instead.
+    pub(super) fn stand_by(&mut self) {
+        for active in self.active.values_mut() {
+            if let Place::Queued(ticket) = &active.place
+                && ticket.cancel()
+            {
+                active.place = Place::BackingOff;
+                active.course.unlaunched();
+            }
+        }
+    }
+
     /// Goes on with what was between two attempts when the saga was held.
     pub(super) fn relaunch_idle(&mut self, core: &Arc<Core>) {
         let idle = |(index, active): (&StepIndex, &mut Active)| {

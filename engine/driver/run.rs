@@ -344,6 +344,7 @@ impl Run {
         if self.state.apply(&event).is_ok() {
             self.push(event);
             self.then(Deed::Held(text));
+            self.stand_by();
         }
         self.bury();
     }
