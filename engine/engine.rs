@@ -50,6 +50,9 @@ pub struct EngineSnapshot {
     pub saga_counts: SagaCounts,
     /// Every tenant, and every life that ended and still holds something.
     pub tenants: Vec<TenantSnapshot>,
+    /// Accepted effects and attempts of sagas that wait in front of their bulkheads for a refusal
+    /// to pass.
+    pub waiting: usize,
     /// Every bulkhead, by name.
     pub bulkheads: Vec<BulkheadSnapshot>,
     /// What work in them cost, in the same order.
@@ -122,6 +125,7 @@ impl Engine {
             sagas_passivated: 0,
             saga_counts: SagaCounts::default(),
             tenants: Vec::new(),
+            waiting: 0,
             bulkheads: Vec::new(),
             meters: Vec::new(),
             device: DeviceSnapshot::default(),
@@ -142,6 +146,7 @@ impl Engine {
         into.sagas_passivated = into.sagas.saturating_sub(into.sagas_resident);
         into.saga_counts = core.driver.census.counts();
         core.tenants.snapshot_into(&mut into.tenants);
+        into.waiting = core.executor.room.len();
         into.bulkheads.clear();
         into.meters.clear();
         for gate in core.executor.bulkheads.values() {

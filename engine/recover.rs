@@ -71,7 +71,10 @@ pub(crate) fn go_on(core: &Arc<Core>, recovered: Recovered) -> Result<Recovery, 
         took: recovered.took,
     };
     let mut effects = Vec::new();
-    for (id, effect) in live.effects() {
+    let mut found: Vec<_> = live.effects().iter().collect();
+    // In the order in which they were accepted, as far as the wall clock told it.
+    found.sort_by_key(|(_, effect)| effect.request().at);
+    for (id, effect) in found {
         effects.extend(found_effect(core, *id, account(core, id.tenant)?, effect));
     }
     if !probation {

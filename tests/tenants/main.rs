@@ -10,7 +10,10 @@
 )]
 
 mod denied;
+mod hall;
 mod metrics;
+mod noisy;
 mod snapshot;
 mod support;
 mod trail;
+mod waiting;
