@@ -122,6 +122,10 @@ impl Slot {
 /// All tenants of an engine.
 #[derive(Debug)]
 pub struct Tenants {
+    #[expect(
+        clippy::struct_field_names,
+        reason = "what it is called in the options"
+    )]
     tenants_max: u32,
     registry: Mutex<Registry>,
     room: OnceLock<WaitingRoom>,
