@@ -86,7 +86,8 @@ pub struct WaitingRoom {
     shared: Arc<Shared>,
 }
 
-/// A place in a waiting room. Dropping it changes nothing.
+/// A place in a waiting room. Dropping it changes nothing; clones name the same place.
+#[derive(Clone)]
 pub struct WaitingTicket {
     place: Arc<Place>,
 }

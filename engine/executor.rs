@@ -25,8 +25,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{Either, select};
 use orlop_admission::{
-    Bulkhead, BulkheadId, ExclusionId, HeldScope, Lane, Permit, Refusal, TenantAccount,
-    WaitingRoom,
+    Bulkhead, BulkheadId, ExclusionId, HeldScope, Lane, Permit, Refusal, TenantAccount, WaitingRoom,
 };
 use orlop_gpu::Device;
 use orlop_saga::amount::{BusyNanos, ByteCount};

@@ -26,7 +26,8 @@ pub(crate) enum Admitted {
     Queued(Ticket),
 }
 
-/// A request that waits, or waited. Dropping it changes nothing.
+/// A request that waits, or waited. Dropping it changes nothing; clones name the same request.
+#[derive(Clone)]
 pub(crate) enum Ticket {
     /// In the bulkhead's queue.
     Queued(QueueTicket),
