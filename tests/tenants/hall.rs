@@ -198,9 +198,12 @@ impl Hall {
     }
 }
 
-/// Waits for what another thread is about to do, without letting time pass.
+/// Waits for what another thread is about to do, without letting the clock's time pass. If it does
+/// not do it, the test fails rather than hang.
 pub(crate) fn until(mut is_so: impl FnMut() -> bool) {
+    let began = std::time::Instant::now();
     while !is_so() {
+        assert!(began.elapsed() < Duration::from_mins(1), "it never came");
         std::thread::yield_now();
     }
 }

@@ -78,36 +78,6 @@ fn accepted_work_beyond_the_queue_runs_in_its_order_after_a_crash() {
 }
 
 #[test]
-fn a_close_lets_go_of_what_waits_and_the_next_engine_runs_it() {
-    let clock = SimClock::new(1);
-    let folder = tempfile::tempdir().unwrap();
-    let turns = Turns::gated(&clock);
-    let open = || builder(folder.path(), &clock, &turns, no_queue());
-    let engine = open().open_blocking().unwrap();
-    let bob = clock.run(engine.tenant("bob")).unwrap().unwrap();
-    let starting = bob.start::<Series>(Key::named("one"), ("one".to_owned(), 1));
-    let one = clock.run(starting.into_future()).unwrap().unwrap();
-    until(|| turns.began().len() == 1);
-    let starting = bob.start::<Series>(Key::named("two"), ("two".to_owned(), 1));
-    let two = clock.run(starting.into_future()).unwrap().unwrap();
-    until(|| engine.snapshot().waiting == 1);
-    turns.let_go(1);
-    until(|| turns.began().len() == 2);
-    let starting = bob.start::<Series>(Key::named("three"), ("three".to_owned(), 1));
-    let three = clock.run(starting.into_future()).unwrap().unwrap();
-    until(|| engine.snapshot().waiting == 1);
-    turns.let_go(1);
-    engine.blocking().close().unwrap();
-    drop((one, two, three, bob, engine));
-    turns.let_go(9);
-    let engine = open_again(open);
-    until(|| engine.snapshot().sagas == 0);
-    let took: Vec<String> = turns.began().into_iter().map(|turn| turn.who).collect();
-    assert!(took.contains(&"three".to_owned()), "{took:?}");
-    engine.blocking().close().unwrap();
-}
-
-#[test]
 fn a_step_of_a_suspended_tenant_runs_when_the_tenant_is_resumed_and_no_later() {
     let hall = Hall::new(no_queue());
     let ada = hall.manager("ada");
