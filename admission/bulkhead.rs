@@ -11,10 +11,11 @@
 //!   clock is read under the bulkhead's and must not call back.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crossbeam_utils::CachePadded;
+use orlop_saga::id::TenantId;
 use orlop_saga::time::{Clock, Monotonic};
 
 use crate::acquire::Acquire;
@@ -48,10 +49,10 @@ pub enum Acquired {
     Queued(QueueTicket),
 }
 
-/// Whoever calls [`Bulkhead::expire`], or [`WaitingRoom::ring`](crate::WaitingRoom::ring), in time.
+/// Whoever calls [`Bulkhead::expire`] or [`WaitingRoom::ring`](crate::WaitingRoom::ring) in time.
 pub trait Alarm: Send + Sync {
-    /// The next expiry, or ring, is now at `next`, earlier than it was. Called with no lock held; must be
-    /// short and must not block.
+    /// The next expiry, or ring, is now at `next`, earlier than it was. Called with no lock held;
+    /// must be short and must not block.
     fn earlier(&self, next: Monotonic);
 }
 

@@ -40,7 +40,6 @@ use tokio::sync::Notify;
 
 pub(crate) use self::busy::Busy;
 use self::busy::BusyGuard;
-use self::waited::Waited;
 use crate::audit::Auditor;
 use crate::buffer::BufferSource;
 use crate::course::Ending;
