@@ -292,7 +292,7 @@ fn an_undo_has_slots_of_its_own_when_all_others_are_taken_and_its_tenant_is_susp
     manager.suspend().unwrap();
     wait(ticket.cancel()).unwrap();
     // Long enough for a machine that is busy; it is not what decides.
-    let ended = wait(ticket.wait_for(std::time::Duration::from_secs(60)));
+    let ended = wait(ticket.wait_for(std::time::Duration::from_mins(1)));
     let ended = ended.unwrap_err();
     assert!(
         ended != SubmitError::Expired,
