@@ -17,7 +17,10 @@ use crate::clock::SystemClock;
 use crate::computation::{Computation, External, Pure, Undo};
 use crate::core::{Core, CoreParts, Projections};
 use crate::counter::CounterSaga;
-use crate::device::{Blake3, Crc32c, DeviceBound, DeviceFunction, Noop};
+use crate::device::{
+    Blake3, Blake3Many, Crc32c, Crc32cPages, DeviceBound, DeviceFunction, FilterAggregate, Noop,
+    VectorTopk,
+};
 use crate::engine::Engine;
 use crate::error::RegisterError;
 use crate::executor::{Bell, DEVICE, Executor, Gate};
@@ -76,7 +79,11 @@ impl EngineBuilder {
         };
         builder
             .device(Blake3, Blake3)
+            .device(Blake3Many, Blake3Many)
             .device(Crc32c, Crc32c)
+            .device(Crc32cPages, Crc32cPages)
+            .device(FilterAggregate, FilterAggregate)
+            .device(VectorTopk, VectorTopk)
             .device(Noop, Noop)
     }
 

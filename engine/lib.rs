@@ -83,7 +83,11 @@ pub use clock::SystemClock;
 pub use close::CloseError;
 pub use computation::{Computation, External, Kind, Pure, Undo};
 pub use counter::{CounterSaga, Original, RollBackError};
-pub use device::{Blake3, Crc32c, DeviceFunction, Noop, Plan, Source};
+pub use device::{
+    Aggregate, Aggregated, AnswerValue, Asked, Blake3, Blake3Many, ColumnOf, ColumnValue, Crc32c,
+    Crc32cPages, DeviceFunction, DeviceValue, FilterAggregate, Items, Neighbour, Noop, Pages, Plan,
+    Source, TopK, VectorTopk, le_bytes,
+};
 pub use driver::{CancelError, SagaCounts};
 pub use engine::{Engine, EngineSnapshot};
 pub use error::{OptionError, RegisterError, SubmitError, Unavailable};
@@ -119,6 +123,7 @@ pub use orlop_admission::{
     ExclusionId, GroupId, MemorySink, Quotas, Rate, Reason, Refusal, Share, SinkError,
     TenantSnapshot, Together, TogetherError, TracingSink, Weight,
 };
+pub use orlop_gpu::topk::query::{ElementType, Metric};
 pub use orlop_gpu::{BufferRef, DeviceOptions, DeviceSnapshot, HostOp, Opcode};
 pub use orlop_saga::amount::{BusyNanos, ByteCount};
 pub use orlop_saga::audit::{
@@ -145,7 +150,7 @@ pub use orlop_store::store::{OpenError as StoreOpenError, Parts, StoreHealth, St
 
 /// What an embedder's own megakernel operation is written against.
 pub mod op {
-    pub use orlop_gpu::{OpError, Output, Partial, TaskArgs};
+    pub use orlop_gpu::{OpError, Output, Partial, Scratch, TaskArgs};
 }
 
 /// What a [`History`] and a [`SagaRecord`] are made of.

@@ -42,8 +42,9 @@ pub use control::{Order, Reply};
 pub use device::{Cancel, Device, DrainError, PublishRefused, TenantError};
 pub use entry::{Opcode, Window};
 pub use ops::{
-    Blake3, Crc32c, HostOp, Noop, OpError, Output, PARTIAL_BYTES_MAX, Partial, RegisterError,
-    TaskArgs, aggregate, topk,
+    Blake3, Blake3Many, Crc32c, Crc32cPages, FilterAggregate, HostOp, Noop, OpError, Output,
+    PARTIAL_BYTES_MAX, Partial, RegisterError, SCRATCH_WORDS_MAX, Scratch, TaskArgs, VectorTopk,
+    aggregate, topk,
 };
 pub use options::{DeviceOptions, OpenError};
 pub use snapshot::{DeviceSnapshot, Heartbeat};

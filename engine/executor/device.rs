@@ -7,7 +7,9 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use orlop_gpu::{Completed, Completion, Device, PublishRefused, RefusedWhy, Status, Task};
+use orlop_gpu::{
+    Completed, Completion, Device, OpError, PublishRefused, RefusedWhy, Status, Task,
+};
 use orlop_saga::amount::BusyNanos;
 use orlop_saga::audit::{Object, Operation};
 use orlop_saga::canonical::Payload;
@@ -233,9 +235,7 @@ impl Completion for DeviceJob {
                 let result = completed.result.as_ref();
                 Ending::of_result(guarded(|| self.code.output(result, self.output_max)))
             }
-            Status::Failed { code } => Ending::Failed(Failure::permanent(format!(
-                "the operation failed with code {code}"
-            ))),
+            Status::Failed { code } => Ending::Failed(Failure::permanent(OpError::new(code))),
             // Nothing here cancels on the device but its close.
             Status::Cancelled => Ending::Interrupted,
             Status::Expired => {

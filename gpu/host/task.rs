@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use crate::entry::Entry;
 use crate::layout::Layout;
 use crate::memory::Region;
-use crate::ops::{HostOp, Partial, TaskArgs};
+use crate::ops::{HostOp, Partial, Scratch, TaskArgs};
 use crate::status::Status;
 
 /// A validated entry.
@@ -46,6 +46,23 @@ impl Task {
     }
 }
 
+/// Scratch memory that a worker lends to what it runs, kept from one task to the next.
+#[derive(Default)]
+pub(super) struct Lent {
+    pub(super) own: Vec<u64>,
+    pub(super) all: Vec<u64>,
+}
+
+impl Lent {
+    /// So many words, whatever they hold; allocates only to grow.
+    pub(super) fn words(memory: &mut Vec<u64>, words: usize) -> &mut [u64] {
+        if memory.len() < words {
+            memory.resize(words, 0);
+        }
+        memory.get_mut(..words).unwrap_or_default()
+    }
+}
+
 /// How a task ended early, and what there is to say about it.
 pub(super) type Verdict = (Status, Option<String>);
 
@@ -57,18 +74,23 @@ pub(super) struct Run {
     pub(super) left: AtomicU32,
     pub(super) cost: AtomicU64,
     pub(super) partials: Mutex<Vec<Partial>>,
+    pub(super) scratch: Scratch,
+    /// The task's scratch memory.
+    pub(super) all: Mutex<Vec<u64>>,
     /// Set at most once; then no further tile starts.
     pub(super) verdict: Mutex<Option<Verdict>>,
 }
 
 impl Run {
-    pub(super) fn new(task: Task, tiles: u32, cost: u64) -> Self {
+    pub(super) fn new(task: Task, tiles: u32, scratch: Scratch, cost: u64) -> Self {
         Self {
             task,
             tiles,
             left: AtomicU32::new(tiles),
             cost: AtomicU64::new(cost),
             partials: Mutex::new(vec![Partial::EMPTY; tiles as usize]),
+            scratch,
+            all: Mutex::new(vec![0; scratch.task]),
             verdict: Mutex::new(None),
         }
     }

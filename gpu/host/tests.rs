@@ -34,12 +34,18 @@ impl HostOp for Held {
     fn name(&self) -> &'static str {
         "held"
     }
-    fn run_tile(&self, _: u32, _: &TaskArgs<'_>) -> Result<Partial, OpError> {
+    fn run_tile(&self, _: u32, _: &TaskArgs<'_>, _: &mut [u64]) -> Result<Partial, OpError> {
         let _ = self.0.lock().send(());
         let _ = self.1.lock().recv();
         Ok(Partial::EMPTY)
     }
-    fn reduce(&self, _: &TaskArgs<'_>, _: &[Partial], _: &mut Output<'_>) -> Result<(), OpError> {
+    fn reduce(
+        &self,
+        _: &TaskArgs<'_>,
+        _: &[Partial],
+        _: &mut [u64],
+        _: &mut Output<'_>,
+    ) -> Result<(), OpError> {
         Ok(())
     }
 }

@@ -14,10 +14,10 @@ use orlop_saga::amount::BusyNanos;
 
 use super::HostKernel;
 use super::schedule::{Claim, Due};
-use super::task::{Run, Task, Verdict};
+use super::task::{Lent, Run, Task, Verdict};
 use crate::completion::CompletionEntry;
 use crate::layout::INLINE_BYTES;
-use crate::ops::{OpError, Output, Partial};
+use crate::ops::{OpError, Output, Partial, SCRATCH_WORDS_MAX, Scratch};
 use crate::status::{RefusedWhy, Status};
 
 /// Runs foreign code; a panic becomes its text.
@@ -66,14 +66,15 @@ impl HostKernel {
             let _ = thread.set(std::thread::current());
         }
         let mut beats = 0;
+        let mut lent = Lent::default();
         loop {
             let claim = match self.claim(worker) {
                 Claim::Idle => self.idle(worker),
                 claim @ (Claim::Plan(_) | Claim::Tile(..) | Claim::Post(_) | Claim::Exit) => claim,
             };
             match claim {
-                Claim::Plan(task) => self.plan(worker, task, &mut beats),
-                Claim::Tile(run, tile) => self.tile(worker, &run, tile, &mut beats),
+                Claim::Plan(task) => self.plan(worker, task, &mut beats, &mut lent),
+                Claim::Tile(run, tile) => self.tile(worker, &run, tile, &mut beats, &mut lent),
                 Claim::Post(due) => self.post_due(due),
                 Claim::Idle => {}
                 Claim::Exit => break,
@@ -118,27 +119,39 @@ impl HostKernel {
         claim
     }
 
-    fn plan(&self, worker: u32, task: Task, beats: &mut u64) {
+    fn plan(&self, worker: u32, task: Task, beats: &mut u64, lent: &mut Lent) {
         if task.expired() {
             return self.post_due(Due::of(&task.entry, Status::Expired));
         }
         let start = self.beat(worker, beats, task.entry.ticket, 0);
-        let tiles = flat(guarded(|| {
-            task.op.tiles(&task.args(&self.region, &self.layout))
-        }));
-        match tiles {
+        match self.extent(&task) {
             Err(verdict) => self.conclude(&task, nanos_since(start), Err(verdict)),
-            Ok(tiles @ 0..=1) => {
-                let outcome = self.run_alone(&task, tiles);
+            Ok((tiles @ 0..=1, scratch)) => {
+                let outcome = self.run_alone(&task, tiles, scratch, lent);
                 self.conclude(&task, nanos_since(start), outcome);
             }
-            Ok(tiles) if tiles > self.tiles_allowed(&task) => {
+            Ok((tiles, _)) if tiles > self.tiles_allowed(&task) => {
                 let why = Status::Refused(RefusedWhy::TooManyTiles);
                 self.conclude(&task, nanos_since(start), Err((why, None)));
             }
-            Ok(tiles) => self.spread(worker, task, tiles, nanos_since(start)),
+            Ok((tiles, scratch)) => {
+                let run = Run::new(task, tiles, scratch, nanos_since(start));
+                self.spread(worker, run);
+            }
         }
         self.rest(worker, beats);
+    }
+
+    /// Tiles and scratch memory of a task, as its operation says.
+    fn extent(&self, task: &Task) -> Result<(u32, Scratch), Verdict> {
+        flat(guarded(|| {
+            let args = task.args(&self.region, &self.layout);
+            let (tiles, scratch) = (task.op.tiles(&args)?, task.op.scratch(&args)?);
+            if scratch.tile.max(scratch.task) > SCRATCH_WORDS_MAX {
+                return Err(OpError::SCRATCH_TOO_LONG);
+            }
+            Ok((tiles, scratch))
+        }))
     }
 
     fn tiles_allowed(&self, task: &Task) -> u32 {
@@ -148,29 +161,52 @@ impl HostKernel {
         }
     }
 
-    fn spread(&self, worker: u32, task: Task, tiles: u32, cost: u64) {
-        let run = Arc::new(Run::new(task, tiles, cost));
+    fn spread(&self, worker: u32, run: Run) {
+        let run = Arc::new(run);
         let inserted = self.schedule.lock().insert(worker, &run);
         match inserted {
             Ok(()) => self.wake_one(),
-            Err(status) => self.conclude(&run.task, cost, Err((status, None))),
+            Err(status) => {
+                let cost = run.cost.load(Ordering::Acquire);
+                self.conclude(&run.task, cost, Err((status, None)));
+            }
         }
     }
 
     /// A whole task on this thread: its tile, if it has one, and the reduction.
-    fn run_alone(&self, task: &Task, tiles: u32) -> Result<CompletionEntry, Verdict> {
+    fn run_alone(
+        &self,
+        task: &Task,
+        tiles: u32,
+        scratch: Scratch,
+        lent: &mut Lent,
+    ) -> Result<CompletionEntry, Verdict> {
         let args = task.args(&self.region, &self.layout);
+        let own = Lent::words(&mut lent.own, scratch.tile);
+        let all = Lent::words(&mut lent.all, scratch.task);
+        all.fill(0);
         if tiles == 0 {
-            return self.reduce(task, &[]);
+            return self.reduce(task, &[], all);
         }
-        let partial = flat(guarded(|| task.op.run_tile(0, &args)))?;
-        self.reduce(task, &[partial])
+        let partial = flat(guarded(|| {
+            let partial = task.op.run_tile(0, &args, own)?;
+            if scratch.task > 0 {
+                task.op.merge(0, &args, own, all)?;
+            }
+            Ok(partial)
+        }))?;
+        self.reduce(task, &[partial], all)
     }
 
-    fn reduce(&self, task: &Task, partials: &[Partial]) -> Result<CompletionEntry, Verdict> {
+    fn reduce(
+        &self,
+        task: &Task,
+        partials: &[Partial],
+        all: &mut [u64],
+    ) -> Result<CompletionEntry, Verdict> {
         let mut out = self.output(task.entry.ticket);
         let args = task.args(&self.region, &self.layout);
-        flat(guarded(|| task.op.reduce(&args, partials, &mut out)))?;
+        flat(guarded(|| task.op.reduce(&args, partials, all, &mut out)))?;
         let mut done = CompletionEntry::bare(
             task.entry.ticket,
             task.entry.attempt,
@@ -182,7 +218,7 @@ impl HostKernel {
         Ok(done)
     }
 
-    fn tile(&self, worker: u32, run: &Arc<Run>, tile: u32, beats: &mut u64) {
+    fn tile(&self, worker: u32, run: &Arc<Run>, tile: u32, beats: &mut u64, lent: &mut Lent) {
         let task = &run.task;
         if task.expired() {
             self.withdraw(run, (Status::Expired, None));
@@ -190,7 +226,15 @@ impl HostKernel {
         if run.verdict.lock().is_none() {
             let start = self.beat(worker, beats, task.entry.ticket, tile);
             let args = task.args(&self.region, &self.layout);
-            match flat(guarded(|| task.op.run_tile(tile, &args))) {
+            let own = Lent::words(&mut lent.own, run.scratch.tile);
+            let outcome = guarded(|| {
+                let partial = task.op.run_tile(tile, &args, own)?;
+                if run.scratch.task > 0 {
+                    task.op.merge(tile, &args, own, &mut run.all.lock())?;
+                }
+                Ok(partial)
+            });
+            match flat(outcome) {
                 Ok(partial) => {
                     if let Some(place) = run.partials.lock().get_mut(tile as usize) {
                         *place = partial;
@@ -222,7 +266,7 @@ impl HostKernel {
             return self.post_due(Due::of_run(run));
         }
         let start = Instant::now();
-        let outcome = self.reduce(&run.task, &run.partials.lock());
+        let outcome = self.reduce(&run.task, &run.partials.lock(), &mut run.all.lock());
         let cost = run
             .cost
             .load(Ordering::Acquire)

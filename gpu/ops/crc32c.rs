@@ -1,10 +1,25 @@
 //! `crc32c`: the Castagnoli checksum of one window, tiled and combined.
 
+use std::sync::LazyLock;
+
 use super::{HostOp, OpError, Output, Partial, TaskArgs};
 use crate::entry::Opcode;
 
-/// Bytes of a tile: 128 KiB, about 130 us at 1 GB/s without hardware help.
-const TILE_BYTES: usize = 128 * 1024;
+/// Bytes of a tile: 256 KiB, about 200 us where the processor does not help.
+const TILE_BYTES: usize = 256 * 1024;
+
+/// What each bit of a checksum becomes when a tile's bytes follow. Appending bytes is linear, so a
+/// checksum becomes the sum of what its bits become.
+static APPENDED: LazyLock<[u32; 32]> =
+    LazyLock::new(|| std::array::from_fn(|bit| ::crc32c::crc32c_combine(1 << bit, 0, TILE_BYTES)));
+
+/// The checksum of what `sum` is of, and then a tile of checksum `tile`.
+fn append_tile(sum: u32, tile: u32) -> u32 {
+    let bits = APPENDED.iter().enumerate();
+    bits.fold(tile, |all, (bit, becomes)| {
+        all ^ (becomes & 0_u32.wrapping_sub(sum >> bit & 1))
+    })
+}
 
 /// The CRC-32C of window 0, as 4 little-endian bytes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -29,7 +44,7 @@ impl HostOp for Crc32c {
         u32::try_from(tiles).map_err(|_| OpError::INPUT_TOO_LONG)
     }
 
-    fn run_tile(&self, tile: u32, task: &TaskArgs<'_>) -> Result<Partial, OpError> {
+    fn run_tile(&self, tile: u32, task: &TaskArgs<'_>, _: &mut [u64]) -> Result<Partial, OpError> {
         let input = task.window(0)?;
         let start = tile as usize * TILE_BYTES;
         let end = input.len().min(start + TILE_BYTES);
@@ -41,6 +56,7 @@ impl HostOp for Crc32c {
         &self,
         task: &TaskArgs<'_>,
         partials: &[Partial],
+        _: &mut [u64],
         out: &mut Output<'_>,
     ) -> Result<(), OpError> {
         let mut left = task.window(0)?.len();
@@ -51,7 +67,12 @@ impl HostOp for Crc32c {
                 .try_into()
                 .map_err(|_| OpError::BAD_PARTIAL)?;
             let length = left.min(TILE_BYTES);
-            sum = ::crc32c::crc32c_combine(sum, u32::from_le_bytes(bytes), length);
+            let tile = u32::from_le_bytes(bytes);
+            sum = if length == TILE_BYTES {
+                append_tile(sum, tile)
+            } else {
+                ::crc32c::crc32c_combine(sum, tile, length)
+            };
             left -= length;
         }
         out.write(&sum.to_le_bytes())
@@ -86,7 +107,7 @@ mod tests {
     fn every_length_around_tile_boundaries_equals_the_whole_checksum() {
         for tiles in 0..4 {
             for nearby in [-1_i64, 0, 1, 7] {
-                let Ok(length) = usize::try_from(tiles * 131_072 + nearby) else {
+                let Ok(length) = usize::try_from(tiles * 262_144 + nearby) else {
                     continue;
                 };
                 let input = testing::bytes(length);

@@ -6,22 +6,30 @@
 
 pub mod aggregate;
 mod blake3;
+mod blake3_many;
 mod crc32c;
+mod crc32c_pages;
 mod error;
 mod noop;
 pub(crate) mod output;
+mod simd;
 pub mod topk;
+mod view;
 
 use std::sync::Arc;
 
 use orlop_saga::id::TenantId;
 use smallvec::SmallVec;
 
+pub use self::aggregate::FilterAggregate;
 pub use self::blake3::Blake3;
+pub use self::blake3_many::Blake3Many;
 pub use self::crc32c::Crc32c;
+pub use self::crc32c_pages::Crc32cPages;
 pub use self::error::OpError;
 pub use self::noop::Noop;
 pub use self::output::Output;
+pub use self::topk::VectorTopk;
 use crate::entry::Opcode;
 
 /// The most bytes of one tile's partial result.
@@ -130,11 +138,32 @@ impl Partial {
     }
 }
 
+/// Scratch memory of one task, in words of 64 bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scratch {
+    /// Of each tile, while it runs.
+    pub tile: usize,
+    /// Of the task, from before its first tile to its reduction.
+    pub task: usize,
+}
+
+impl Scratch {
+    /// None.
+    pub const NONE: Self = Self { tile: 0, task: 0 };
+}
+
+/// The most words of scratch memory, of a tile and of a task: 1 MiB each.
+pub const SCRATCH_WORDS_MAX: usize = 1 << 17;
+
 /// An operation of the host megakernel.
 ///
-/// `tiles` is asked once; then every tile runs once, on any thread and in any order; then `reduce`
-/// runs once, on the thread that finished the last tile. With one tile all of it happens on one
-/// thread and without allocation. A panic in any of them ends the task as faulted.
+/// `tiles` is asked once; then every tile runs once, on any thread and in any order, and is merged;
+/// then `reduce` runs once, on the thread that finished the last tile. With one tile all of it
+/// happens on one thread and without allocation. A panic in any of them ends the task as faulted.
+///
+/// What a tile gives is a partial of up to 64 bytes. An operation that needs more asks for scratch
+/// memory: each tile has some to itself, and `merge` brings what it left there into the task's,
+/// one tile at a time and in any order.
 pub trait HostOp: Send + Sync + 'static {
     /// Its opcode: `0x4000_0000` or above.
     fn opcode(&self) -> Opcode;
@@ -156,13 +185,41 @@ pub trait HostOp: Send + Sync + 'static {
         Ok(1)
     }
 
-    /// Runs one tile, counted from zero.
+    /// How much scratch memory the task needs; at most [`SCRATCH_WORDS_MAX`] of either kind.
+    ///
+    /// # Errors
+    /// [`OpError`]: the task fails, nothing ran.
+    fn scratch(&self, task: &TaskArgs<'_>) -> Result<Scratch, OpError> {
+        let _ = task;
+        Ok(Scratch::NONE)
+    }
+
+    /// Runs one tile, counted from zero. `own` is the tile's scratch memory; what it holds before
+    /// is arbitrary.
     ///
     /// # Errors
     /// [`OpError`]: the task fails; tiles not yet started do not start.
-    fn run_tile(&self, tile: u32, task: &TaskArgs<'_>) -> Result<Partial, OpError>;
+    fn run_tile(&self, tile: u32, task: &TaskArgs<'_>, own: &mut [u64])
+    -> Result<Partial, OpError>;
 
-    /// Makes the result of all partials, in tile order.
+    /// Brings what a tile left in its scratch memory into the task's, which holds zeros before the
+    /// first. Called with a lock of the task held, so it must be short. Not called for a task
+    /// without scratch memory.
+    ///
+    /// # Errors
+    /// [`OpError`]: the task fails; tiles not yet started do not start.
+    fn merge(
+        &self,
+        tile: u32,
+        task: &TaskArgs<'_>,
+        own: &[u64],
+        all: &mut [u64],
+    ) -> Result<(), OpError> {
+        let _ = (tile, task, own, all);
+        Ok(())
+    }
+
+    /// Makes the result of all partials, in tile order, and of the task's scratch memory.
     ///
     /// # Errors
     /// [`OpError`]: the task fails.
@@ -170,6 +227,7 @@ pub trait HostOp: Send + Sync + 'static {
         &self,
         task: &TaskArgs<'_>,
         partials: &[Partial],
+        all: &mut [u64],
         out: &mut Output<'_>,
     ) -> Result<(), OpError>;
 }
@@ -223,6 +281,10 @@ impl OpTable {
         table.insert(Arc::new(Noop));
         table.insert(Arc::new(Blake3));
         table.insert(Arc::new(Crc32c));
+        table.insert(Arc::new(Blake3Many));
+        table.insert(Arc::new(Crc32cPages));
+        table.insert(Arc::new(FilterAggregate));
+        table.insert(Arc::new(VectorTopk));
         table
     }
 
@@ -271,25 +333,90 @@ pub(crate) mod testing {
     use super::*;
     use crate::memory::Region;
 
-    /// Runs an operation tile by tile in the given order and returns its result.
+    /// Runs an operation tile by tile, first to last or last to first, and returns its result.
     pub(crate) fn run(op: &dyn HostOp, task: &TaskArgs<'_>, reverse: bool) -> (u32, Vec<u8>) {
         let tiles = op.tiles(task).unwrap();
-        let mut partials = vec![Partial::EMPTY; tiles as usize];
-        let order: Vec<u32> = if reverse {
-            (0..tiles).rev().collect()
-        } else {
-            (0..tiles).collect()
-        };
-        for tile in order {
-            partials[tile as usize] = op.run_tile(tile, task).unwrap();
+        let mut order: Vec<u32> = (0..tiles).collect();
+        if reverse {
+            order.reverse();
         }
-        let region = Region::new(4096).unwrap();
-        let mut out = Output::new(&region, 0, 4096);
-        op.reduce(task, &partials, &mut out).unwrap();
-        (
-            tiles,
-            out.inline()[..usize::try_from(out.length()).unwrap()].to_vec(),
-        )
+        (tiles, in_order(op, task, &order).unwrap())
+    }
+
+    /// What an operation answers to a task that it may refuse.
+    pub(crate) fn answer(op: &dyn HostOp, task: &TaskArgs<'_>) -> Result<Vec<u8>, OpError> {
+        let order: Vec<u32> = (0..op.tiles(task)?).collect();
+        in_order(op, task, &order)
+    }
+
+    /// Runs the tiles in this order, each in scratch memory that holds what others left.
+    pub(crate) fn in_order(
+        op: &dyn HostOp,
+        task: &TaskArgs<'_>,
+        order: &[u32],
+    ) -> Result<Vec<u8>, OpError> {
+        let scratch = op.scratch(task)?;
+        assert!(scratch.tile.max(scratch.task) <= SCRATCH_WORDS_MAX);
+        let mut partials = vec![Partial::EMPTY; order.len()];
+        let mut all = vec![0; scratch.task];
+        let mut own = vec![0xdead_beef_dead_beef; scratch.tile];
+        for tile in order {
+            partials[*tile as usize] = op.run_tile(*tile, task, &mut own)?;
+            op.merge(*tile, task, &own, &mut all)?;
+        }
+        result(op, task, &partials, &mut all)
+    }
+
+    pub(crate) fn result(
+        op: &dyn HostOp,
+        task: &TaskArgs<'_>,
+        partials: &[Partial],
+        all: &mut [u64],
+    ) -> Result<Vec<u8>, OpError> {
+        let capacity = u64::from(crate::layout::RESULT_BYTES_MAX);
+        let region = Region::new(capacity).unwrap();
+        let mut out = Output::new(&region, 0, capacity);
+        op.reduce(task, partials, all, &mut out)?;
+        Ok(out.to_vec())
+    }
+
+    /// Bytes that begin at a multiple of eight.
+    pub(crate) struct Aligned {
+        words: Vec<u64>,
+        length: usize,
+    }
+
+    impl Aligned {
+        pub(crate) fn of(bytes: &[u8]) -> Self {
+            let mut words = vec![0; bytes.len().div_ceil(8)];
+            let memory = bytemuck::cast_slice_mut::<u64, u8>(&mut words);
+            memory[..bytes.len()].copy_from_slice(bytes);
+            let length = bytes.len();
+            Self { words, length }
+        }
+
+        pub(crate) fn bytes(&self) -> &[u8] {
+            &bytemuck::cast_slice(&self.words)[..self.length]
+        }
+    }
+
+    /// Numbers that look random and are always the same.
+    pub(crate) fn random(seed: u64) -> impl FnMut() -> u64 {
+        let mut state = seed | 1;
+        move || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state.wrapping_mul(0x2545_f491_4f6c_dd1d)
+        }
+    }
+
+    /// All tiles of a task in an order that looks random.
+    pub(crate) fn shuffled(tiles: u32, seed: u64) -> Vec<u32> {
+        let mut random = random(seed);
+        let mut order: Vec<(u64, u32)> = (0..tiles).map(|tile| (random(), tile)).collect();
+        order.sort_unstable();
+        order.into_iter().map(|(_, tile)| tile).collect()
     }
 
     pub(crate) fn bytes(length: usize) -> Vec<u8> {

@@ -21,11 +21,17 @@ impl HostOp for Noop {
         "noop"
     }
 
-    fn run_tile(&self, _: u32, _: &TaskArgs<'_>) -> Result<Partial, OpError> {
+    fn run_tile(&self, _: u32, _: &TaskArgs<'_>, _: &mut [u64]) -> Result<Partial, OpError> {
         Ok(Partial::EMPTY)
     }
 
-    fn reduce(&self, _: &TaskArgs<'_>, _: &[Partial], _: &mut Output<'_>) -> Result<(), OpError> {
+    fn reduce(
+        &self,
+        _: &TaskArgs<'_>,
+        _: &[Partial],
+        _: &mut [u64],
+        _: &mut Output<'_>,
+    ) -> Result<(), OpError> {
         Ok(())
     }
 }

@@ -63,6 +63,18 @@ impl<'a> Output<'a> {
         self.inline
     }
 
+    #[cfg(test)]
+    pub(crate) fn to_vec(&self) -> Vec<u8> {
+        let length = usize::try_from(self.length).unwrap();
+        if length <= INLINE_BYTES {
+            return self.inline[..length].to_vec();
+        }
+        // SAFETY: a test owns the region, and nobody writes to it any more.
+        unsafe { self.region.bytes(self.offset, self.length) }
+            .unwrap()
+            .to_vec()
+    }
+
     /// Forgets what was written.
     pub(crate) fn clear(&mut self) {
         self.length = 0;

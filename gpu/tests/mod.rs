@@ -92,7 +92,7 @@ impl HostOp for Gated {
     fn tiles(&self, _: &TaskArgs<'_>) -> Result<u32, OpError> {
         Ok(self.tiles)
     }
-    fn run_tile(&self, tile: u32, task: &TaskArgs<'_>) -> Result<Partial, OpError> {
+    fn run_tile(&self, tile: u32, task: &TaskArgs<'_>, _: &mut [u64]) -> Result<Partial, OpError> {
         // The first argument tells tasks apart, if there is one.
         let tag = task.arg(0).unwrap_or(tile);
         let _ = self.started.lock().send(tag);
@@ -100,7 +100,13 @@ impl HostOp for Gated {
         let _ = self.go.lock().recv();
         Ok(Partial::EMPTY)
     }
-    fn reduce(&self, _: &TaskArgs<'_>, p: &[Partial], out: &mut Output<'_>) -> Result<(), OpError> {
+    fn reduce(
+        &self,
+        _: &TaskArgs<'_>,
+        p: &[Partial],
+        _: &mut [u64],
+        out: &mut Output<'_>,
+    ) -> Result<(), OpError> {
         out.write(&u32::try_from(p.len()).unwrap().to_le_bytes())
     }
 }
@@ -125,10 +131,16 @@ where
     fn tiles(&self, task: &TaskArgs<'_>) -> Result<u32, OpError> {
         (self.1)(task)
     }
-    fn run_tile(&self, tile: u32, task: &TaskArgs<'_>) -> Result<Partial, OpError> {
+    fn run_tile(&self, tile: u32, task: &TaskArgs<'_>, _: &mut [u64]) -> Result<Partial, OpError> {
         (self.2)(tile, task, None)
     }
-    fn reduce(&self, t: &TaskArgs<'_>, _: &[Partial], o: &mut Output<'_>) -> Result<(), OpError> {
+    fn reduce(
+        &self,
+        t: &TaskArgs<'_>,
+        _: &[Partial],
+        _: &mut [u64],
+        o: &mut Output<'_>,
+    ) -> Result<(), OpError> {
         (self.2)(u32::MAX, t, Some(o)).map(drop)
     }
 }

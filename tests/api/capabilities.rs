@@ -271,7 +271,7 @@ impl HostOp for Occurs {
         u32::try_from(tiles).map_err(|_| OpError::INPUT_TOO_LONG)
     }
 
-    fn run_tile(&self, tile: u32, task: &TaskArgs<'_>) -> Result<Partial, OpError> {
+    fn run_tile(&self, tile: u32, task: &TaskArgs<'_>, _: &mut [u64]) -> Result<Partial, OpError> {
         let (byte, window) = (task.arg(0)?, task.window(0)?);
         let tile = window
             .iter()
@@ -285,6 +285,7 @@ impl HostOp for Occurs {
         &self,
         _task: &TaskArgs<'_>,
         partials: &[Partial],
+        _: &mut [u64],
         out: &mut Output<'_>,
     ) -> Result<(), OpError> {
         let mut sum = 0_u64;

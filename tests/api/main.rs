@@ -17,6 +17,7 @@ mod capabilities;
 mod children;
 mod counters;
 mod deadlines;
+mod device_ops;
 mod divergence;
 mod doubt;
 mod effects;

@@ -164,7 +164,12 @@ impl HostOp for Panics {
         "panics"
     }
 
-    fn run_tile(&self, _: u32, _: &op::TaskArgs<'_>) -> Result<op::Partial, op::OpError> {
+    fn run_tile(
+        &self,
+        _: u32,
+        _: &op::TaskArgs<'_>,
+        _: &mut [u64],
+    ) -> Result<op::Partial, op::OpError> {
         panic!("planned")
     }
 
@@ -172,6 +177,7 @@ impl HostOp for Panics {
         &self,
         _: &op::TaskArgs<'_>,
         _: &[op::Partial],
+        _: &mut [u64],
         _: &mut op::Output<'_>,
     ) -> Result<(), op::OpError> {
         Ok(())

@@ -26,7 +26,7 @@ pub const NULLABLE: u32 = 1 << 8;
 pub const RANGED: u32 = 1 << 9;
 
 /// The type of a column's values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[repr(u32)]
 pub enum ColumnType {
     /// 32-bit signed integers.
@@ -68,7 +68,7 @@ impl ColumnType {
 }
 
 /// A closed range of a column's values. A NaN is in no range.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub enum Bounds {
     /// Of integers; for `I32`, both are 32-bit values.
     Integers {
@@ -98,7 +98,7 @@ pub struct Column {
 }
 
 /// What is computed of the selected rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Function {
     /// How many values there are.
     Count {

@@ -15,6 +15,7 @@ mod cpu;
 mod fairness;
 mod figure;
 mod idle;
+mod ops;
 mod report;
 
 use std::path::PathBuf;
@@ -50,6 +51,8 @@ enum Suite {
     Admission,
     /// What a noisy neighbour changes for others.
     Fairness,
+    /// What the device operations do per second on this machine.
+    Ops,
 }
 
 impl Suite {
@@ -59,6 +62,7 @@ impl Suite {
             Self::Idle => Ok(vec![idle::measure(duration)?]),
             Self::Admission => admission::measure(duration),
             Self::Fairness => fairness::measure(duration),
+            Self::Ops => ops::measure(duration),
         }
     }
 }
@@ -99,6 +103,9 @@ enum BenchError {
     /// A bulkhead or a tenant of the bench was not made.
     #[error("admission was not set up: {0}")]
     Admission(String),
+    /// The device, or an operation on it, did not do what was measured.
+    #[error("the device did not do it: {0}")]
+    Device(String),
     /// The system does not tell how much processor time this process has used.
     #[error("the system does not tell the processor time of this process")]
     #[cfg_attr(target_os = "linux", expect(dead_code, reason = "Linux always tells"))]
@@ -106,6 +113,10 @@ enum BenchError {
 }
 
 impl BenchError {
+    fn device(error: impl std::fmt::Display) -> Self {
+        Self::Device(error.to_string())
+    }
+
     fn admission(error: impl std::fmt::Display) -> Self {
         Self::Admission(error.to_string())
     }

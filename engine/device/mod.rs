@@ -1,17 +1,29 @@
 //! Device computations: how a typed input becomes an entry of the ring, and a result an output.
 
+mod aggregate;
+mod checksum;
+mod digest;
+mod noop;
+mod topk;
+mod value;
+
 use std::marker::PhantomData;
 use std::sync::Arc;
 
 use orlop_gpu::BufferRef;
+use orlop_gpu::HostOp;
 use orlop_gpu::Opcode;
-use orlop_gpu::{self as gpu, HostOp};
 use orlop_saga::canonical::{self, Payload};
-use orlop_saga::digest::Digest;
 use orlop_saga::outcome::Failure;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
+pub use self::aggregate::{Aggregate, Aggregated, Asked, ColumnOf, FilterAggregate};
+pub use self::checksum::{Crc32c, Crc32cPages, Pages};
+pub use self::digest::{Blake3, Blake3Many, Items};
+pub use self::noop::Noop;
+pub use self::topk::{Neighbour, TopK, VectorTopk};
+pub use self::value::{AnswerValue, ColumnValue, DeviceValue, le_bytes};
 use crate::computation::{Computation, Pure};
 use crate::host::output_of;
 
@@ -25,6 +37,13 @@ pub enum Source {
     Buffer(BufferRef),
     /// Bytes within the input limit, staged for the one attempt.
     Inline(Payload),
+}
+
+impl Source {
+    /// Values, carried along in the form in which the device reads them.
+    pub fn of_values<T: DeviceValue>(values: &[T]) -> Self {
+        le_bytes(values).into()
+    }
 }
 
 impl From<BufferRef> for Source {
@@ -136,83 +155,14 @@ fn fixed<const N: usize>(result: &[u8]) -> Result<[u8; N], Failure> {
     })
 }
 
-/// The BLAKE3 digest of bytes of any length.
-#[derive(Clone, Copy, Debug)]
-pub struct Blake3;
-
-impl Computation for Blake3 {
-    const NAME: &'static str = "blake3";
-    type Input = Source;
-    type Output = Digest;
-    type Kind = Pure;
-}
-
-impl DeviceFunction<Blake3> for Blake3 {
-    fn opcode(&self) -> Opcode {
-        gpu::Blake3::OPCODE
+/// A result as records of equal length.
+fn records<const N: usize>(result: &[u8]) -> Result<&[[u8; N]], Failure> {
+    let (records, rest) = result.as_chunks();
+    if rest.is_empty() {
+        return Ok(records);
     }
-
-    fn plan(&self, input: Source) -> Result<Plan, Failure> {
-        Ok(Plan {
-            args: SmallVec::new(),
-            sources: SmallVec::from_iter([input]),
-        })
-    }
-
-    fn output(&self, result: &[u8]) -> Result<Digest, Failure> {
-        fixed(result).map(Digest::new)
-    }
-}
-
-/// The CRC-32C (Castagnoli) of bytes of any length.
-#[derive(Clone, Copy, Debug)]
-pub struct Crc32c;
-
-impl Computation for Crc32c {
-    const NAME: &'static str = "crc32c";
-    type Input = Source;
-    type Output = u32;
-    type Kind = Pure;
-}
-
-impl DeviceFunction<Crc32c> for Crc32c {
-    fn opcode(&self) -> Opcode {
-        gpu::Crc32c::OPCODE
-    }
-
-    fn plan(&self, input: Source) -> Result<Plan, Failure> {
-        Ok(Plan {
-            args: SmallVec::new(),
-            sources: SmallVec::from_iter([input]),
-        })
-    }
-
-    fn output(&self, result: &[u8]) -> Result<u32, Failure> {
-        fixed(result).map(u32::from_le_bytes)
-    }
-}
-
-/// Does nothing, on the device: what a round trip costs. The input tells submissions apart.
-#[derive(Clone, Copy, Debug)]
-pub struct Noop;
-
-impl Computation for Noop {
-    const NAME: &'static str = "noop";
-    type Input = u64;
-    type Output = ();
-    type Kind = Pure;
-}
-
-impl DeviceFunction<Noop> for Noop {
-    fn opcode(&self) -> Opcode {
-        gpu::Noop::OPCODE
-    }
-
-    fn plan(&self, _input: u64) -> Result<Plan, Failure> {
-        Ok(Plan::default())
-    }
-
-    fn output(&self, result: &[u8]) -> Result<(), Failure> {
-        fixed::<0>(result).map(|_| ())
-    }
+    Err(Failure::permanent(format!(
+        "the device gave {} bytes, records of {N} were expected",
+        result.len()
+    )))
 }
