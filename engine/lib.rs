@@ -123,7 +123,7 @@ pub use orlop_admission::{
     ExclusionId, GroupId, MemorySink, Quotas, Rate, Reason, Refusal, Share, SinkError,
     TenantSnapshot, Together, TogetherError, TracingSink, Weight,
 };
-pub use orlop_gpu::topk::query::{ElementType, Metric};
+pub use orlop_gpu::topk::query::{ElementType, VectorMetric};
 pub use orlop_gpu::{BufferRef, DeviceOptions, DeviceSnapshot, HostOp, Opcode};
 pub use orlop_saga::amount::{BusyNanos, ByteCount};
 pub use orlop_saga::audit::{

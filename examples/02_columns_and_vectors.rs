@@ -10,7 +10,7 @@
 //! whether the answers are right.
 
 use orlop::{
-    Aggregate, Buffer, ElementType, Engine, FilterAggregate, Metric, Origin, Source, TopK,
+    Aggregate, Buffer, ElementType, Engine, FilterAggregate, Origin, Source, TopK, VectorMetric,
     VectorTopk, le_bytes, wait,
 };
 
@@ -89,7 +89,7 @@ fn nearest(
         .copied()
         .collect();
     let search = TopK {
-        metric: Metric::Cosine,
+        metric: VectorMetric::Cosine,
         element: ElementType::F32,
         dimensions: DIMENSIONS as u32,
         k: 4,

@@ -1,6 +1,6 @@
 //! `vector_topk`: what a search for the nearest vectors asks, and what it is told.
 
-use orlop_gpu::topk::query::{ElementType, Metric, Query};
+use orlop_gpu::topk::query::{ElementType, Query, VectorMetric};
 use orlop_gpu::{self as gpu, Opcode};
 use orlop_saga::outcome::Failure;
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,7 @@ use crate::computation::{Computation, Pure};
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct TopK {
     /// How vectors are compared.
-    pub metric: Metric,
+    pub metric: VectorMetric,
     /// The type of the elements of all vectors.
     pub element: ElementType,
     /// Elements of a vector, 1 to 16,384.

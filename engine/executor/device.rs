@@ -7,9 +7,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use orlop_gpu::{
-    Completed, Completion, Device, OpError, PublishRefused, RefusedWhy, Status, Task,
-};
+use orlop_gpu::{Completed, Completion, Device, OpError, PublishRefused, RefusedWhy, Status, Task};
 use orlop_saga::amount::BusyNanos;
 use orlop_saga::audit::{Object, Operation};
 use orlop_saga::canonical::Payload;

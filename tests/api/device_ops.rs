@@ -2,8 +2,8 @@
 
 use orlop::{
     Aggregate, Blake3Many, BufferRef, Crc32cPages, Digest, Disposition, ElementType,
-    FilterAggregate, Items, Metric, Neighbour, Origin, Pages, Source, SubmitError, Tenant, TopK,
-    VectorTopk, le_bytes, wait,
+    FilterAggregate, Items, Neighbour, Origin, Pages, Source, SubmitError, Tenant, TopK,
+    VectorMetric, VectorTopk, le_bytes, wait,
 };
 
 use crate::support::World;
@@ -148,7 +148,7 @@ fn eight_columns_with_nulls_and_eight_functions_fit_one_operation() {
 
 fn search(vectors: impl Into<Source>, queries: &[f32], k: u32) -> TopK {
     TopK {
-        metric: Metric::SquaredL2,
+        metric: VectorMetric::SquaredL2,
         element: ElementType::F32,
         dimensions: 3,
         k,

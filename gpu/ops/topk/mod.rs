@@ -21,7 +21,7 @@ use half::slice::HalfFloatSliceExt;
 use smallvec::SmallVec;
 
 use self::nearest::{Candidate, Nearest};
-use self::query::{ElementType, Metric, Query};
+use self::query::{ElementType, Query, VectorMetric};
 use self::score::{cosine, inner_product, length, squared_l2};
 use super::simd::wide;
 use super::view::values;
@@ -185,11 +185,11 @@ impl<'a> Search<'a> {
     fn comparison<'q>(&self, queries: &'q [f32]) -> Comparison<'q> {
         let dimensions = self.dimensions;
         let lengths = match self.query.metric {
-            Metric::Cosine => wide(
+            VectorMetric::Cosine => wide(
                 #[inline(always)]
                 || queries.chunks_exact(dimensions).map(length).collect(),
             ),
-            Metric::SquaredL2 | Metric::InnerProduct => SmallVec::new(),
+            VectorMetric::SquaredL2 | VectorMetric::InnerProduct => SmallVec::new(),
         };
         Comparison {
             metric: self.query.metric,
@@ -210,7 +210,7 @@ fn widen<'m>(narrow: &[f16], memory: &'m mut [u64]) -> Result<&'m [f32], OpError
 
 /// Query vectors of one tile, to which vectors are compared.
 struct Comparison<'q> {
-    metric: Metric,
+    metric: VectorMetric,
     dimensions: usize,
     queries: &'q [f32],
     /// Of the query vectors, for cosine.
@@ -223,9 +223,9 @@ impl Comparison<'_> {
         wide(
             #[inline(always)]
             || match self.metric {
-                Metric::SquaredL2 => self.each(vectors, first, selections, squared_l2),
-                Metric::InnerProduct => self.each(vectors, first, selections, inner_product),
-                Metric::Cosine => self.each_cosine(vectors, first, selections),
+                VectorMetric::SquaredL2 => self.each(vectors, first, selections, squared_l2),
+                VectorMetric::InnerProduct => self.each(vectors, first, selections, inner_product),
+                VectorMetric::Cosine => self.each_cosine(vectors, first, selections),
             },
         );
     }

@@ -14,7 +14,7 @@ pub const DIMENSIONS_MAX: u32 = 16_384;
 /// How two vectors are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[repr(u32)]
-pub enum Metric {
+pub enum VectorMetric {
     /// The square of the Euclidean distance; the least is the nearest.
     SquaredL2 = 1,
     /// The inner product; the greatest is the nearest.
@@ -47,7 +47,7 @@ impl ElementType {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Query {
     /// How vectors are compared.
-    pub metric: Metric,
+    pub metric: VectorMetric,
     /// The elements' type, of vectors and query vectors alike.
     pub element: ElementType,
     /// Elements of a vector, 1 to [`DIMENSIONS_MAX`].
@@ -83,9 +83,9 @@ impl Query {
             [_, _, _, _, ..] => return Err(OpError::BAD_ARGUMENT),
         };
         let metric = match shape & 0xff {
-            1 => Metric::SquaredL2,
-            2 => Metric::InnerProduct,
-            3 => Metric::Cosine,
+            1 => VectorMetric::SquaredL2,
+            2 => VectorMetric::InnerProduct,
+            3 => VectorMetric::Cosine,
             _ => return Err(OpError::BAD_ARGUMENT),
         };
         let element = match shape >> 8 {
@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn k_of_0_or_257_and_vectors_without_or_with_too_many_elements_are_refused() {
         let query = Query {
-            metric: Metric::Cosine,
+            metric: VectorMetric::Cosine,
             element: ElementType::F16,
             dimensions: DIMENSIONS_MAX,
             k: K_MAX,

@@ -3,7 +3,7 @@
 //! Element `i` goes into lane `i % 32`; then the lanes are folded in halves. Nothing is fused, so a
 //! score depends on neither the machine nor on what else is computed.
 
-use super::query::Metric;
+use super::query::VectorMetric;
 
 const LANES: usize = 32;
 
@@ -67,7 +67,7 @@ pub(super) fn cosine(product: f32, length: f32, other_length: f32) -> f32 {
     product / (length * other_length)
 }
 
-impl Metric {
+impl VectorMetric {
     /// Whether the greatest score is the nearest.
     pub const fn is_greatest_nearest(self) -> bool {
         match self {

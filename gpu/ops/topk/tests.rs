@@ -74,8 +74,8 @@ impl Data {
             found.sort_by(|(i, one), (j, other)| {
                 let order = one.partial_cmp(other).unwrap();
                 let order = match self.query.metric {
-                    Metric::SquaredL2 => order,
-                    Metric::InnerProduct | Metric::Cosine => order.reverse(),
+                    VectorMetric::SquaredL2 => order,
+                    VectorMetric::InnerProduct | VectorMetric::Cosine => order.reverse(),
                 };
                 order.then(i.cmp(j))
             });
@@ -94,11 +94,11 @@ impl Data {
     fn score(&self, vector: &[f32], query: &[f32]) -> f32 {
         let product = |one: &[f32], other: &[f32]| in_lanes(one, other, |one, other| one * other);
         match self.query.metric {
-            Metric::SquaredL2 => {
+            VectorMetric::SquaredL2 => {
                 in_lanes(vector, query, |one, other| (one - other) * (one - other))
             }
-            Metric::InnerProduct => product(vector, query),
-            Metric::Cosine => {
+            VectorMetric::InnerProduct => product(vector, query),
+            VectorMetric::Cosine => {
                 let length = |vector: &[f32]| product(vector, vector).sqrt();
                 product(vector, query) / (length(vector) * length(query))
             }
@@ -121,9 +121,9 @@ fn in_lanes(one: &[f32], other: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
 
 fn query() -> impl Strategy<Value = Query> {
     let metric = prop::sample::select(vec![
-        Metric::SquaredL2,
-        Metric::InnerProduct,
-        Metric::Cosine,
+        VectorMetric::SquaredL2,
+        VectorMetric::InnerProduct,
+        VectorMetric::Cosine,
     ]);
     let element = prop::sample::select(vec![ElementType::F32, ElementType::F16]);
     let dimensions = prop_oneof![
@@ -151,7 +151,7 @@ proptest! {
 
     #[test]
     fn scores_keep_their_bounds(dimensions in 1..300_u32, element_is_half: bool, seed: u64) {
-        for metric in [Metric::SquaredL2, Metric::InnerProduct, Metric::Cosine] {
+        for metric in [VectorMetric::SquaredL2, VectorMetric::InnerProduct, VectorMetric::Cosine] {
             let element = if element_is_half { ElementType::F16 } else { ElementType::F32 };
             let query = Query { metric, element, dimensions, k: 1 };
             let mut data = Data::draw(query, 1, 1, seed);
@@ -172,12 +172,12 @@ proptest! {
             let g = |m: f64| m * unit / (1.0 - m * unit);
             let product = sum(&|one, other| one * other);
             let (exact, bound) = match metric {
-                Metric::SquaredL2 => {
+                VectorMetric::SquaredL2 => {
                     let exact = sum(&|one, other| (one - other) * (one - other));
                     (exact, g(d + 2.0) * exact)
                 }
-                Metric::InnerProduct => (product, g(d) * sum(&|one, other| (one * other).abs())),
-                Metric::Cosine => {
+                VectorMetric::InnerProduct => (product, g(d) * sum(&|one, other| (one * other).abs())),
+                VectorMetric::Cosine => {
                     let lengths = sum(&|one, _| one * one).sqrt() * sum(&|_, other| other * other).sqrt();
                     (product / lengths, g(2.0 * d + 8.0))
                 }
@@ -206,7 +206,7 @@ proptest! {
 fn equal_scores_are_told_by_index_over_tiles_and_the_nearest_are_not_lost_between() {
     // 16 vectors a tile; all score the same but two.
     let query = Query {
-        metric: Metric::InnerProduct,
+        metric: VectorMetric::InnerProduct,
         element: ElementType::F32,
         dimensions: 16_384,
         k: 5,

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use orlop::{ElementType, Metric, TenantId, le_bytes};
+use orlop::{ElementType, TenantId, VectorMetric, le_bytes};
 use orlop_gpu::aggregate::program::{Bounds, Column, ColumnType, Function, Program};
 use orlop_gpu::topk::query::Query;
 use orlop_gpu::{
@@ -261,7 +261,7 @@ fn topk(house: &House, duration: Duration) -> Result<Figure, BenchError> {
         house.put(&le_bytes(&query))?,
     );
     let asked = Query {
-        metric: Metric::InnerProduct,
+        metric: VectorMetric::InnerProduct,
         element: ElementType::F32,
         dimensions: u32::try_from(DIMENSIONS).unwrap_or(u32::MAX),
         k: 10,
