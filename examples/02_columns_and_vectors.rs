@@ -16,7 +16,7 @@ use orlop::{
 
 const ROWS: usize = 1_000_000;
 const PARTS: usize = 50_000;
-const DIMENSIONS: usize = 64;
+const DIMENSIONS: u16 = 64;
 
 /// Columns of `lineitem`: days, percent, pieces, cents.
 struct LineItems {
@@ -58,8 +58,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     assert_eq!(first.output.selected(), selected);
     assert_eq!(first.output.get(revenue), Some(expected));
     println!(
-        "{selected} of {ROWS} line items, revenue {:.2}",
-        expected as f64 / 1e4
+        "{selected} of {ROWS} line items, revenue {}",
+        expected / 10_000
     );
     println!("dearest of them: {:?} cents", first.output.get(dearest));
 
@@ -82,7 +82,7 @@ fn nearest(
         .iter()
         .flat_map(|part| {
             vectors
-                .chunks(DIMENSIONS)
+                .chunks(DIMENSIONS.into())
                 .nth(*part as usize)
                 .unwrap_or_default()
         })
@@ -91,7 +91,7 @@ fn nearest(
     let search = TopK {
         metric: VectorMetric::Cosine,
         element: ElementType::F32,
-        dimensions: DIMENSIONS as u32,
+        dimensions: DIMENSIONS.into(),
         k: 4,
         vectors: parts.into(),
         queries: Source::of_values(&queries),
@@ -115,7 +115,7 @@ fn random(seed: u64) -> impl FnMut() -> u32 {
         state = state
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1);
-        (state >> 33) as u32
+        u32::try_from(state >> 33).unwrap_or(0)
     }
 }
 
@@ -129,7 +129,7 @@ fn generate(rows: usize) -> LineItems {
     LineItems {
         shipdate: column(8035, 2557)
             .into_iter()
-            .map(|day| day as i32)
+            .map(|day| i32::try_from(day).unwrap_or(i32::MAX))
             .collect(),
         discount: column(0, 11),
         quantity: column(1, 50),
@@ -139,8 +139,8 @@ fn generate(rows: usize) -> LineItems {
 
 fn generate_vectors(parts: usize) -> Vec<f32> {
     let mut random = random(64);
-    (0..parts * DIMENSIONS)
-        .map(|_| (random() % 2000) as f32 / 1000.0 - 1.0)
+    (0..parts * usize::from(DIMENSIONS))
+        .map(|_| f32::from(u16::try_from(random() >> 16).unwrap_or(0)) / 16_384.0 - 1.0)
         .collect()
 }
 

@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn limits_are_typed_failures() {
         assert_eq!(sums(&[7; 16_384], 1, 1).map(|sums| sums.len()), Ok(65_536));
-        assert_eq!(sums(&[7; 16_385], 1, 1), Err(OpError::RESULT_TOO_LONG));
+        assert_eq!(sums(&vec![7; 16_385], 1, 1), Err(OpError::RESULT_TOO_LONG));
         assert_eq!(sums(&[7], 0, 1), Err(OpError::BAD_ARGUMENT));
         assert_eq!(sums(&[7], 262_145, 1), Err(OpError::BAD_ARGUMENT));
         let tenant = TenantId::new(0, 1);

@@ -119,9 +119,9 @@ fn eight_columns_with_nulls_and_eight_functions_fit_one_operation() {
     let tenant = engine.blocking().tenant("a").unwrap();
     let mut query = Aggregate::of_rows(4);
     let mut maxima = Vec::new();
-    for number in 0..8_i64 {
+    for number in 0..8_i32 {
         let values: Vec<f64> = (0..4_i32)
-            .map(|row| f64::from(row) + number as f64)
+            .map(|row| f64::from(row) + f64::from(number))
             .collect();
         let column = query.column::<f64>(Source::of_values(&values));
         // The last row has no value in any column, and the first none in the first.
@@ -131,9 +131,9 @@ fn eight_columns_with_nulls_and_eight_functions_fit_one_operation() {
     }
     let output = wait(tenant.submit(FilterAggregate, query)).unwrap().output;
     assert_eq!(output.selected(), 2);
-    for (number, asked) in maxima.into_iter().enumerate() {
+    for (number, asked) in (0..8_i32).zip(maxima) {
         assert_eq!(output.counted(asked), 2);
-        assert_eq!(output.get(asked), Some(2.0 + number as f64));
+        assert_eq!(output.get(asked), Some(2.0 + f64::from(number)));
     }
     let mut nobody = Aggregate::of_rows(1);
     let column = nobody.column::<f32>(Source::of_values(&[1.0_f32]));

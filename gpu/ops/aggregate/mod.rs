@@ -126,7 +126,10 @@ impl ColumnRows<'_> {
     }
 }
 
-#[expect(clippy::needless_bitwise_bool, reason = "both comparisons, and no branch")]
+#[expect(
+    clippy::needless_bitwise_bool,
+    reason = "both comparisons, and no branch"
+)]
 fn retain_within<T: Value>(values: &[T], least: T, greatest: T, mask: &mut Mask) {
     wide(
         #[inline(always)]

@@ -392,7 +392,7 @@ pub(super) mod tests {
             let mut words = program.encode().unwrap();
             let at = at.index(words.len());
             words[at] ^= bits;
-            if bits & 7 == 0 {
+            if bits.is_multiple_of(8) {
                 words.truncate(cut.index(words.len() + 1));
             }
             if let Ok(decoded) = Program::decode(&words) {

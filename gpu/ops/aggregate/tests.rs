@@ -1,4 +1,10 @@
 //! Against a plain loop over rows, written from the definition and nothing else.
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::wildcard_enum_match_arm,
+    reason = "values are drawn so that they are what they become"
+)]
 
 use orlop_saga::id::TenantId;
 use proptest::prelude::*;
@@ -33,7 +39,7 @@ impl Cell {
 
 /// Values at the bounds of the column's range, extreme ones, and others.
 fn cell(column: &Column, random: u64) -> Cell {
-    if column.nullable && random & 7 == 0 {
+    if column.nullable && random.is_multiple_of(8) {
         return Cell::Null;
     }
     let (kind, step) = (random >> 8 & 15, (random >> 16 & 3).cast_signed() - 1);
@@ -331,7 +337,7 @@ proptest! {
         for (window, length) in windows.iter_mut().zip(lengths) {
             *window = window.get(length..).unwrap_or_default();
         }
-        if words[1] & 7 == 0 {
+        if words[1].is_multiple_of(8) {
             windows.pop();
         }
         let task = TaskArgs::new(TenantId::new(0, 1), 1, &args, &windows);

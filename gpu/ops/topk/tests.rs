@@ -30,7 +30,7 @@ impl Data {
         let dimensions = query.dimensions as usize;
         let mut draw = |count: usize| -> Vec<Vec<f32>> {
             let mut vector = || {
-                let (zero, wild) = (random() % 16 == 0, random() % 8 == 0);
+                let (zero, wild) = (random().is_multiple_of(16), random().is_multiple_of(8));
                 let element = |random| if zero { 0.0 } else { element(random, wild) };
                 (0..dimensions).map(|_| element(random())).collect()
             };
