@@ -158,7 +158,7 @@ impl Core {
         let owner = owner_key(account);
 
         let mut ledger = account.ledger.lock_nested();
-        let timed = deadline.is_some() || timeout.is_some() || ledger.rate(lane).is_some();
+        let timed = deadline.is_some() || timeout.is_some() || ledger.is_timed(lane);
         let now = timed.then(|| self.clock.monotonic());
         state.check(self, &ledger, request, nested, now)?;
         let share = ledger.quotas.share;
@@ -174,7 +174,7 @@ impl Core {
         let pool = state.pool_mut(lane);
         if pool.queue.may_start(owner, slots, piece.exclusion) && pool.has_free(slots) {
             ledger.reserve(lane, cost, false);
-            ledger.pass(lane, now);
+            ledger.pass(lane, &cost, now);
             let booking = pool.queue.start(owner, share, piece, estimate);
             pool.reserve_staging(cost);
             pool.occupy(cost, booking);
@@ -198,7 +198,7 @@ impl Core {
             return Err(Refusal::Cancelled);
         };
         ledger.reserve(lane, cost, true);
-        ledger.pass(lane, now);
+        ledger.pass(lane, &cost, now);
         // So that it is found when all that the tenant has waiting is to be refused.
         ledger.seat_in(self);
         drop(ledger);

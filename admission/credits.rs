@@ -39,6 +39,13 @@ impl Amounts {
     }
 }
 
+impl Amounts {
+    pub(crate) const fn subtract(&mut self, other: Self) {
+        self.slots = self.slots.saturating_sub(other.slots);
+        self.staging = self.staging.saturating_sub(other.staging);
+    }
+}
+
 /// A tenant's seat in this bulkhead, by its place in the tenant's ledger.
 pub(crate) type Listed = (Arc<TenantAccount>, u32);
 

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use orlop_saga::time::Monotonic;
 
 use crate::bulkhead::{Core, owner_key};
+use crate::credits::Amounts;
 use crate::estimate::Kind;
 use crate::outbox::Outbox;
 use crate::permit::Permit;
@@ -41,17 +42,33 @@ impl Core {
         request: &Request<'_>,
         nested: bool,
     ) -> Option<Result<Permit, Refusal>> {
-        let (account, cost) = (request.tenant, request.cost);
+        let account = request.tenant;
         // Read before the lock: an earlier time admits no more than a later one.
         let timed = request.deadline.is_some() || account.is_timed();
         let now = timed.then(|| self.clock.monotonic());
         let mut guard = account.ledger.lock();
         let ledger = &mut *guard;
         let at = ledger.seat_in(self);
-        let place = u32::try_from(at).ok()?;
-        if self.credits.is_contended() || (ledger.rate(Lane::Ordinary).is_some() && now.is_none()) {
+        if self.credits.is_contended() || (ledger.is_timed(Lane::Ordinary) && now.is_none()) {
             return None;
         }
+        self.admit(ledger, at, request, nested, now, false)
+    }
+
+    /// Admits one request of an ordinary lane under its ledger's lock. If it is `prepaid`, the
+    /// caller has the credits for it, and gets them back if it is not granted.
+    #[inline]
+    pub(crate) fn admit(
+        &self,
+        ledger: &mut Ledger,
+        at: usize,
+        request: &Request<'_>,
+        nested: bool,
+        now: Option<Monotonic>,
+        prepaid: bool,
+    ) -> Option<Result<Permit, Refusal>> {
+        let (account, cost) = (request.tenant, request.cost);
+        let place = u32::try_from(at).ok()?;
         let kind = Kind::new(request.computation, Lane::Ordinary, request.size);
         let passes = !nested && self.limits.fit(&cost) && ledger.passes(request, now);
         if !passes && let Some(refusal) = self.refusal(ledger, request, kind, nested, now) {
@@ -66,11 +83,7 @@ impl Core {
             return None;
         }
         seat.list(account, place);
-        if !self.credits.take(account.home(), amounts) {
-            return None;
-        }
-        if self.credits.is_contended() {
-            self.credits.give(account.home(), amounts);
+        if !prepaid && !self.take(account, amounts) {
             return None;
         }
         let slots = cost.slots.get();
@@ -80,8 +93,7 @@ impl Core {
         seat.start(&cost, request.class, estimate.get());
         seat.counts.granted = seat.counts.granted.saturating_add(1);
         ledger.reserve(Lane::Ordinary, cost, false);
-        ledger.pass(Lane::Ordinary, now);
-        drop(guard);
+        ledger.pass(Lane::Ordinary, &cost, now);
         Some(Ok(Permit::new(
             place,
             self.id,
@@ -91,6 +103,19 @@ impl Core {
             request.audit,
             cost,
         )))
+    }
+
+    /// Takes credits, unless contention has begun by then.
+    #[inline]
+    pub(crate) fn take(&self, account: &TenantAccount, amounts: Amounts) -> bool {
+        if !self.credits.take(account.home(), amounts) {
+            return false;
+        }
+        let contended = self.credits.is_contended();
+        if contended {
+            self.credits.give(account.home(), amounts);
+        }
+        !contended
     }
 
     /// The first check that does not pass, while nobody waits.
@@ -120,7 +145,7 @@ impl Core {
             .or_else(|| ledger.check_fits(request))
             .or_else(|| (request.deadline? <= now?).then_some(Refusal::Expired))
             .or_else(late)
-            .or_else(|| ledger.check_rate(Lane::Ordinary, now))
+            .or_else(|| ledger.check_rates(request, now))
             .or_else(|| ledger.check_quotas(request))
     }
 
@@ -161,7 +186,7 @@ impl Core {
 
     /// Hands on what was given back just when contention began.
     #[cold]
-    fn hand_on(self: &Arc<Self>, outbox: &mut Outbox) {
+    pub(crate) fn hand_on(self: &Arc<Self>, outbox: &mut Outbox) {
         let mut state = self.state.lock();
         if state.contention.is_on() {
             state.contend(self);

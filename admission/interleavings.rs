@@ -73,8 +73,12 @@ struct House {
 
 impl House {
     fn new() -> Self {
+        Self::with_slots(1)
+    }
+
+    fn with_slots(slots: u32) -> Self {
         let options = BulkheadOptions {
-            in_flight_max: 1,
+            in_flight_max: slots,
             ..BulkheadOptions::new("explored")
         };
         let tenants = Arc::new(Tenants::new(4).unwrap());
@@ -335,6 +339,119 @@ fn what_is_admitted_while_a_tenant_is_unregistered_is_counted_until_it_ends() {
                 house.tenants.next_id().unwrap().slot(),
                 house.ada.id().slot()
             );
+            house.assert_quiet();
+        },
+        SCHEDULES,
+    );
+}
+
+#[test]
+fn credits_given_back_while_contention_begins_reach_whoever_waits_for_them() {
+    explore(
+        || {
+            let house = House::with_slots(2);
+            let bob = house
+                .tenants
+                .register_next(TenantLabel::new("bob").unwrap(), Quotas::UNLIMITED);
+            let bob = bob.unwrap();
+            let permit = house.take();
+            let asked = house.bulkhead.acquire(
+                &Request::new(&bob, ComputationId::new(0)),
+                Arc::new(Counts::default()),
+            );
+            let Ok(Acquired::Granted(other)) = asked else {
+                panic!("not granted: {asked:?}");
+            };
+            let first = thread::spawn(move || drop(permit));
+            let second = thread::spawn(move || drop(other));
+            let both = {
+                let house = house.clone();
+                thread::spawn(move || {
+                    let two = std::num::NonZeroU32::new(2).unwrap();
+                    let cost = crate::CostVector::default().with_slots(two);
+                    let future = house.bulkhead.acquire_async(house.request().cost(cost));
+                    drop(shuttle::future::block_on(future).unwrap());
+                })
+            };
+            for thread in [first, second, both] {
+                thread.join().unwrap();
+            }
+            house.assert_quiet();
+        },
+        SCHEDULES,
+    );
+}
+
+#[test]
+fn who_takes_credits_while_contention_begins_puts_them_back_and_nobody_is_forgotten() {
+    explore(
+        || {
+            // One slot is free, for which some come while one asks for both.
+            let house = House::with_slots(2);
+            let permit = house.take();
+            let both = Arc::new(Counts::default());
+            let waiting = {
+                let (house, both) = (house.clone(), Arc::clone(&both));
+                thread::spawn(move || {
+                    let two = std::num::NonZeroU32::new(2).unwrap();
+                    let cost = crate::CostVector::default().with_slots(two);
+                    match house.bulkhead.acquire(&house.request().cost(cost), both) {
+                        Ok(Acquired::Granted(permit)) => panic!("beside {permit:?}"),
+                        Ok(Acquired::Queued(_)) => {}
+                        Err(refusal) => panic!("refused: {refusal}"),
+                    }
+                })
+            };
+            let others: Vec<_> = (0..2)
+                .map(|_| {
+                    let house = house.clone();
+                    thread::spawn(move || {
+                        let future = house.bulkhead.acquire_async(house.request());
+                        drop(shuttle::future::block_on(future).unwrap());
+                    })
+                })
+                .collect();
+            waiting.join().unwrap();
+            drop(permit);
+            for other in others {
+                other.join().unwrap();
+            }
+            assert_eq!(both.told(), (1, 0));
+            house.assert_quiet();
+        },
+        SCHEDULES,
+    );
+}
+
+#[test]
+fn a_drain_that_begins_beside_work_on_the_fast_path_ends_at_zero_and_not_before() {
+    explore(
+        || {
+            let house = House::with_slots(2);
+            let running = Arc::new(AtomicU32::new(0));
+            let workers: Vec<_> = (0..2)
+                .map(|_| {
+                    let (house, running) = (house.clone(), Arc::clone(&running));
+                    thread::spawn(move || {
+                        for _ in 0..2 {
+                            let counts = Arc::new(Counts::default());
+                            let asked = house.bulkhead.acquire(&house.request(), counts);
+                            if let Ok(Acquired::Granted(permit)) = asked {
+                                running.fetch_add(1, Ordering::SeqCst);
+                                crate::sync::switch_point();
+                                running.fetch_sub(1, Ordering::SeqCst);
+                                drop(permit);
+                            }
+                        }
+                    })
+                })
+                .collect();
+            let drain = house.bulkhead.drain(Queued::Serve);
+            assert_eq!(shuttle::future::block_on(drain), Ok(()));
+            assert_eq!(running.load(Ordering::SeqCst), 0);
+            for worker in workers {
+                worker.join().unwrap();
+            }
             house.assert_quiet();
         },
         SCHEDULES,

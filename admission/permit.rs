@@ -30,6 +30,8 @@ pub struct Permit {
     audit: AuditTag,
     cost: CostVector,
     settlement: Settlement,
+    /// It was given back already.
+    forgotten: bool,
 }
 
 impl Permit {
@@ -51,6 +53,7 @@ impl Permit {
             audit,
             cost,
             settlement: Settlement::Unsettled,
+            forgotten: false,
         }
     }
 
@@ -59,6 +62,38 @@ impl Permit {
     /// Dropping it gives it back as well, and counts it as unsettled.
     pub fn settle(mut self, cost: BusyNanos) {
         self.settlement = Settlement::Settled(cost);
+    }
+
+    /// Says what it cost; it is given back with that when it is dropped.
+    pub(crate) const fn measure(&mut self, cost: BusyNanos) {
+        self.settlement = Settlement::Settled(cost);
+    }
+
+    pub(crate) const fn returned(&self) -> Returned<'_> {
+        Returned {
+            seat: self.seat,
+            account: &self.account,
+            booking: self.booking,
+            kind: self.kind,
+            cost: self.cost,
+            settlement: self.settlement,
+        }
+    }
+
+    /// It has been given back.
+    pub(crate) const fn forget(&mut self) {
+        self.forgotten = true;
+    }
+
+    pub(crate) const fn seat(&self) -> u32 {
+        self.seat
+    }
+
+    /// Whether the two are of one tenant, bulkhead and lane.
+    pub(crate) fn is_beside(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.account, &other.account)
+            && self.seat == other.seat
+            && self.lane() == other.lane()
     }
 
     /// Whose work it is for.
@@ -99,14 +134,9 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        Core::give_back(&Returned {
-            seat: self.seat,
-            account: &self.account,
-            booking: self.booking,
-            kind: self.kind,
-            cost: self.cost,
-            settlement: self.settlement,
-        });
+        if !self.forgotten {
+            Core::give_back(&self.returned());
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use crate::conflicts::{ConflictMatrix, ExclusionId};
 use crate::credits::Amounts;
 use crate::estimate::Kind;
 use crate::exclusion::Exclusion;
+use crate::extent::Bound;
 use crate::options::BulkheadOptions;
 use crate::prediction::{self, Published};
 use crate::queue::{Booking, EntryKey, FairQueue, OwnerKey};
@@ -22,7 +23,7 @@ use crate::request::{CostVector, Grantee, Lane, Request};
 use crate::seat::Counts;
 use crate::share::Share;
 use crate::snapshot::LaneSnapshot;
-use crate::tenant::{Bound, Settlement, TenantAccount};
+use crate::tenant::{Settlement, TenantAccount};
 
 /// How many tenants are looked at for one that needs little, while the one in front waits for
 /// more slots to come free.

@@ -4,6 +4,7 @@
 //! - In any interval of length t at most `burst + t * rate` requests pass, wherever it begins.
 //! - What is refused changes nothing.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use orlop_saga::time::Monotonic;
@@ -41,6 +42,41 @@ impl Rate {
     }
 }
 
+/// How many bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteRate {
+    per_second: NonZeroU64,
+    burst: NonZeroU64,
+}
+
+impl ByteRate {
+    /// `per_second` bytes a second, and `burst` of them at once after a pause. `None` if one of
+    /// them is 0.
+    pub const fn new(per_second: u64, burst: u64) -> Option<Self> {
+        match (NonZeroU64::new(per_second), NonZeroU64::new(burst)) {
+            (Some(per_second), Some(burst)) => Some(Self { per_second, burst }),
+            (None, _) | (_, None) => None,
+        }
+    }
+
+    /// Bytes a second.
+    pub const fn per_second(self) -> u64 {
+        self.per_second.get()
+    }
+
+    /// Bytes at once, and so the most that one request may write.
+    pub const fn burst(self) -> u64 {
+        self.burst.get()
+    }
+
+    /// How long `bytes` take at this rate, in nanoseconds; rounded up, never above the rate.
+    fn nanos(self, bytes: u64) -> u64 {
+        let nanos = u128::from(bytes) * 1_000_000_000;
+        let nanos = nanos.div_ceil(u128::from(self.per_second()));
+        u64::try_from(nanos).unwrap_or(u64::MAX)
+    }
+}
+
 /// What has passed at a rate: when the next request would arrive if all came evenly.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Arrivals {
@@ -53,6 +89,24 @@ impl Arrivals {
         let ahead = self.next.get().saturating_sub(now.get());
         let excess = ahead.saturating_sub(rate.tolerance());
         (excess > 0).then(|| Duration::from_nanos(excess))
+    }
+
+    /// How long a request that writes `bytes` has to wait; nothing, if it may pass at `now`.
+    pub(crate) fn wait_for(self, rate: ByteRate, bytes: u64, now: Monotonic) -> Option<Duration> {
+        if bytes == 0 {
+            return None;
+        }
+        let ahead = self.next.get().saturating_sub(now.get());
+        let excess = ahead
+            .saturating_add(rate.nanos(bytes))
+            .saturating_sub(rate.nanos(rate.burst()));
+        (excess > 0).then(|| Duration::from_nanos(excess))
+    }
+
+    /// Counts `bytes` that pass at `now`.
+    pub(crate) fn pass_of(&mut self, rate: ByteRate, bytes: u64, now: Monotonic) {
+        let from = self.next.get().max(now.get());
+        self.next = Monotonic::new(from.saturating_add(rate.nanos(bytes)));
     }
 
     /// Counts one that passes at `now`.
@@ -116,6 +170,36 @@ mod tests {
                 for (count, to) in (1_u64..).zip(&passed[first..]) {
                     let bound = u64::from(burst) + (to - from) * u64::from(per_second) / 1_000_000_000;
                     prop_assert!(count <= bound, "{count} from {from} to {to}");
+                }
+            }
+        }
+
+        #[test]
+        fn no_interval_admits_more_bytes_than_burst_and_rate(
+            per_second in 1..2_000_000_000_u64,
+            burst in 1..5_000_u64,
+            asks in proptest::collection::vec((0..5_000_000_u64, 0..6_000_u64), 1..200),
+        ) {
+            let rate = ByteRate::new(per_second, burst).unwrap();
+            let (mut arrivals, mut now, mut passed) = (Arrivals::default(), 0, Vec::new());
+            for (gap, bytes) in asks {
+                now += gap;
+                let at = Monotonic::new(now);
+                if let Some(wait) = arrivals.wait_for(rate, bytes, at) {
+                    let later = at.after(wait);
+                    prop_assert_eq!(arrivals.wait_for(rate, bytes.min(burst), later), None);
+                    continue;
+                }
+                arrivals.pass_of(rate, bytes, at);
+                passed.push((now, bytes));
+            }
+            for (first, (from, _)) in passed.iter().enumerate() {
+                let mut sum = 0;
+                for (to, bytes) in &passed[first..] {
+                    sum += u128::from(*bytes);
+                    let time = u128::from(to - from) * u128::from(per_second) / 1_000_000_000;
+                    let rounding = u128::from(per_second) / 1_000_000_000 + 1;
+                    prop_assert!(sum <= u128::from(burst) + time + rounding, "{sum} from {from} to {to}");
                 }
             }
         }

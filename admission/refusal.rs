@@ -16,6 +16,16 @@ pub enum Dimension {
     TenantSlots,
     /// Staging bytes that the tenant has reserved, over all bulkheads.
     TenantStagingBytes,
+    /// Buffers that the tenant holds and reserves.
+    TenantBuffers,
+    /// Bytes of device memory that the tenant holds and reserves.
+    TenantDeviceBytes,
+    /// Kernels of the tenant, queued or running.
+    TenantKernels,
+    /// Bytes that stay stored for the tenant.
+    TenantRetainedBytes,
+    /// Bytes that the tenant writes to the journal at once.
+    TenantJournalBytes,
     /// Slots of one lane of the bulkhead.
     BulkheadSlots,
     /// Slots that one tenant may have in flight in the bulkhead.
@@ -29,6 +39,11 @@ impl std::fmt::Display for Dimension {
         f.write_str(match self {
             Self::TenantSlots => "slots of the tenant",
             Self::TenantStagingBytes => "staging bytes of the tenant",
+            Self::TenantBuffers => "buffers of the tenant",
+            Self::TenantDeviceBytes => "bytes of device memory of the tenant",
+            Self::TenantKernels => "kernels of the tenant",
+            Self::TenantRetainedBytes => "retained bytes of the tenant",
+            Self::TenantJournalBytes => "journal bytes of the tenant",
             Self::BulkheadSlots => "slots of the bulkhead",
             Self::BulkheadTenantSlots => "slots of one tenant in the bulkhead",
             Self::BulkheadStagingBytes => "staging bytes of the bulkhead",

@@ -10,6 +10,7 @@ use orlop_saga::time::Monotonic;
 
 use crate::conflicts::ExclusionId;
 use crate::credits::Amounts;
+use crate::extent::Held;
 use crate::permit::Permit;
 use crate::refusal::Refusal;
 use crate::tenant::TenantAccount;
@@ -44,14 +45,31 @@ pub struct CostVector {
     pub slots: NonZeroU32,
     /// Staging bytes, reserved from acceptance into the queue to settlement.
     pub staging: ByteCount,
+    /// Resident buffers, counted for the tenant from acceptance to settlement.
+    pub buffers: u64,
+    /// Bytes of device memory, counted for the tenant from acceptance to settlement.
+    pub device: ByteCount,
+    /// Kernels that run at the same time, counted for the tenant from acceptance to settlement.
+    pub kernels: u64,
+    /// Bytes that stay stored for the tenant, counted from acceptance to settlement. What is kept
+    /// after that is to be reserved by [`TenantAccount::reserve`](crate::TenantAccount::reserve).
+    pub retained: ByteCount,
+    /// Bytes that it writes to the journal, counted at acceptance against the tenant's rate.
+    pub journal: ByteCount,
 }
 
 impl CostVector {
     /// One slot and `staging` bytes.
     pub const fn one_slot(staging: ByteCount) -> Self {
+        let none = ByteCount::new(0);
         Self {
             slots: NonZeroU32::MIN,
             staging,
+            buffers: 0,
+            device: none,
+            kernels: 0,
+            retained: none,
+            journal: none,
         }
     }
 
@@ -61,6 +79,47 @@ impl CostVector {
             slots: self.slots.get() as u64,
             staging: self.staging.get(),
         }
+    }
+
+    /// What it takes of the tenant's quotas.
+    pub(crate) const fn of_tenant(&self) -> Held {
+        Held {
+            slots: self.slots.get() as u64,
+            staging: self.staging.get(),
+            buffers: self.buffers,
+            device: self.device.get(),
+            kernels: self.kernels,
+            retained: self.retained.get(),
+        }
+    }
+
+    /// The same with `buffers` resident buffers of `device` bytes together.
+    #[must_use]
+    pub const fn with_buffers(mut self, buffers: u64, device: ByteCount) -> Self {
+        self.buffers = buffers;
+        self.device = device;
+        self
+    }
+
+    /// The same with `kernels` kernels that run at the same time.
+    #[must_use]
+    pub const fn with_kernels(mut self, kernels: u64) -> Self {
+        self.kernels = kernels;
+        self
+    }
+
+    /// The same with `retained` bytes that stay stored.
+    #[must_use]
+    pub const fn with_retained(mut self, retained: ByteCount) -> Self {
+        self.retained = retained;
+        self
+    }
+
+    /// The same with `journal` bytes written to the journal.
+    #[must_use]
+    pub const fn with_journal(mut self, journal: ByteCount) -> Self {
+        self.journal = journal;
+        self
     }
 
     /// The same with another number of slots.

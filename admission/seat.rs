@@ -96,14 +96,19 @@ impl Seat {
 
     /// Takes back an ordinary permit while nobody waits.
     pub(crate) fn give_back_at_once(&mut self, returned: &Returned<'_>) {
+        self.take_back(returned);
+        let home = returned.account.home();
+        self.core.credits.give(home, returned.cost.amounts());
+    }
+
+    /// The same, and leaves it to the caller to give back the credits.
+    pub(crate) fn take_back(&mut self, returned: &Returned<'_>) {
         let cost = &returned.cost;
         self.end(cost, returned.booking);
         let moves = self.count(returned.settlement);
         if let Some(actual) = returned.settlement.measured() {
             self.core.estimates.learn(returned.kind, actual, moves);
         }
-        let home = returned.account.home();
-        self.core.credits.give(home, cost.amounts());
     }
 
     /// Counts how a permit was given back without the bulkhead's lock; says whether its

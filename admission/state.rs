@@ -110,7 +110,7 @@ impl State {
                 let known = core.estimates.known(kind).unwrap_or_default();
                 pool.predict(request, ledger.quotas.share, known, now?)
             })
-            .or_else(|| ledger.check_rate(request.lane, now))
+            .or_else(|| ledger.check_rates(request, now))
             .or_else(|| ledger.check_quotas(request))
             .or_else(|| pool.check_staging(request));
         refusal.map_or(Ok(()), Err)

@@ -18,11 +18,13 @@ use orlop_saga::time::Monotonic;
 
 use crate::bulkhead::Core;
 use crate::drain::Gate;
+use crate::extent::{Bound, Held};
 use crate::outbox::Outbox;
 use crate::queue::Booking;
-use crate::rate::{Arrivals, Rate};
+use crate::rate::{Arrivals, ByteRate, Rate};
 use crate::refusal::{Dimension, Refusal};
 use crate::request::{CostVector, Lane, Request};
+use crate::reservation::Kept;
 use crate::seat::Seat;
 use crate::share::Share;
 use crate::sync::Mutex;
@@ -34,6 +36,16 @@ pub struct Quotas {
     pub slots_max: u64,
     /// Staging bytes.
     pub staging_bytes_max: ByteCount,
+    /// Buffers on devices, kept and of work queued and in flight.
+    pub buffers_max: u64,
+    /// Bytes of device memory, kept and of work queued and in flight.
+    pub device_bytes_max: ByteCount,
+    /// Kernels of work queued and in flight.
+    pub kernels_max: u64,
+    /// Bytes that stay stored.
+    pub retained_bytes_max: ByteCount,
+    /// How many bytes it may write to the journal; `None`: as many as it likes.
+    pub journal: Option<ByteRate>,
     /// How often it may ask; `None`: as often as it likes.
     pub rate: Option<Rate>,
     /// What it gets of a bulkhead beside the others.
@@ -45,6 +57,11 @@ impl Quotas {
     pub const UNLIMITED: Self = Self {
         slots_max: u64::MAX,
         staging_bytes_max: ByteCount::new(u64::MAX),
+        buffers_max: u64::MAX,
+        device_bytes_max: ByteCount::new(u64::MAX),
+        kernels_max: u64::MAX,
+        retained_bytes_max: ByteCount::new(u64::MAX),
+        journal: None,
         rate: None,
         share: Share::ORDINARY,
     };
@@ -139,17 +156,32 @@ pub struct Holding {
     pub slots: u64,
     /// Staging bytes of both.
     pub staging: ByteCount,
+    /// Buffers of both.
+    pub buffers: u64,
+    /// Bytes of device memory of both.
+    pub device: ByteCount,
+    /// Kernels of both.
+    pub kernels: u64,
+    /// Bytes that stay stored, of both.
+    pub retained: ByteCount,
 }
 
-impl Holding {
-    fn reserve(&mut self, cost: CostVector, waits: bool) {
+/// What is held in one lane.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Books {
+    queued: u64,
+    in_flight: u64,
+    held: Held,
+}
+
+impl Books {
+    fn reserve(&mut self, cost: &CostVector, waits: bool) {
         if waits {
             self.queued = self.queued.saturating_add(1);
         } else {
             self.in_flight = self.in_flight.saturating_add(1);
         }
-        self.slots = self.slots.saturating_add(u64::from(cost.slots.get()));
-        self.staging = ByteCount::new(self.staging.get().saturating_add(cost.staging.get()));
+        self.held.add(&cost.of_tenant());
     }
 
     fn dispatch(&mut self) {
@@ -158,20 +190,29 @@ impl Holding {
         self.in_flight = self.in_flight.saturating_add(1);
     }
 
-    fn release(&mut self, cost: CostVector, waited: bool) {
+    fn release(&mut self, cost: &CostVector, waited: bool) {
         let count = if waited {
             &mut self.queued
         } else {
             &mut self.in_flight
         };
-        let (slots, staging) = (u64::from(cost.slots.get()), cost.staging.get());
-        debug_assert!(
-            *count > 0 && self.slots >= slots && self.staging.get() >= staging,
-            "released more than was held"
-        );
+        debug_assert!(*count > 0, "released more than was held");
         *count = count.saturating_sub(1);
-        self.slots = self.slots.saturating_sub(slots);
-        self.staging = ByteCount::new(self.staging.get().saturating_sub(staging));
+        let held = self.held.subtract(&cost.of_tenant());
+        debug_assert!(held, "released more than was held");
+    }
+
+    fn snapshot(&self) -> Holding {
+        Holding {
+            queued: self.queued,
+            in_flight: self.in_flight,
+            slots: self.held.slots,
+            staging: ByteCount::new(self.held.staging),
+            buffers: self.held.buffers,
+            device: ByteCount::new(self.held.device),
+            kernels: self.held.kernels,
+            retained: ByteCount::new(self.held.retained),
+        }
     }
 }
 
@@ -198,8 +239,13 @@ pub(crate) struct Ledger {
     pub(crate) quotas: Quotas,
     pub(crate) gate: Gate,
     arrivals: Arrivals,
-    ordinary: Holding,
-    reserved: Holding,
+    written: Arrivals,
+    ordinary: Books,
+    reserved: Books,
+    /// What is reserved outside permits.
+    pub(crate) kept: Held,
+    /// What the quotas allow.
+    pub(crate) cap: Held,
     settled: u64,
     unsettled: u64,
     busy: BusyNanos,
@@ -209,7 +255,7 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    fn holding(&mut self, lane: Lane) -> &mut Holding {
+    fn holding(&mut self, lane: Lane) -> &mut Books {
         match lane {
             Lane::Ordinary => &mut self.ordinary,
             Lane::Reserved => &mut self.reserved,
@@ -234,39 +280,55 @@ impl Ledger {
     /// Whether an ordinary request without a deadline passes all checks of the tenant.
     #[inline]
     pub(crate) fn passes(&self, request: &Request<'_>, now: Option<Monotonic>) -> bool {
-        let fits = |asked: u64, used: u64, cap: u64| {
-            asked == 0 || used.checked_add(asked).is_some_and(|sum| sum <= cap)
-        };
-        let (cost, quotas, held) = (&request.cost, &self.quotas, &self.ordinary);
-        let slots = u64::from(cost.slots.get());
-        let staging = cost.staging.get();
         self.state == TenantState::Active
-            && fits(slots, held.slots, quotas.slots_max)
-            && fits(staging, held.staging.get(), quotas.staging_bytes_max.get())
+            && self.used().has_room(&request.cost.of_tenant(), &self.cap)
             && request.deadline.is_none()
-            && self.check_rate(Lane::Ordinary, now).is_none()
+            && self.check_rates(request, now).is_none()
+    }
+
+    /// What counts against the quotas.
+    pub(crate) fn used(&self) -> Held {
+        let mut used = self.ordinary.held;
+        used.add(&self.kept);
+        used
     }
 
     /// Whether `request` is beyond the whole quota.
     pub(crate) fn check_fits(&self, request: &Request<'_>) -> Option<Refusal> {
-        self.bounded(request)
-            .into_iter()
-            .flatten()
-            .find(|bound| bound.asked > bound.cap)
-            .map(Bound::never_fits)
+        let mut bounds = self.bounds(request);
+        let beyond = bounds.find(|bound| bound.asked > bound.cap);
+        let journal = || {
+            let (asked, cap) = (
+                request.cost.journal.get(),
+                self.journal(request.lane)?.burst(),
+            );
+            (asked > cap).then_some(Bound {
+                dimension: Dimension::TenantJournalBytes,
+                asked,
+                used: 0,
+                cap,
+            })
+        };
+        beyond.or_else(journal).map(Bound::never_fits)
     }
 
     /// Whether `request` and what is held are beyond the quota together.
     pub(crate) fn check_quotas(&self, request: &Request<'_>) -> Option<Refusal> {
-        self.bounded(request)
-            .into_iter()
-            .flatten()
-            .find_map(Bound::exceeded)
+        self.bounds(request).find_map(Bound::exceeded)
     }
 
-    /// Whether it asks too often. The reserved lane has no rate.
-    pub(crate) fn check_rate(&self, lane: Lane, now: Option<Monotonic>) -> Option<Refusal> {
-        let retry_after = self.arrivals.wait(self.rate(lane)?, now?)?;
+    /// Whether it asks or writes too often. The reserved lane has no rate.
+    pub(crate) fn check_rates(
+        &self,
+        request: &Request<'_>,
+        now: Option<Monotonic>,
+    ) -> Option<Refusal> {
+        let asks = self.rate(request.lane).zip(now);
+        let asks = asks.and_then(|(rate, now)| self.arrivals.wait(rate, now));
+        let writes = self.journal(request.lane).zip(now);
+        let writes = writes
+            .and_then(|(rate, now)| self.written.wait_for(rate, request.cost.journal.get(), now));
+        let retry_after = asks.max(writes)?;
         Some(Refusal::RateLimited { retry_after })
     }
 
@@ -278,37 +340,45 @@ impl Ledger {
         }
     }
 
+    /// The rate of journal bytes that binds `lane`.
+    const fn journal(&self, lane: Lane) -> Option<ByteRate> {
+        match lane {
+            Lane::Ordinary => self.quotas.journal,
+            Lane::Reserved => None,
+        }
+    }
+
+    /// Whether a request of `lane` needs to know the time.
+    pub(crate) const fn is_timed(&self, lane: Lane) -> bool {
+        self.rate(lane).is_some() || self.journal(lane).is_some()
+    }
+
     /// Counts a request that is accepted.
-    pub(crate) fn pass(&mut self, lane: Lane, now: Option<Monotonic>) {
-        if let (Some(rate), Some(now)) = (self.rate(lane), now) {
+    pub(crate) fn pass(&mut self, lane: Lane, cost: &CostVector, now: Option<Monotonic>) {
+        let Some(now) = now else { return };
+        if let Some(rate) = self.rate(lane) {
             self.arrivals.pass(rate, now);
+        }
+        if let Some(rate) = self.journal(lane) {
+            self.written.pass_of(rate, cost.journal.get(), now);
         }
     }
 
     /// Undo is bound by the reserved lane's own limits alone, never by what the tenant is denied.
-    fn bounded(&self, request: &Request<'_>) -> Option<[Bound; 2]> {
-        match request.lane {
+    fn bounds(&self, request: &Request<'_>) -> impl Iterator<Item = Bound> + use<> {
+        let asked = match request.lane {
             Lane::Reserved => None,
-            Lane::Ordinary => Some([
-                Bound {
-                    dimension: Dimension::TenantSlots,
-                    asked: u64::from(request.cost.slots.get()),
-                    used: self.ordinary.slots,
-                    cap: self.quotas.slots_max,
-                },
-                Bound {
-                    dimension: Dimension::TenantStagingBytes,
-                    asked: request.cost.staging.get(),
-                    used: self.ordinary.staging.get(),
-                    cap: self.quotas.staging_bytes_max.get(),
-                },
-            ]),
-        }
+            Lane::Ordinary => Some(request.cost.of_tenant()),
+        };
+        let (used, cap) = (self.used(), self.cap);
+        asked
+            .into_iter()
+            .flat_map(move |asked| used.bounds(asked, cap))
     }
 
     pub(crate) fn reserve(&mut self, lane: Lane, cost: CostVector, waits: bool) {
         self.gate.enter();
-        self.holding(lane).reserve(cost, waits);
+        self.holding(lane).reserve(&cost, waits);
     }
 
     pub(crate) fn dispatch(&mut self, lane: Lane) {
@@ -317,7 +387,7 @@ impl Ledger {
 
     /// Gives back what waited and will not run.
     pub(crate) fn withdraw(&mut self, lane: Lane, cost: CostVector, outbox: &mut Outbox) {
-        self.holding(lane).release(cost, true);
+        self.holding(lane).release(&cost, true);
         self.gate.leave(outbox);
     }
 
@@ -329,7 +399,7 @@ impl Ledger {
         settlement: Settlement,
         outbox: &mut Outbox,
     ) {
-        self.holding(lane).release(cost, false);
+        self.holding(lane).release(&cost, false);
         match settlement {
             Settlement::Settled(busy) => {
                 self.settled = self.settled.saturating_add(1);
@@ -395,39 +465,6 @@ impl Ledger {
     }
 }
 
-/// An amount beside its bound.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Bound {
-    pub(crate) dimension: Dimension,
-    pub(crate) asked: u64,
-    pub(crate) used: u64,
-    pub(crate) cap: u64,
-}
-
-impl Bound {
-    pub(crate) const fn never_fits(self) -> Refusal {
-        Refusal::NeverFits {
-            dimension: self.dimension,
-            asked: self.asked,
-            cap: self.cap,
-        }
-    }
-
-    pub(crate) fn exceeded(self) -> Option<Refusal> {
-        let fits = self.asked == 0
-            || self
-                .used
-                .checked_add(self.asked)
-                .is_some_and(|sum| sum <= self.cap);
-        (!fits).then_some(Refusal::QuotaExceeded {
-            dimension: self.dimension,
-            asked: self.asked,
-            used: self.used,
-            cap: self.cap,
-        })
-    }
-}
-
 /// One life of a tenant. Made by [`Tenants::register`](crate::Tenants::register).
 ///
 /// Whoever has it may ask for permits in the tenant's name; changing the tenant needs the
@@ -445,14 +482,17 @@ impl TenantAccount {
         Self {
             id,
             label,
-            timed: AtomicBool::new(quotas.rate.is_some()),
+            timed: AtomicBool::new(quotas.rate.is_some() || quotas.journal.is_some()),
             ledger: Mutex::new(Ledger {
                 state: TenantState::Active,
                 quotas,
                 gate: Gate::default(),
                 arrivals: Arrivals::default(),
-                ordinary: Holding::default(),
-                reserved: Holding::default(),
+                written: Arrivals::default(),
+                ordinary: Books::default(),
+                reserved: Books::default(),
+                kept: Held::default(),
+                cap: Held::of(&quotas),
                 settled: 0,
                 unsettled: 0,
                 busy: BusyNanos::default(),
@@ -464,7 +504,9 @@ impl TenantAccount {
     pub(crate) fn set_quotas(&self, quotas: Quotas) {
         let mut ledger = self.ledger.lock();
         ledger.quotas = quotas;
-        self.timed.store(quotas.rate.is_some(), Ordering::Relaxed);
+        ledger.cap = Held::of(&quotas);
+        self.timed
+            .store(ledger.is_timed(Lane::Ordinary), Ordering::Relaxed);
     }
 
     pub(crate) fn is_timed(&self) -> bool {
@@ -507,8 +549,9 @@ impl TenantAccount {
             id: self.id,
             state: ledger.state,
             quotas: ledger.quotas,
-            ordinary: ledger.ordinary,
-            reserved: ledger.reserved,
+            ordinary: ledger.ordinary.snapshot(),
+            reserved: ledger.reserved.snapshot(),
+            kept: Kept::of(&ledger.kept),
             settled: ledger.settled,
             unsettled: ledger.unsettled,
             busy: ledger.busy,
@@ -538,6 +581,8 @@ pub struct TenantSnapshot {
     pub ordinary: Holding,
     /// What it holds in the reserved lane.
     pub reserved: Holding,
+    /// What it has reserved outside permits.
+    pub kept: Kept,
     /// Permits given back with a measured cost.
     pub settled: u64,
     /// Permits given back without one.

@@ -16,6 +16,7 @@ use orlop_saga::tenant::TenantLabel;
 
 use crate::bulkhead::Core;
 use crate::drain::{Drain, Gated, Queued};
+use crate::extent::Held;
 use crate::outbox::Outbox;
 use crate::refusal::{Refusal, Scope};
 use crate::sync::Mutex;
@@ -113,7 +114,9 @@ impl Slot {
                 | TenantState::Suspended
                 | TenantState::Draining
                 | TenantState::Revoked => true,
-                TenantState::Unregistered => ledger.gate.live() > 0,
+                TenantState::Unregistered => {
+                    ledger.gate.live() > 0 || ledger.kept != Held::default()
+                }
             }
         })
     }

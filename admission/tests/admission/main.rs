@@ -12,6 +12,7 @@
 mod asynchronous;
 mod deadlines;
 mod exclusion;
+mod extents;
 mod fair;
 mod fairness;
 mod gap;

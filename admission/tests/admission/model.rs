@@ -576,6 +576,7 @@ impl Run {
                     in_flight: running.len() as u64,
                     slots: all().map(|item| item.slots).sum(),
                     staging: ByteCount::new(all().map(|item| item.staging).sum()),
+                    ..Holding::default()
                 };
                 assert_eq!(counted, expected);
             }
