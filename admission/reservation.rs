@@ -145,7 +145,7 @@ impl fmt::Debug for Reservation {
         f.debug_struct("Reservation")
             .field("tenant", &self.account.id())
             .field("kept", &self.kept())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
