@@ -155,6 +155,7 @@ fn settle_run(run: &mut [(Permit, BusyNanos)]) {
         }
         let core = ledger.seats.get(at).map(|seat| &seat.core);
         core.and_then(|core| {
+            core.freed(account.id(), &mut outbox);
             core.credits.give(account.home(), given);
             core.credits.is_contended().then(|| Arc::clone(core))
         })

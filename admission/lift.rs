@@ -23,7 +23,13 @@ impl Refusal {
         match self {
             Self::RateLimited { retry_after } => Some(Lift::After(*retry_after)),
             Self::QuotaExceeded { dimension, .. } => Some(match dimension {
-                Dimension::TenantSlots | Dimension::TenantStagingBytes => Lift::Tenant,
+                Dimension::TenantSlots
+                | Dimension::TenantStagingBytes
+                | Dimension::TenantBuffers
+                | Dimension::TenantDeviceBytes
+                | Dimension::TenantKernels
+                | Dimension::TenantRetainedBytes
+                | Dimension::TenantJournalBytes => Lift::Tenant,
                 Dimension::BulkheadSlots
                 | Dimension::BulkheadTenantSlots
                 | Dimension::BulkheadStagingBytes => Lift::Bulkhead,

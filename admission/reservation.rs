@@ -11,6 +11,7 @@ use std::sync::Arc;
 use orlop_saga::amount::ByteCount;
 
 use crate::extent::{Bound, Held};
+use crate::outbox::Outbox;
 use crate::refusal::{Dimension, Refusal};
 use crate::request::Lane;
 use crate::tenant::TenantAccount;
@@ -174,7 +175,15 @@ impl TenantAccount {
     }
 
     fn give_back_kept(&self, held: &Held) {
-        let had = self.ledger.lock().kept.subtract(held);
-        debug_assert!(had, "gave back more than was reserved");
+        let mut outbox = Outbox::default();
+        {
+            let mut ledger = self.ledger.lock();
+            let had = ledger.kept.subtract(held);
+            debug_assert!(had, "gave back more than was reserved");
+            for seat in &ledger.seats {
+                seat.core.freed(self.id(), &mut outbox);
+            }
+        }
+        outbox.deliver();
     }
 }
