@@ -39,6 +39,8 @@ const SLUGGARD: u32 = 20;
 const TRICKLE: Duration = Duration::from_secs(3);
 /// How long after the last question an answer still counts.
 const GRACE: Duration = Duration::from_millis(250);
+/// The same in a FIFO, whose answers take as long as all that waits before them.
+const FIFO_GRACE: Duration = Duration::from_secs(2);
 /// Where a share must hold.
 const WINDOW: Duration = Duration::from_millis(100);
 /// How often everything is measured; the figures are the medians.
@@ -76,7 +78,7 @@ pub(crate) fn measure(duration: Duration) -> Result<Vec<Figure>, BenchError> {
         rounds.push(scene.round(flood)?.figures());
     }
     scene.close()?;
-    Ok(figures::medians(rounds))
+    Ok(figures::medians(&rounds))
 }
 
 /// An engine, its tenants and those who ask.
@@ -234,7 +236,7 @@ impl Scene {
             })
             .collect();
         let begun = Instant::now();
-        let asked = self.crowd.ask(QueuedNap, &one, manner, flood + GRACE);
+        let asked = self.crowd.ask(QueuedNap, &one, manner, flood + FIFO_GRACE);
         let fifo = Crowding::of(asked, begun);
         self.settle(NAP * sluggard);
         Ok(Case {

@@ -41,7 +41,7 @@ pub(super) struct Verdicts {
 }
 
 /// Of each figure the round in which it was the median. All rounds have the same figures.
-pub(super) fn medians(rounds: Vec<Vec<Figure>>) -> Vec<Figure> {
+pub(super) fn medians(rounds: &[Vec<Figure>]) -> Vec<Figure> {
     let median_of = u32::try_from(rounds.len()).unwrap_or(u32::MAX);
     let figures = rounds.first().map_or(0, Vec::len);
     let median = |at: usize| {
