@@ -169,3 +169,143 @@ fn a_batch_is_accepted_item_by_item() {
     quiet(&device);
     assert_eq!(device.snapshot().published, 2);
 }
+
+/// A sum of products of numbers over 40,000 rows, and the five nearest of 4,000 vectors.
+fn rounded_answers(workers: u32) -> (Vec<u8>, Vec<u8>) {
+    use crate::aggregate::program::{Column, ColumnType, Function, Program};
+    use crate::topk::query::{ElementType, Query, VectorMetric};
+
+    let device = device(workers, vec![]);
+    let (done, completions) = listener();
+    let mut random = fastrand_lite(11);
+    let numbers: Vec<f64> = (0..40_000).map(|_| f64::from(random()) / 3.0).collect();
+    let numbers: Vec<u8> = numbers
+        .iter()
+        .flat_map(|number| number.to_le_bytes())
+        .collect();
+    let vectors: Vec<f32> = (0..4_000 * 300)
+        .map(|_| f32::from(u16::try_from(random() & 0xffff).unwrap()) / 7.0)
+        .collect();
+    let vectors: Vec<u8> = vectors
+        .iter()
+        .flat_map(|element| element.to_le_bytes())
+        .collect();
+    let column = Column {
+        kind: ColumnType::F64,
+        nullable: false,
+        range: None,
+    };
+    let program = Program {
+        rows: 40_000,
+        columns: std::iter::once(column).collect(),
+        functions: std::iter::once(Function::SumOfProducts { column: 0, by: 0 }).collect(),
+    };
+    let query = Query {
+        metric: VectorMetric::Cosine,
+        element: ElementType::F32,
+        dimensions: 300,
+        k: 5,
+    };
+    let run = |opcode, args: &[u32], windows: &[&[u8]]| {
+        let mut task = Task::new(opcode, ALICE);
+        task.args = args.iter().copied().collect();
+        for window in windows {
+            task.windows
+                .push(device.buffers().stage(ALICE, window).unwrap());
+        }
+        device.publish(task, Arc::clone(&done)).unwrap();
+        let completed = next(&completions);
+        assert_eq!(completed.status, Status::Done);
+        completed.result.to_vec()
+    };
+    let sum = run(
+        FilterAggregate::OPCODE,
+        &program.encode().unwrap(),
+        &[&numbers],
+    );
+    let near = run(
+        VectorTopk::OPCODE,
+        &query.encode().unwrap(),
+        &[&vectors, &vectors[..8 * 1200]],
+    );
+    quiet(&device);
+    (sum, near)
+}
+
+#[test]
+fn rounded_answers_are_the_same_bits_on_one_worker_and_on_four() {
+    let expected = rounded_answers(1);
+    assert_eq!((expected.0.len(), expected.1.len()), (32, 8 * 48));
+    for _ in 0..8 {
+        assert_eq!(rounded_answers(4), expected);
+    }
+}
+
+#[test]
+fn an_operation_that_asks_for_more_scratch_memory_than_there_is_fails_and_none_is_lent() {
+    struct Greedy;
+    impl HostOp for Greedy {
+        fn opcode(&self) -> Opcode {
+            Opcode::new(USER)
+        }
+        fn name(&self) -> &'static str {
+            "greedy"
+        }
+        fn scratch(&self, task: &TaskArgs<'_>) -> Result<Scratch, OpError> {
+            let words = task.arg(0)? as usize;
+            Ok(Scratch {
+                tile: words,
+                task: words,
+            })
+        }
+        fn run_tile(&self, _: u32, _: &TaskArgs<'_>, own: &mut [u64]) -> Result<Partial, OpError> {
+            own.fill(3);
+            Ok(Partial::EMPTY)
+        }
+        fn merge(
+            &self,
+            _: u32,
+            _: &TaskArgs<'_>,
+            own: &[u64],
+            all: &mut [u64],
+        ) -> Result<(), OpError> {
+            for (all, own) in all.iter_mut().zip(own) {
+                *all += own;
+            }
+            Ok(())
+        }
+        fn reduce(
+            &self,
+            _: &TaskArgs<'_>,
+            _: &[Partial],
+            all: &mut [u64],
+            out: &mut Output<'_>,
+        ) -> Result<(), OpError> {
+            out.write(&all.iter().sum::<u64>().to_le_bytes())
+        }
+    }
+    let device = device(1, vec![Arc::new(Greedy)]);
+    let (done, completions) = listener();
+    let most = u32::try_from(SCRATCH_WORDS_MAX).unwrap();
+    // Twice: what the first left is not in the second's.
+    for (words, status) in [
+        (most, Status::Done),
+        (most, Status::Done),
+        (
+            most + 1,
+            Status::Failed {
+                code: OpError::SCRATCH_TOO_LONG.code,
+            },
+        ),
+    ] {
+        let mut task = Task::new(Opcode::new(USER), ALICE);
+        task.args.push(words);
+        device.publish(task, Arc::clone(&done)).unwrap();
+        let completed = next(&completions);
+        assert_eq!(completed.status, status);
+        if status == Status::Done {
+            assert_eq!(*completed.result, (3 * u64::from(words)).to_le_bytes());
+        }
+    }
+    quiet(&device);
+}

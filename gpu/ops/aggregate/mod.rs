@@ -70,11 +70,25 @@ impl ColumnRows<'_> {
             Values::I32(_) | Values::I64(_) => {}
             Values::F32(values) => wide(
                 #[inline(always)]
-                || scan::retain(values, mask, |value| !value.is_nan()),
+                || {
+                    scan::retain(
+                        values,
+                        mask,
+                        #[inline(always)]
+                        |value| !value.is_nan(),
+                    );
+                },
             ),
             Values::F64(values) => wide(
                 #[inline(always)]
-                || scan::retain(values, mask, |value| !value.is_nan()),
+                || {
+                    scan::retain(
+                        values,
+                        mask,
+                        #[inline(always)]
+                        |value| !value.is_nan(),
+                    );
+                },
             ),
         }
     }
@@ -82,10 +96,26 @@ impl ColumnRows<'_> {
     fn sum(&self, mask: &Mask) -> Outcome {
         let counted = scan::count(mask);
         match self.values {
-            Values::I32(values) => exact(counted, || scan::sum_integers(values, mask)),
-            Values::I64(values) => exact(counted, || scan::sum_integers(values, mask)),
-            Values::F32(values) => rounded(counted, |lanes| scan::sum_numbers(values, mask, lanes)),
-            Values::F64(values) => rounded(counted, |lanes| scan::sum_numbers(values, mask, lanes)),
+            Values::I32(values) => exact(
+                counted,
+                #[inline(always)]
+                || scan::sum_integers(values, mask),
+            ),
+            Values::I64(values) => exact(
+                counted,
+                #[inline(always)]
+                || scan::sum_integers(values, mask),
+            ),
+            Values::F32(values) => rounded(
+                counted,
+                #[inline(always)]
+                |lanes| scan::sum_numbers(values, mask, lanes),
+            ),
+            Values::F64(values) => rounded(
+                counted,
+                #[inline(always)]
+                |lanes| scan::sum_numbers(values, mask, lanes),
+            ),
         }
     }
 
@@ -93,22 +123,46 @@ impl ColumnRows<'_> {
         use Values::{F32, F64, I32, I64};
         let counted = scan::count(mask);
         Some(match (self.values, by.values) {
-            (I32(one), I32(by)) => exact(counted, || scan::sum_products(one, by, mask)),
-            (I32(one), I64(by)) => exact(counted, || scan::sum_products(one, by, mask)),
-            (I64(one), I32(by)) => exact(counted, || scan::sum_products(one, by, mask)),
-            (I64(one), I64(by)) => exact(counted, || scan::sum_products(one, by, mask)),
-            (F32(one), F32(by)) => {
-                rounded(counted, |to| scan::sum_number_products(one, by, mask, to))
-            }
-            (F32(one), F64(by)) => {
-                rounded(counted, |to| scan::sum_number_products(one, by, mask, to))
-            }
-            (F64(one), F32(by)) => {
-                rounded(counted, |to| scan::sum_number_products(one, by, mask, to))
-            }
-            (F64(one), F64(by)) => {
-                rounded(counted, |to| scan::sum_number_products(one, by, mask, to))
-            }
+            (I32(one), I32(by)) => exact(
+                counted,
+                #[inline(always)]
+                || scan::sum_products(one, by, mask),
+            ),
+            (I32(one), I64(by)) => exact(
+                counted,
+                #[inline(always)]
+                || scan::sum_products(one, by, mask),
+            ),
+            (I64(one), I32(by)) => exact(
+                counted,
+                #[inline(always)]
+                || scan::sum_products(one, by, mask),
+            ),
+            (I64(one), I64(by)) => exact(
+                counted,
+                #[inline(always)]
+                || scan::sum_products(one, by, mask),
+            ),
+            (F32(one), F32(by)) => rounded(
+                counted,
+                #[inline(always)]
+                |to| scan::sum_number_products(one, by, mask, to),
+            ),
+            (F32(one), F64(by)) => rounded(
+                counted,
+                #[inline(always)]
+                |to| scan::sum_number_products(one, by, mask, to),
+            ),
+            (F64(one), F32(by)) => rounded(
+                counted,
+                #[inline(always)]
+                |to| scan::sum_number_products(one, by, mask, to),
+            ),
+            (F64(one), F64(by)) => rounded(
+                counted,
+                #[inline(always)]
+                |to| scan::sum_number_products(one, by, mask, to),
+            ),
             (I32(_) | I64(_), F32(_) | F64(_)) | (F32(_) | F64(_), I32(_) | I64(_)) => {
                 return None;
             }
@@ -134,7 +188,12 @@ fn retain_within<T: Value>(values: &[T], least: T, greatest: T, mask: &mut Mask)
     wide(
         #[inline(always)]
         || {
-            scan::retain(values, mask, |value| (value >= least) & (value <= greatest));
+            scan::retain(
+                values,
+                mask,
+                #[inline(always)]
+                |value| (value >= least) & (value <= greatest),
+            );
         },
     );
 }

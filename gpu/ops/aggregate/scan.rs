@@ -78,21 +78,25 @@ const fn spread(bits: u64, at: usize) -> u64 {
 /// Takes the rows whose value does not hold out of the mask.
 #[inline(always)]
 pub(super) fn retain<T: Value>(values: &[T], mask: &mut Mask, holds: impl Fn(T) -> bool) {
-    blocks(values, |at, block| {
-        let mut bytes = [0_u8; BLOCK];
-        for (byte, value) in bytes.iter_mut().zip(block) {
-            *byte = u8::from(holds(*value));
-        }
-        let mut bits = 0;
-        for (byte, eight) in bytes.as_chunks::<8>().0.iter().enumerate() {
-            // Each byte's lowest bit moves to its place in the highest byte.
-            let gathered = u64::from_le_bytes(*eight).wrapping_mul(0x0102_0408_1020_4080) >> 56;
-            bits |= gathered << (8 * byte);
-        }
-        if let Some(word) = mask.get_mut(at) {
-            *word &= bits;
-        }
-    });
+    blocks(
+        values,
+        #[inline(always)]
+        |at, block| {
+            let mut bytes = [0_u8; BLOCK];
+            for (byte, value) in bytes.iter_mut().zip(block) {
+                *byte = u8::from(holds(*value));
+            }
+            let mut bits = 0;
+            for (byte, eight) in bytes.as_chunks::<8>().0.iter().enumerate() {
+                // Each byte's lowest bit moves to its place in the highest byte.
+                let gathered = u64::from_le_bytes(*eight).wrapping_mul(0x0102_0408_1020_4080) >> 56;
+                bits |= gathered << (8 * byte);
+            }
+            if let Some(word) = mask.get_mut(at) {
+                *word &= bits;
+            }
+        },
+    );
 }
 
 pub(super) fn count(mask: &Mask) -> u64 {
@@ -103,15 +107,25 @@ pub(super) fn count(mask: &Mask) -> u64 {
 #[inline(always)]
 pub(super) fn sum_integers<T: Integer>(values: &[T], mask: &Mask) -> Exact {
     let mut halves = Halves::default();
-    pairs(values, values, mask, |_, block, _, bits| {
-        if bits.count_ones() <= FEW {
-            for at in set_bits(bits) {
-                halves.add(0, block.get(at).map_or(0, |value| value.wide()));
+    pairs(
+        values,
+        values,
+        mask,
+        #[inline(always)]
+        |_, block, _, bits| {
+            if bits.count_ones() <= FEW {
+                for at in set_bits(bits) {
+                    halves.add(0, block.get(at).map_or(0, |value| value.wide()));
+                }
+            } else {
+                halves.add_block(
+                    #[inline(always)]
+                    |at| block.get(at).map_or(0, |value| value.wide()),
+                    bits,
+                );
             }
-        } else {
-            halves.add_block(|at| block.get(at).map_or(0, |value| value.wide()), bits);
-        }
-    });
+        },
+    );
     halves.total()
 }
 
@@ -119,18 +133,28 @@ pub(super) fn sum_integers<T: Integer>(values: &[T], mask: &Mask) -> Exact {
 #[inline(always)]
 pub(super) fn sum_products<A: Integer, B: Integer>(one: &[A], by: &[B], mask: &Mask) -> Exact {
     let (mut halves, mut large) = (Halves::default(), Exact::default());
-    pairs(one, by, mask, |_, one, by, bits| {
-        let one = |at: usize| one.get(at).map_or(0, |value| value.wide());
-        let by = |at: usize| by.get(at).map_or(0, |value| value.wide());
-        if bits.count_ones() > FEW && (0..BLOCK).all_small(one) && (0..BLOCK).all_small(by) {
-            // Both factors have 32 bits, so the product has 64.
-            halves.add_block(|at| one(at).wrapping_mul(by(at)), bits);
-        } else {
-            for at in set_bits(bits) {
-                large.add(i128::from(one(at)) * i128::from(by(at)));
+    pairs(
+        one,
+        by,
+        mask,
+        #[inline(always)]
+        |_, one, by, bits| {
+            let one = |at: usize| one.get(at).map_or(0, |value| value.wide());
+            let by = |at: usize| by.get(at).map_or(0, |value| value.wide());
+            if bits.count_ones() > FEW && (0..BLOCK).all_small(one) && (0..BLOCK).all_small(by) {
+                // Both factors have 32 bits, so the product has 64.
+                halves.add_block(
+                    #[inline(always)]
+                    |at| one(at).wrapping_mul(by(at)),
+                    bits,
+                );
+            } else {
+                for at in set_bits(bits) {
+                    large.add(i128::from(one(at)) * i128::from(by(at)));
+                }
             }
-        }
-    });
+        },
+    );
     large.merge(&halves.total());
     large
 }
@@ -143,10 +167,14 @@ impl AllSmall for std::ops::Range<usize> {
     /// Whether every value has 32 bits.
     #[inline(always)]
     fn all_small(self, value: impl Fn(usize) -> i64) -> bool {
-        let excess = self.fold(0, |excess, at| {
-            // Zero in the high half if the value has 32 bits.
-            excess | (value(at).wrapping_add(1 << 31).cast_unsigned() >> 32)
-        });
+        let excess = self.fold(
+            0,
+            #[inline(always)]
+            |excess, at| {
+                // Zero in the high half if the value has 32 bits.
+                excess | (value(at).wrapping_add(1 << 31).cast_unsigned() >> 32)
+            },
+        );
         excess == 0
     }
 }
@@ -189,11 +217,21 @@ impl Halves {
 /// Adds the selected values to the lanes of their rows.
 #[inline(always)]
 pub(super) fn sum_numbers<T: Number>(values: &[T], mask: &Mask, lanes: &mut Lanes) {
-    pairs(values, values, mask, |at, block, _, bits| {
-        add_to_lanes(at, bits, lanes, |row| {
-            block.get(row).map_or(-0.0, |value| value.wide())
-        });
-    });
+    pairs(
+        values,
+        values,
+        mask,
+        #[inline(always)]
+        |at, block, _, bits| {
+            add_to_lanes(
+                at,
+                bits,
+                lanes,
+                #[inline(always)]
+                |row| block.get(row).map_or(-0.0, |value| value.wide()),
+            );
+        },
+    );
 }
 
 /// Adds the products of the selected values to the lanes of their rows.
@@ -204,12 +242,24 @@ pub(super) fn sum_number_products<A: Number, B: Number>(
     mask: &Mask,
     lanes: &mut Lanes,
 ) {
-    pairs(one, by, mask, |at, one, by, bits| {
-        add_to_lanes(at, bits, lanes, |row| match (one.get(row), by.get(row)) {
-            (Some(one), Some(by)) => one.wide() * by.wide(),
-            (Some(_) | None, None) | (None, Some(_)) => -0.0,
-        });
-    });
+    pairs(
+        one,
+        by,
+        mask,
+        #[inline(always)]
+        |at, one, by, bits| {
+            add_to_lanes(
+                at,
+                bits,
+                lanes,
+                #[inline(always)]
+                |row| match (one.get(row), by.get(row)) {
+                    (Some(one), Some(by)) => one.wide() * by.wide(),
+                    (Some(_) | None, None) | (None, Some(_)) => -0.0,
+                },
+            );
+        },
+    );
 }
 
 #[inline(always)]
@@ -252,17 +302,23 @@ pub(super) fn fold(mut lanes: Lanes) -> f64 {
 #[inline(always)]
 pub(super) fn extremes<T: Value>(values: &[T], mask: &Mask) -> (i64, i64) {
     let (mut least, mut greatest) = ([i64::MAX; WIDTH], [i64::MIN; WIDTH]);
-    pairs(values, values, mask, |_, block, _, bits| {
-        for (group, ranks) in block.as_chunks::<WIDTH>().0.iter().enumerate() {
-            let places = least.iter_mut().zip(&mut greatest);
-            for (lane, (value, (least, greatest))) in ranks.iter().zip(places).enumerate() {
-                let (keep, rank) = (spread(bits, group * WIDTH + lane), value.rank());
-                let keep = keep.cast_signed();
-                *least = (*least).min((rank & keep) | (i64::MAX & !keep));
-                *greatest = (*greatest).max((rank & keep) | (i64::MIN & !keep));
+    pairs(
+        values,
+        values,
+        mask,
+        #[inline(always)]
+        |_, block, _, bits| {
+            for (group, ranks) in block.as_chunks::<WIDTH>().0.iter().enumerate() {
+                let places = least.iter_mut().zip(&mut greatest);
+                for (lane, (value, (least, greatest))) in ranks.iter().zip(places).enumerate() {
+                    let (keep, rank) = (spread(bits, group * WIDTH + lane), value.rank());
+                    let keep = keep.cast_signed();
+                    *least = (*least).min((rank & keep) | (i64::MAX & !keep));
+                    *greatest = (*greatest).max((rank & keep) | (i64::MIN & !keep));
+                }
             }
-        }
-    });
+        },
+    );
     (
         least.into_iter().fold(i64::MAX, i64::min),
         greatest.into_iter().fold(i64::MIN, i64::max),

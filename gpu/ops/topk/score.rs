@@ -49,10 +49,15 @@ pub(super) fn inner_product(one: &[f32], other: &[f32]) -> f32 {
 
 #[inline(always)]
 pub(super) fn squared_l2(one: &[f32], other: &[f32]) -> f32 {
-    sum(one, other, |one, other| {
-        let difference = one - other;
-        difference * difference
-    })
+    sum(
+        one,
+        other,
+        #[inline(always)]
+        |one, other| {
+            let difference = one - other;
+            difference * difference
+        },
+    )
 }
 
 /// The length of a vector.
