@@ -250,6 +250,14 @@ mod tests {
     }
 
     #[test]
+    fn empty_items_at_the_end_of_a_tile_that_is_the_last_are_digested() {
+        let bounds = bounds_of(&[65_536, 65_536, 0, 0], 0);
+        let answer = digests(&testing::bytes(131_072), &bounds, 3).unwrap();
+        let empty = *::blake3::hash(&[]).as_bytes();
+        assert_eq!(answer.as_chunks::<32>().0[2..], [empty, empty]);
+    }
+
+    #[test]
     fn limits_are_typed_failures() {
         let many = vec![0; Blake3Many::ITEMS_MAX + 1];
         assert_eq!(digests(&[], &many, 1).map(|bytes| bytes.len()), Ok(65_536));
