@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use orlop_saga::amount::BusyNanos;
+use orlop_saga::tenant::AuditTag;
 
 use crate::bulkhead::{Acquired, Bulkhead, Core};
 use crate::credits::Amounts;
@@ -107,8 +108,17 @@ impl Bulkhead {
 impl Permit {
     /// Settles every permit with what its work cost, as [`Self::settle`] does, and empties
     /// `permits`. Those of one tenant and bulkhead that follow one another share one critical
-    /// section.
-    pub fn settle_batch(permits: &mut Vec<(Self, BusyNanos)>) {
+    /// section. What [`Self::settle`] would return is told to `drawn`, by who pays.
+    pub fn settle_batch(
+        permits: &mut Vec<(Self, BusyNanos)>,
+        mut drawn: impl FnMut(AuditTag, BusyNanos),
+    ) {
+        for (permit, cost) in permits.iter_mut() {
+            let audit = permit.audit();
+            if let Some(beyond) = permit.measure(*cost) {
+                drawn(audit, beyond);
+            }
+        }
         for run in permits.chunk_by_mut(|(one, _), (other, _)| one.is_beside(other)) {
             settle_run(run);
         }
@@ -118,9 +128,6 @@ impl Permit {
 }
 
 fn settle_run(run: &mut [(Permit, BusyNanos)]) {
-    for (permit, cost) in run.iter_mut() {
-        permit.measure(*cost);
-    }
     let Some((first, _)) = run.first() else {
         return;
     };

@@ -22,6 +22,7 @@ use crate::acquire::Acquire;
 use crate::contention::Contention;
 use crate::credits::Credits;
 use crate::drain::{Drain, Gate, Gated, Queued};
+use crate::engagement::Reservation;
 use crate::estimate::{Estimates, Kind};
 use crate::expiry::{Expiries, Place};
 use crate::held::{BulkheadId, HeldScope};
@@ -160,10 +161,10 @@ impl Core {
         let mut ledger = account.ledger.lock_nested();
         let timed = deadline.is_some() || timeout.is_some() || ledger.is_timed(lane);
         let now = timed.then(|| self.clock.monotonic());
-        state.check(self, &ledger, request, nested, now)?;
-        let share = ledger.quotas.share;
         let kind = Kind::new(request.computation, lane, request.size);
         let estimate = self.estimates.of(kind);
+        state.check(self, &ledger, request, nested, now, estimate)?;
+        let share = ledger.quotas.share;
         let slots = cost.slots.get();
         let piece = Piece {
             class: class_of(request),
@@ -173,6 +174,7 @@ impl Core {
         };
         let pool = state.pool_mut(lane);
         if pool.queue.may_start(owner, slots, piece.exclusion) && pool.has_free(slots) {
+            let reservation = Reservation::of(request, estimate)?;
             ledger.reserve(lane, cost, false);
             ledger.pass(lane, &cost, now);
             let booking = pool.queue.start(owner, share, piece, estimate);
@@ -187,12 +189,14 @@ impl Core {
                 booking,
                 kind,
                 request.audit,
+                reservation,
                 cost,
             )));
         }
         if let Some(refusal) = pool.check_queue(owner) {
             return Err(refusal);
         }
+        let reservation = Reservation::of(request, estimate)?;
         let Some(grantee) = grantee.take() else {
             debug_assert!(false, "a request has one grantee");
             return Err(Refusal::Cancelled);
@@ -207,6 +211,7 @@ impl Core {
             serial: state.serial,
             account: Arc::clone(account),
             audit: request.audit,
+            reservation,
             cost,
             kind,
             expiry,
@@ -465,7 +470,7 @@ impl Bulkhead {
     /// # Errors
     /// [`Refusal`]: nothing was reserved, the grantee is not called. The first check that fails
     /// tells: tenant gone or not active, nested, bulkhead draining, can never fit, deadline
-    /// passed, rate, quotas, queues.
+    /// passed, rate, budget, quotas, queues.
     pub fn acquire(
         &self,
         request: &Request<'_>,

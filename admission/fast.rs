@@ -4,7 +4,8 @@
 //! than is free, goes to the bulkhead's lock and is looked at again there.
 //!
 //! Invariants
-//! - Nothing changes before all checks have passed, apart from credits, which are put back.
+//! - Nothing changes before all checks have passed, apart from credits and what was reserved in a
+//!   purse, which are put back.
 //! - Lock order: a ledger's lock is given up before the bulkhead's is taken.
 //!
 //! [`State::check`]: crate::state::State::check
@@ -15,6 +16,7 @@ use orlop_saga::time::Monotonic;
 
 use crate::bulkhead::{Core, owner_key};
 use crate::credits::Amounts;
+use crate::engagement::{self, Reservation};
 use crate::estimate::Kind;
 use crate::outbox::Outbox;
 use crate::permit::Permit;
@@ -77,6 +79,16 @@ impl Core {
             seat.list(account, place);
             return Some(Err(refusal));
         }
+        let estimate = self.estimates.of(kind);
+        let reservation = match Reservation::of(request, estimate) {
+            Ok(reservation) => reservation,
+            Err(refusal) => {
+                let seat = ledger.seats.get_mut(at)?;
+                seat.counts.refused.count(&refusal);
+                seat.list(account, place);
+                return Some(Err(refusal));
+            }
+        };
         let seat = ledger.seats.get_mut(at)?;
         let amounts = cost.amounts();
         if seat.held.slots.saturating_add(amounts.slots) > self.limits.slots_per_tenant {
@@ -87,7 +99,6 @@ impl Core {
             return None;
         }
         let slots = cost.slots.get();
-        let estimate = self.estimates.of(kind);
         let booking = Booking::at_once(request.class, slots, estimate);
         seat.out = seat.out.saturating_add(1);
         seat.start(&cost, request.class, estimate.get());
@@ -101,6 +112,7 @@ impl Core {
             booking,
             kind,
             request.audit,
+            reservation,
             cost,
         )))
     }
@@ -146,6 +158,7 @@ impl Core {
             .or_else(|| (request.deadline? <= now?).then_some(Refusal::Expired))
             .or_else(late)
             .or_else(|| ledger.check_rates(request, now))
+            .or_else(|| engagement::check(request, self.estimates.of(kind)))
             .or_else(|| ledger.check_quotas(request))
     }
 

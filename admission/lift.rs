@@ -33,6 +33,7 @@ impl Refusal {
                 Dimension::BulkheadSlots
                 | Dimension::BulkheadTenantSlots
                 | Dimension::BulkheadStagingBytes => Lift::Bulkhead,
+                Dimension::LedgerLines => Lift::Command,
             }),
             Self::QueueFull { scope, .. } => Some(match scope {
                 Scope::Tenant => Lift::Tenant,
@@ -43,8 +44,12 @@ impl Refusal {
             | Self::Draining {
                 scope: Scope::Tenant,
             } => Some(Lift::Command),
+            // Nothing that is given back tells of a budget: whoever waits for one asks again.
+            Self::BudgetExhausted { .. }
+            | Self::BudgetPending { .. }
+            | Self::EngagementUnknown { .. }
             // A bulkhead drains for good, or is resumed by whoever knows that something waits.
-            Self::Draining {
+            | Self::Draining {
                 scope: Scope::Bulkhead,
             }
             | Self::StaleTenant { .. }

@@ -7,6 +7,7 @@ use orlop_saga::amount::BusyNanos;
 use orlop_saga::tenant::AuditTag;
 
 use crate::bulkhead::Core;
+use crate::engagement::Reservation;
 use crate::estimate::Kind;
 use crate::fast::Returned;
 use crate::held::BulkheadId;
@@ -28,6 +29,7 @@ pub struct Permit {
     booking: Booking,
     kind: Kind,
     audit: AuditTag,
+    reservation: Reservation,
     cost: CostVector,
     settlement: Settlement,
     /// It was given back already.
@@ -42,6 +44,7 @@ impl Permit {
         booking: Booking,
         kind: Kind,
         audit: AuditTag,
+        reservation: Reservation,
         cost: CostVector,
     ) -> Self {
         Self {
@@ -51,6 +54,7 @@ impl Permit {
             booking,
             kind,
             audit,
+            reservation,
             cost,
             settlement: Settlement::Unsettled,
             forgotten: false,
@@ -59,14 +63,18 @@ impl Permit {
 
     /// Gives the permit back and books what the work cost, in the unit of the bulkhead.
     ///
+    /// Returns what the work cost beyond all that its engagement had drawn, which has to be
+    /// recorded as drawn with the cost; `None` if it was not paid from a purse.
+    ///
     /// Dropping it gives it back as well, and counts it as unsettled.
-    pub fn settle(mut self, cost: BusyNanos) {
-        self.settlement = Settlement::Settled(cost);
+    pub fn settle(mut self, cost: BusyNanos) -> Option<BusyNanos> {
+        self.measure(cost)
     }
 
-    /// Says what it cost; it is given back with that when it is dropped.
-    pub(crate) const fn measure(&mut self, cost: BusyNanos) {
+    /// Says what it cost, and pays; it is given back with that when it is dropped.
+    pub(crate) fn measure(&mut self, cost: BusyNanos) -> Option<BusyNanos> {
         self.settlement = Settlement::Settled(cost);
+        self.reservation.settle(cost)
     }
 
     pub(crate) const fn returned(&self) -> Returned<'_> {

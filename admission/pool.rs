@@ -12,6 +12,7 @@ use orlop_saga::time::Monotonic;
 use crate::classes::ClassWeights;
 use crate::conflicts::{ConflictMatrix, ExclusionId};
 use crate::credits::Amounts;
+use crate::engagement::Reservation;
 use crate::estimate::Kind;
 use crate::exclusion::Exclusion;
 use crate::extent::Bound;
@@ -103,6 +104,7 @@ pub(crate) struct Waiter {
     pub(crate) serial: u64,
     pub(crate) account: Arc<TenantAccount>,
     pub(crate) audit: AuditTag,
+    pub(crate) reservation: Reservation,
     pub(crate) cost: CostVector,
     pub(crate) kind: Kind,
     pub(crate) expiry: Option<Expiry>,

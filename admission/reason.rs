@@ -25,6 +25,12 @@ pub enum Reason {
     PredictedLate,
     /// [`Refusal::RateLimited`].
     RateLimited,
+    /// [`Refusal::BudgetExhausted`].
+    BudgetExhausted,
+    /// [`Refusal::BudgetPending`].
+    BudgetPending,
+    /// [`Refusal::EngagementUnknown`].
+    EngagementUnknown,
     /// [`Refusal::QuotaExceeded`].
     QuotaExceeded,
     /// [`Refusal::QueueFull`].
@@ -37,7 +43,7 @@ pub enum Reason {
 
 impl Reason {
     /// How many there are.
-    pub const COUNT: usize = 14;
+    pub const COUNT: usize = 17;
 
     /// All of them; each one's place is [`index`](Self::index).
     pub const ALL: [Self; Self::COUNT] = [
@@ -51,6 +57,9 @@ impl Reason {
         Self::UnknownExclusion,
         Self::PredictedLate,
         Self::RateLimited,
+        Self::BudgetExhausted,
+        Self::BudgetPending,
+        Self::EngagementUnknown,
         Self::QuotaExceeded,
         Self::QueueFull,
         Self::QueueTimeout,
@@ -75,6 +84,9 @@ impl Reason {
             Self::UnknownExclusion => "unknown_exclusion",
             Self::PredictedLate => "predicted_late",
             Self::RateLimited => "rate_limited",
+            Self::BudgetExhausted => "budget_exhausted",
+            Self::BudgetPending => "budget_pending",
+            Self::EngagementUnknown => "engagement_unknown",
             Self::QuotaExceeded => "quota_exceeded",
             Self::QueueFull => "queue_full",
             Self::QueueTimeout => "queue_timeout",
@@ -97,6 +109,9 @@ impl Refusal {
             Self::UnknownExclusion { .. } => Reason::UnknownExclusion,
             Self::PredictedLate { .. } => Reason::PredictedLate,
             Self::RateLimited { .. } => Reason::RateLimited,
+            Self::BudgetExhausted { .. } => Reason::BudgetExhausted,
+            Self::BudgetPending { .. } => Reason::BudgetPending,
+            Self::EngagementUnknown { .. } => Reason::EngagementUnknown,
             Self::QuotaExceeded { .. } => Reason::QuotaExceeded,
             Self::QueueFull { .. } => Reason::QueueFull,
             Self::QueueTimeout { .. } => Reason::QueueTimeout,
@@ -119,6 +134,9 @@ impl RefusalCounts {
             Reason::UnknownExclusion => self.unknown_exclusion,
             Reason::PredictedLate => self.predicted_late,
             Reason::RateLimited => self.rate_limited,
+            Reason::BudgetExhausted => self.budget_exhausted,
+            Reason::BudgetPending => self.budget_pending,
+            Reason::EngagementUnknown => self.engagement_unknown,
             Reason::QuotaExceeded => self.quota_exceeded,
             Reason::QueueFull => self.queue_full,
             Reason::QueueTimeout => self.queue_timeout,

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use orlop_saga::amount::BusyNanos;
 use orlop_saga::id::TenantId;
+use orlop_saga::tenant::AuditTag;
 
 use crate::conflicts::ExclusionId;
 use crate::tenant::TenantState;
@@ -32,6 +34,8 @@ pub enum Dimension {
     BulkheadTenantSlots,
     /// Staging bytes reserved in one lane of the bulkhead.
     BulkheadStagingBytes,
+    /// Lines of the ledger: one for each tenant and engagement that it ever worked for.
+    LedgerLines,
 }
 
 impl std::fmt::Display for Dimension {
@@ -47,6 +51,7 @@ impl std::fmt::Display for Dimension {
             Self::BulkheadSlots => "slots of the bulkhead",
             Self::BulkheadTenantSlots => "slots of one tenant in the bulkhead",
             Self::BulkheadStagingBytes => "staging bytes of the bulkhead",
+            Self::LedgerLines => "lines of the ledger",
         })
     }
 }
@@ -142,6 +147,43 @@ pub enum Refusal {
         /// When the next request passes, if no other one of the tenant does before.
         retry_after: Duration,
     },
+    /// The budget of whoever pays does not cover what it is expected to cost. Nothing was reserved.
+    /// Retry once work that is reserved for has cost less than expected, or raise the budget.
+    #[error(
+        "{asked} asked for, {remaining} remain of the budget of {limit} of engagement {} of \
+         organisation {}",
+        audit.engagement, audit.organisation
+    )]
+    BudgetExhausted {
+        /// Who was to pay.
+        audit: AuditTag,
+        /// What it is expected to cost.
+        asked: BusyNanos,
+        /// What is left; 0 in debt.
+        remaining: BusyNanos,
+        /// The whole budget.
+        limit: BusyNanos,
+    },
+    /// The budget covers it, and the next part of it is on its way to the disk. Nothing was
+    /// reserved. Retry at once; an engine does so by itself.
+    #[error(
+        "the budget of engagement {} of organisation {} is being drawn",
+        audit.engagement, audit.organisation
+    )]
+    BudgetPending {
+        /// Who is to pay.
+        audit: AuditTag,
+    },
+    /// Budgets are on, and whoever was to pay has none. Nothing was reserved. Grant the engagement
+    /// a budget, or submit under one that has.
+    #[error(
+        "engagement {} of organisation {} has no budget",
+        audit.engagement, audit.organisation
+    )]
+    EngagementUnknown {
+        /// Who was to pay.
+        audit: AuditTag,
+    },
     /// Together with what is reserved now it would exceed a bound. Nothing was reserved. Retry
     /// once some of it is given back.
     #[error("{asked} {dimension} asked for, {used} of {cap} are in use")]
@@ -177,13 +219,17 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Whether the same request may be admitted later without anybody changing it.
+    /// Whether the same request may be admitted later without anybody changing it. Accepted work
+    /// waits for that, also for an operator who resumes a tenant or grants a budget.
     pub const fn is_retryable(&self) -> bool {
         match self {
             Self::Suspended { .. }
             | Self::Draining { .. }
             | Self::RateLimited { .. }
             | Self::PredictedLate { .. }
+            | Self::BudgetExhausted { .. }
+            | Self::BudgetPending { .. }
+            | Self::EngagementUnknown { .. }
             | Self::QuotaExceeded { .. }
             | Self::QueueFull { .. }
             | Self::QueueTimeout { .. } => true,
@@ -234,6 +280,12 @@ pub struct RefusalCounts {
     pub unknown_exclusion: u64,
     /// [`Refusal::RateLimited`].
     pub rate_limited: u64,
+    /// [`Refusal::BudgetExhausted`].
+    pub budget_exhausted: u64,
+    /// [`Refusal::BudgetPending`].
+    pub budget_pending: u64,
+    /// [`Refusal::EngagementUnknown`].
+    pub engagement_unknown: u64,
     /// [`Refusal::QuotaExceeded`].
     pub quota_exceeded: u64,
     /// [`Refusal::QueueFull`].
@@ -257,6 +309,9 @@ impl RefusalCounts {
             + self.predicted_late
             + self.unknown_exclusion
             + self.rate_limited
+            + self.budget_exhausted
+            + self.budget_pending
+            + self.engagement_unknown
             + self.quota_exceeded
             + self.queue_full
             + self.queue_timeout
@@ -276,6 +331,11 @@ impl RefusalCounts {
             .unknown_exclusion
             .saturating_add(other.unknown_exclusion);
         self.rate_limited = self.rate_limited.saturating_add(other.rate_limited);
+        self.budget_exhausted = self.budget_exhausted.saturating_add(other.budget_exhausted);
+        self.budget_pending = self.budget_pending.saturating_add(other.budget_pending);
+        self.engagement_unknown = self
+            .engagement_unknown
+            .saturating_add(other.engagement_unknown);
         self.quota_exceeded = self.quota_exceeded.saturating_add(other.quota_exceeded);
         self.queue_full = self.queue_full.saturating_add(other.queue_full);
         self.queue_timeout = self.queue_timeout.saturating_add(other.queue_timeout);
@@ -294,6 +354,9 @@ impl RefusalCounts {
             Refusal::PredictedLate { .. } => &mut self.predicted_late,
             Refusal::UnknownExclusion { .. } => &mut self.unknown_exclusion,
             Refusal::RateLimited { .. } => &mut self.rate_limited,
+            Refusal::BudgetExhausted { .. } => &mut self.budget_exhausted,
+            Refusal::BudgetPending { .. } => &mut self.budget_pending,
+            Refusal::EngagementUnknown { .. } => &mut self.engagement_unknown,
             Refusal::QuotaExceeded { .. } => &mut self.quota_exceeded,
             Refusal::QueueFull { .. } => &mut self.queue_full,
             Refusal::QueueTimeout { .. } => &mut self.queue_timeout,

@@ -10,6 +10,7 @@ use orlop_saga::time::Monotonic;
 
 use crate::conflicts::ExclusionId;
 use crate::credits::Amounts;
+use crate::engagement::Payer;
 use crate::extent::Held;
 use crate::permit::Permit;
 use crate::refusal::Refusal;
@@ -144,7 +145,7 @@ pub enum Lane {
     Ordinary,
     /// Cancel, recovery and undo. Has slots, staging and a queue of its own, so that ordinary work
     /// never stands in its way; passes suspension, draining and revocation of the tenant, the
-    /// tenant's quotas, deadlines and the queue time-out. An unregistered tenant and a draining
+    /// tenant's quotas, budgets, deadlines and the queue time-out. An unregistered tenant and a draining
     /// bulkhead refuse it all the same.
     Reserved,
 }
@@ -159,6 +160,8 @@ pub struct Request<'a> {
     pub computation: ComputationId,
     /// Who pays.
     pub audit: AuditTag,
+    /// What it is paid from.
+    pub payer: Payer<'a>,
     /// What it occupies.
     pub cost: CostVector,
     /// How urgent it is among the tenant's own ordinary work. The reserved lane is FIFO per
@@ -187,6 +190,7 @@ impl<'a> Request<'a> {
             tenant,
             computation,
             audit: AuditTag::default(),
+            payer: Payer::default(),
             cost: CostVector::default(),
             class: Class::default(),
             lane: Lane::default(),
@@ -201,6 +205,13 @@ impl<'a> Request<'a> {
     #[must_use]
     pub const fn audit(mut self, audit: AuditTag) -> Self {
         self.audit = audit;
+        self
+    }
+
+    /// The same, paid from `payer`, whose audit tag is the request's.
+    #[must_use]
+    pub const fn payer(mut self, payer: Payer<'a>) -> Self {
+        self.payer = payer;
         self
     }
 

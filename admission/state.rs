@@ -6,12 +6,14 @@
 
 use std::sync::Arc;
 
+use orlop_saga::amount::BusyNanos;
 use orlop_saga::id::TenantId;
 use orlop_saga::time::Monotonic;
 
 use crate::bulkhead::Core;
 use crate::contention::Contention;
 use crate::drain::Gate;
+use crate::engagement;
 use crate::estimate::Kind;
 use crate::expiry::{Expiries, Place};
 use crate::held::BulkheadId;
@@ -80,6 +82,7 @@ impl State {
         request: &Request<'_>,
         nested: bool,
         now: Option<Monotonic>,
+        estimate: BusyNanos,
     ) -> Result<(), Refusal> {
         let pool = self.pool(request.lane);
         let unknown = exclusion_of(request).filter(|&group| !pool.queue.knows(group));
@@ -111,6 +114,7 @@ impl State {
                 pool.predict(request, ledger.quotas.share, known, now?)
             })
             .or_else(|| ledger.check_rates(request, now))
+            .or_else(|| engagement::check(request, estimate))
             .or_else(|| ledger.check_quotas(request))
             .or_else(|| pool.check_staging(request));
         refusal.map_or(Ok(()), Err)
@@ -156,6 +160,15 @@ impl State {
                 Next::Backfill { entry, front } => (entry, true, Some(front)),
                 Next::Gathering(entry) => (entry, false, None),
             };
+            let waiter = self.pool(lane).queue.get(entry);
+            let unpaid = waiter.and_then(|waiter| waiter.reservation.check_start());
+            if let Some(refusal) = unpaid {
+                let Some(waiter) = self.pool_mut(lane).queue.remove(entry) else {
+                    break;
+                };
+                self.refuse(lane, waiter, refusal, outbox);
+                continue;
+            }
             let waiter = self.pool(lane).queue.get(entry);
             if let Some(expiry) = waiter.and_then(|waiter| waiter.expiry) {
                 let now = *now.get_or_insert_with(|| core.clock.monotonic());
@@ -212,6 +225,7 @@ impl State {
             booking,
             kind,
             waiter.audit,
+            waiter.reservation,
             waiter.cost,
         );
         outbox.push(Delivery::Grant(waiter.grantee, permit));

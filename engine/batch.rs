@@ -4,6 +4,7 @@ use std::future::IntoFuture;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use orlop_saga::tenant::AuditTag;
 
 use crate::computation::{Computation, Pure};
 use crate::error::SubmitError;
@@ -18,6 +19,7 @@ pub struct Batch<C: Computation<Kind = Pure>> {
     computation: C,
     inputs: Vec<C::Input>,
     ephemeral: bool,
+    audit: AuditTag,
 }
 
 impl<C: Computation<Kind = Pure>> Batch<C> {
@@ -27,7 +29,14 @@ impl<C: Computation<Kind = Pure>> Batch<C> {
             computation,
             inputs,
             ephemeral: false,
+            audit: AuditTag::default(),
         }
+    }
+
+    /// Who pays for every item.
+    pub const fn audit(mut self, audit: AuditTag) -> Self {
+        self.audit = audit;
+        self
     }
 
     /// Keeps nothing: outcomes live in memory until they are told.
@@ -58,9 +67,10 @@ impl<C: Computation<Kind = Pure>> IntoFuture for Batch<C> {
             let mark = &core.marks.batch_items;
             halfway::size(mark, "limits.batch_items_max", count, count_max);
             let (tenant, computation, ephemeral) = (self.tenant, self.computation, self.ephemeral);
+            let audit = self.audit;
             let enter = |input| {
                 let item: Submission<C, Pure, Awaited> =
-                    Submission::new(tenant.clone(), computation, input);
+                    Submission::new(tenant.clone(), computation, input).audit(audit);
                 if ephemeral { item.ephemeral() } else { item }.enter()
             };
             // Nothing is published before all have entered: one run of entries, one wake.

@@ -12,6 +12,7 @@ use orlop_store::store::{Parts, Store};
 use tokio::sync::oneshot;
 
 use crate::audit::Auditor;
+use crate::budget::Treasury;
 use crate::buffer::BufferSource;
 use crate::clock::SystemClock;
 use crate::computation::{Computation, External, Pure, Undo};
@@ -317,6 +318,7 @@ impl EngineBuilder {
             runtime,
             clock: Arc::clone(&clock),
             source: self.source,
+            treasury: Treasury::new(options.budgets),
             output_max: options.limits.output_bytes_max,
             busy: Arc::default(),
             audit: Arc::new(Auditor::new(options.audit, Arc::clone(&clock))),

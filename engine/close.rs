@@ -82,7 +82,8 @@ impl Core {
         self.executor.busy.wait_quiet(deadline);
         self.quiesce_driver(deadline);
         self.set_ended();
-        self.record_close(deadline);
+        self.executor.treasury.wait_drawn(deadline);
+        self.record_close(drained.is_ok(), deadline);
         // Before the folder is unlocked.
         self.executor.audit.stop(deadline);
         let left = deadline.saturating_duration_since(Instant::now());
@@ -97,15 +98,20 @@ impl Core {
 
     /// Records that what this close interrupts is no crash's doing. Best effort: without it, the
     /// attempts count.
-    fn record_close(self: &Arc<Self>, deadline: Instant) {
+    fn record_close(self: &Arc<Self>, quiet: bool, deadline: Instant) {
         let (tell, told) = std::sync::mpsc::channel();
-        let event = Event::Closed {
-            at: self.clock.wall(),
+        // What was spent, and what is left of what was drawn, before the end.
+        let mut events = match self.check_format_3("a budget") {
+            Ok(()) => self.executor.treasury.close_events(quiet),
+            Err(_) => Vec::new(),
         };
+        events.push(Event::Closed {
+            at: self.clock.wall(),
+        });
         self.append(
             TenantId::default(),
             Purpose::Settle,
-            &[event],
+            &events,
             move |_, _| {
                 let _ = tell.send(());
             },

@@ -235,7 +235,17 @@ impl Core {
     pub(crate) fn check_format(&self, what: &'static str) -> Result<(), Unavailable> {
         match self.store.0.format() {
             Format::V1 => Err(Unavailable::Format(NotInFormat::since_v2(what))),
-            Format::V2 => Ok(()),
+            Format::V2 | Format::V3 => Ok(()),
+        }
+    }
+
+    /// Whether the store's format has what came with format 3.
+    pub(crate) fn check_format_3(&self, what: &'static str) -> Result<(), Unavailable> {
+        match self.store.0.format() {
+            format @ (Format::V1 | Format::V2) => {
+                Err(Unavailable::Format(NotInFormat::since_v3(what, format)))
+            }
+            Format::V3 => Ok(()),
         }
     }
 

@@ -14,11 +14,13 @@ use tokio::sync::oneshot;
 
 use crate::audit::AuditCounts;
 use crate::blocking::BlockingEngine;
+use crate::budget::Budgets;
 use crate::builder::EngineBuilder;
 use crate::close::CloseError;
 use crate::core::Core;
 use crate::driver::SagaCounts;
 use crate::handle::Handle;
+use crate::ledger::Ledger;
 use crate::meter::BulkheadMeter;
 use crate::operator::Operator;
 use crate::recover::Recovery;
@@ -103,6 +105,16 @@ impl Engine {
     /// The capability to look after the sagas of all tenants.
     pub fn operator(&self) -> Operator {
         Operator::new(self.core.clone(), None)
+    }
+
+    /// The capability to grant budgets to engagements.
+    pub fn budgets(&self) -> Budgets {
+        Budgets::new(self.core.clone())
+    }
+
+    /// The ledger of all tenants: what each has spent for whom.
+    pub fn ledger(&self) -> Ledger {
+        Ledger::new(self.core.clone(), None)
     }
 
     /// The same engine for code that is not async. Its calls block their thread; they may be made

@@ -41,6 +41,7 @@ use tokio::sync::Notify;
 pub(crate) use self::busy::Busy;
 use self::busy::BusyGuard;
 use crate::audit::Auditor;
+use crate::budget::{Charge, Fee, Treasury};
 use crate::buffer::BufferSource;
 use crate::course::Ending;
 use crate::host::{Attempt, Reconciled};
@@ -84,7 +85,7 @@ pub(crate) struct Demand {
 /// How an attempt ended and what it cost.
 pub(crate) struct Ended {
     pub(crate) ending: Ending,
-    pub(crate) cost: BusyNanos,
+    pub(crate) fee: Fee,
 }
 
 /// Who launched an attempt.
@@ -102,6 +103,7 @@ pub(crate) struct Executor {
     pub(crate) runtime: Arc<OwnRuntime>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) source: Option<Arc<dyn BufferSource>>,
+    pub(crate) treasury: Arc<Treasury>,
     pub(crate) output_max: usize,
     pub(crate) busy: Arc<Busy>,
     pub(crate) audit: Arc<Auditor>,
@@ -257,6 +259,7 @@ impl Executor {
             permit,
             meters: gate.map(|gate| Arc::clone(&gate.meters)),
             owner: Owned::new(owner),
+            treasury: Arc::clone(&self.treasury),
             _busy: self.busy.begin(self.runtime.timers().work()),
         };
         let run = Running {
@@ -367,7 +370,7 @@ impl Executor {
             // The thread cannot be stopped and keeps its slot; its owner need not wait for it.
             self.runtime.after(timeout, move || {
                 let late = Ending::lost(false, "it took longer than its time-out");
-                tell(&owner, late, BusyNanos::default());
+                tell(&owner, late, Fee::FREE);
             });
         }
         let held = self
@@ -403,6 +406,7 @@ struct Slot {
     permit: Option<Permit>,
     meters: Option<Arc<Meters>>,
     owner: Owned,
+    treasury: Arc<Treasury>,
     _busy: BusyGuard,
 }
 
@@ -442,13 +446,13 @@ impl Running {
         let Some(slot) = self.slot.take() else {
             return;
         };
-        if let Some(permit) = slot.permit {
+        let charge = slot.permit.and_then(|permit| {
             if let Some(meters) = &slot.meters {
                 meters.settled(permit.lane(), cost, permit.estimate());
             }
-            permit.settle(cost);
-        }
-        tell(&slot.owner, ending, cost);
+            Charge::settle(&slot.treasury, permit, cost)
+        });
+        tell(&slot.owner, ending, Fee(charge));
     }
 
     /// Who pays.
@@ -481,10 +485,10 @@ impl Drop for Running {
 }
 
 /// Tells an owner, unless it was told before.
-fn tell(owner: &Owned, ending: Ending, cost: BusyNanos) {
+fn tell(owner: &Owned, ending: Ending, fee: Fee) {
     let owner = owner.0.owner.lock().take();
     if let Some(owner) = owner {
-        owner.ended(Ended { ending, cost });
+        owner.ended(Ended { ending, fee });
     }
 }
 

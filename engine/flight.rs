@@ -12,6 +12,7 @@
 mod again;
 mod enter;
 mod look;
+mod paid;
 mod record;
 mod run;
 mod wait;

@@ -32,6 +32,7 @@ mod audit;
 mod backup;
 mod batch;
 mod blocking;
+mod budget;
 mod buffer;
 mod builder;
 mod clock;
@@ -50,6 +51,7 @@ mod halfway;
 mod handle;
 mod host;
 mod lease;
+mod ledger;
 mod meter;
 #[cfg(feature = "metrics")]
 mod metrics;
@@ -77,6 +79,7 @@ pub use audit::AuditCounts;
 pub use backup::{RestoreOptions, check, clone_store, restore, verify_audit, verify_backup};
 pub use batch::Batch;
 pub use blocking::{BlockingEngine, wait};
+pub use budget::{BudgetError, BudgetOptions, Budgets};
 pub use buffer::{Buffer, BufferError, BufferSource};
 pub use builder::EngineBuilder;
 pub use clock::SystemClock;
@@ -97,6 +100,7 @@ pub use host::{
     UndoFunction, Undoing,
 };
 pub use lease::{Escalation, Lease};
+pub use ledger::{Ledger, LedgerError, LedgerLine, LedgerTotal};
 pub use meter::{BulkheadMeter, LaneMeter};
 #[cfg(feature = "metrics")]
 pub use metrics::{METRICS, Metric, MetricKind, MetricsPublisher};
@@ -120,8 +124,8 @@ pub use ticket::{SagaTicket, Ticket};
 
 pub use orlop_admission::{
     AuditSink, BulkheadOptions, BulkheadSnapshot, ClassWeights, ConflictError, ConflictMatrix,
-    ExclusionId, GroupId, MemorySink, Quotas, Rate, Reason, Refusal, Share, SinkError,
-    TenantSnapshot, Together, TogetherError, TracingSink, Weight,
+    ExclusionId, GroupId, MemorySink, PurseSnapshot, Quotas, Rate, Reason, Refusal, Share,
+    SinkError, TenantSnapshot, Together, TogetherError, TracingSink, Weight,
 };
 pub use orlop_gpu::topk::query::{ElementType, VectorMetric};
 pub use orlop_gpu::{BufferRef, DeviceOptions, DeviceSnapshot, HostOp, Opcode};

@@ -8,6 +8,7 @@ use orlop_saga::amount::BusyNanos;
 use orlop_store::audit::TrailOptions;
 use orlop_store::store::StoreOptions;
 
+use crate::budget::BudgetOptions;
 use crate::error::OptionError;
 use crate::host::{HOST_CPU, HOST_IO};
 use crate::lease::{Bounds, Lease};
@@ -200,6 +201,8 @@ pub struct Options {
     pub bulkheads: Vec<BulkheadOptions>,
     /// Audit entries.
     pub audit: AuditOptions,
+    /// Budgets and the ledger.
+    pub budgets: BudgetOptions,
     /// Threads of the engine's own runtime; at least 1.
     pub io_threads: usize,
     /// How long `close` waits for work in flight.
@@ -220,6 +223,7 @@ impl Default for Options {
             cpu_bulkhead: BulkheadOptions::new(HOST_CPU),
             bulkheads: Vec::new(),
             audit: AuditOptions::default(),
+            budgets: BudgetOptions::default(),
             io_threads: 1,
             close_timeout: Duration::from_secs(30),
         }
@@ -335,7 +339,12 @@ impl Options {
             ),
             ("io_threads", self.io_threads, 1, 1024),
         ];
-        let more = self.combined().into_iter().chain(self.times());
+        let budgets = self.budgets.bounds();
+        let more = self
+            .combined()
+            .into_iter()
+            .chain(self.times())
+            .chain(budgets);
         let more = more.chain(self.audit.bounds());
         for (name, value, min, max) in checks.into_iter().chain(more) {
             if !(min..=max).contains(&value) {

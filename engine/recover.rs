@@ -45,6 +45,7 @@ pub struct Recovery {
 /// Registers what the store has and sets it going.
 pub(crate) fn go_on(core: &Arc<Core>, recovered: Recovered) -> Result<Recovery, OpenError> {
     let live = recovered.live;
+    core.executor.treasury.recover(core, live.books());
     for (id, label) in live.tenants() {
         let account = core
             .tenants
@@ -54,7 +55,7 @@ pub(crate) fn go_on(core: &Arc<Core>, recovered: Recovered) -> Result<Recovery, 
     // An older format cannot name who is played.
     let standing = match recovered.format {
         Format::V1 => Standing::Closed,
-        Format::V2 => live.standing(),
+        Format::V2 | Format::V3 => live.standing(),
     };
     let crashed = matches!(standing, Standing::AfterCrash | Standing::Probation);
     let probation = standing == Standing::Probation;

@@ -24,6 +24,7 @@ use crate::driver::CancelError;
 use crate::error::{SubmitError, Unavailable};
 use crate::halfway;
 use crate::handle::Handle;
+use crate::ledger::Ledger;
 use crate::operator::Operator;
 use crate::saga::Saga;
 use crate::start::SagaStarting;
@@ -250,6 +251,11 @@ impl TenantManager {
     /// What it holds and what was refused.
     pub fn snapshot(&self) -> TenantSnapshot {
         self.tenant.account.snapshot()
+    }
+
+    /// The ledger of this tenant: what it has spent for whom.
+    pub fn ledger(&self) -> Ledger {
+        Ledger::new(self.tenant.core.clone(), Some(self.tenant.id()))
     }
 
     /// The capability to look after the sagas of this tenant.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::budget::BudgetEvent;
 use crate::effect::{EffectEvent, EffectId};
 use crate::id::{Incarnation, SagaId};
 use crate::saga::SagaEvent;
@@ -44,4 +45,6 @@ pub enum Event {
     /// What an engine that was not closed left behind was played up to where the journal has it,
     /// and nothing of it ended the process.
     Recovered,
+    /// A budget changed, or something was spent whose cost is in no outcome.
+    Budget(BudgetEvent),
 }

@@ -11,6 +11,7 @@
 pub mod amount;
 pub mod audit;
 pub mod blob;
+pub mod budget;
 pub mod canonical;
 pub mod compat;
 pub mod digest;

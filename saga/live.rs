@@ -12,11 +12,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use self::standing::Standing;
+use crate::budget::{Books, Entry};
 use crate::effect::{Effect, EffectEvent, EffectId, IllegalEvent, Next, Settlement};
 use crate::event::Event;
 use crate::id::{Incarnation, Lsn, SagaId, TenantId};
 use crate::saga::{SagaEvent, SagaState};
-use crate::tenant::{TenantEvent, TenantLabel};
+use crate::tenant::{AuditTag, TenantEvent, TenantLabel};
 
 /// Everything unfinished, as the journal up to [`Live::lsn`] left it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +30,7 @@ pub struct Live {
     pub(crate) tenants: BTreeMap<TenantId, TenantLabel>,
     pub(crate) effects: BTreeMap<EffectId, Effect>,
     pub(crate) sagas: BTreeMap<SagaId, SagaState>,
+    pub(crate) books: Books,
 }
 
 /// What left the fold: a key has its outcome.
@@ -120,6 +122,11 @@ impl Live {
         &self.sagas
     }
 
+    /// Budgets and the ledger.
+    pub fn books(&self) -> &Books {
+        &self.books
+    }
+
     /// Applies the next record; says what it finished.
     ///
     /// # Errors
@@ -131,6 +138,7 @@ impl Live {
                 got: lsn,
             });
         }
+        let paid = self.payer(event);
         let finished = match event {
             Event::Opened { incarnation, .. } => {
                 if *incarnation <= self.incarnation {
@@ -180,9 +188,71 @@ impl Live {
                 self.standing = self.standing.recovered();
                 None
             }
+            Event::Budget(event) => {
+                let tenants = &self.tenants;
+                self.books
+                    .apply(event, |tenant| tenants.get(&tenant).cloned());
+                None
+            }
         };
+        self.book(event, paid);
         self.lsn = lsn;
         Ok(finished)
+    }
+
+    /// Who ran the work whose cost rides in `event`, and who pays.
+    fn payer(&self, event: &Event) -> Option<(TenantId, AuditTag)> {
+        match event {
+            Event::Effect {
+                id,
+                event: EffectEvent::Settled(settlement),
+            } => Some((id.tenant, settlement.audit)),
+            Event::Saga {
+                id,
+                event: SagaEvent::Settled { .. } | SagaEvent::Undone { .. },
+            } => {
+                let start = self.sagas.get(id)?.start();
+                Some((start.id.tenant, start.audit))
+            }
+            Event::Opened { .. }
+            | Event::Tenant(_)
+            | Event::Effect { .. }
+            | Event::Saga { .. }
+            | Event::Closed { .. }
+            | Event::Recovered
+            | Event::Budget(_) => None,
+        }
+    }
+
+    /// Books what rode in `event`, which was applied.
+    fn book(&mut self, event: &Event, paid: Option<(TenantId, AuditTag)>) {
+        let (cost, entry) = match event {
+            Event::Effect {
+                event: EffectEvent::Settled(settlement),
+                ..
+            } => (settlement.cost, Entry::Outcome),
+            Event::Saga {
+                event: SagaEvent::Settled { cost, .. },
+                ..
+            } => (*cost, Entry::Outcome),
+            Event::Saga {
+                event: SagaEvent::Undone { cost, .. },
+                ..
+            } => (*cost, Entry::Undo),
+            Event::Opened { .. }
+            | Event::Tenant(_)
+            | Event::Effect { .. }
+            | Event::Saga { .. }
+            | Event::Closed { .. }
+            | Event::Recovered
+            | Event::Budget(_) => return,
+        };
+        if let Some((tenant, audit)) = paid {
+            let tenants = &self.tenants;
+            self.books.book(tenant, audit, cost, entry, |tenant| {
+                tenants.get(&tenant).cloned()
+            });
+        }
     }
 
     fn effect(

@@ -81,15 +81,16 @@ mod tests {
     fn the_bytes_of_a_record_are_pinned_in_every_format() {
         assert_eq!(encode(Format::V1, &event()).unwrap(), [1, 0, 3, 0xf4, 0x03]);
         assert_eq!(encode(Format::V2, &event()).unwrap(), [2, 0, 3, 0xf4, 0x03]);
+        assert_eq!(encode(Format::V3, &event()).unwrap(), [3, 0, 3, 0xf4, 0x03]);
     }
 
     #[test]
     fn a_record_of_a_newer_format_is_refused_by_name() {
         assert_eq!(
-            decode(&[3, 0]),
+            decode(&[4, 0]),
             Err(RecordError::Newer {
-                format: 3,
-                format_max: 2
+                format: 4,
+                format_max: 3
             })
         );
     }
@@ -97,7 +98,7 @@ mod tests {
     #[test]
     fn every_cut_of_a_record_is_refused() {
         assert_eq!(decode(&[]), Err(RecordError::Empty));
-        for format in [Format::V1, Format::V2] {
+        for format in [Format::V1, Format::V2, Format::V3] {
             let bytes = encode(format, &event()).unwrap();
             for end in 1..bytes.len() {
                 let cut = decode(&bytes[..end]);

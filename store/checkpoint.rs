@@ -67,6 +67,29 @@ impl Persisted for Checkpoint {
         };
         Ok((checkpoint, rest))
     }
+
+    fn push_v2(&self, bytes: &mut Vec<u8>) -> Result<(), BodyError> {
+        let Self {
+            store,
+            at,
+            unexported_bytes,
+            live,
+        } = self;
+        push(&(store, at, unexported_bytes), bytes)?;
+        live.push_v2(bytes)
+    }
+
+    fn take_v2(bytes: &[u8]) -> Result<(Self, &[u8]), BodyError> {
+        let ((store, at, unexported_bytes), rest) = take(bytes)?;
+        let (live, rest) = Live::take_v2(rest)?;
+        let checkpoint = Self {
+            store,
+            at,
+            unexported_bytes,
+            live,
+        };
+        Ok((checkpoint, rest))
+    }
 }
 
 /// Why a checkpoint was not written, or none could be looked for.

@@ -90,7 +90,8 @@ pub fn project(
         | Event::Effect { .. }
         | Event::Saga { .. }
         | Event::Closed { .. }
-        | Event::Recovered => {}
+        | Event::Recovered
+        | Event::Budget(_) => {}
     }
     let Some(finished) = finished else {
         return Ok(());

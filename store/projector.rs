@@ -25,6 +25,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
 
+use orlop_saga::budget::Books;
 use orlop_saga::compat::Format;
 use orlop_saga::effect::EffectId;
 use orlop_saga::id::{Lsn, SagaId, StoreId, TenantId};
@@ -221,6 +222,10 @@ impl Projector {
 
     pub(crate) fn lookup_saga(&self, id: SagaId, answer: Answer<Option<SagaState>>) {
         self.inbox.ask(Request::Saga { id, answer });
+    }
+
+    pub(crate) fn books(&self, answer: Answer<Books, ProjectorError>) {
+        self.inbox.ask(Request::Books { answer });
     }
 
     pub(crate) fn checkpoint(&self, export: bool, answer: Answer<Lsn, ProjectorError>) {

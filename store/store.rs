@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use orlop_saga::budget::Books;
 use orlop_saga::compat::Format;
 use orlop_saga::effect::EffectId;
 use orlop_saga::event::Event;
@@ -445,6 +446,16 @@ impl Store {
             return;
         }
         self.inner.projector.lookup_saga(saga, answer);
+    }
+
+    /// Budgets and the ledger, with everything that was acknowledged before the call. `answer` as in
+    /// [`lookup`](Self::lookup).
+    pub fn books(&self, answer: Answer<Books, ProjectorError>) {
+        if check_process(self.inner.pid).is_err() {
+            answer(Err(ProjectorError::Closed));
+            return;
+        }
+        self.inner.projector.books(answer);
     }
 
     /// Removes what has expired, makes the tables durable and writes a checkpoint; answers its

@@ -107,7 +107,7 @@ fn a_batch_that_fits_its_answers_allocates_nothing() {
                 Err(refusal) => panic!("{refusal}"),
             }
         }
-        Permit::settle_batch(&mut permits);
+        Permit::settle_batch(&mut permits, |_, _| {});
     };
     turn();
     assert_eq!(measure(turn).count_total, 0);

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use orlop_admission::{Grantee, Lane, Refusal};
-use orlop_saga::amount::BusyNanos;
 use orlop_saga::canonical::Payload;
 use orlop_saga::id::{Fence, StepIndex};
 use orlop_saga::key::RemoteKey;
@@ -16,6 +15,7 @@ use orlop_saga::step::{Prior, Step, StepOutcome};
 use super::Message;
 use super::listener::Listener;
 use super::run::{Deed, Run};
+use crate::budget::Fee;
 use crate::core::Core;
 use crate::course::{Course, Mode, Verdict};
 use crate::executor::{Action, Admitted, Demand, Ended, Ticket};
@@ -378,6 +378,10 @@ impl Run {
         active.course.unlaunched();
         active.refusals = active.refusals.saturating_add(1);
         let (refusals, asks) = (active.refusals, active.course.asks());
+        if let Refusal::BudgetPending { audit } = refusal {
+            self.retry_when_drawn(core, index, fence, *audit);
+            return;
+        }
         let undoing = matches!(active.task, TaskOf::Undo(..));
         if refusal.is_retryable() {
             self.remind_retry(core, index, waited(refusals, core.draw()));
@@ -398,7 +402,7 @@ impl Run {
                 index,
                 fence,
                 StepOutcome::FailedNoEffect(failure),
-                BusyNanos::default(),
+                Fee::FREE,
             );
         }
     }
@@ -455,7 +459,7 @@ impl Run {
             | Verdict::Onward
             | Verdict::Leave => None,
         };
-        self.act_on(core, index, fence, verdict, ended.cost);
+        self.act_on(core, index, fence, verdict, ended.fee);
         if let (Some(reason), Some(call)) = (exhausted, self.state.call(index)) {
             let path = call.path.clone();
             self.then(Deed::Exhausted(path, reason));
@@ -469,22 +473,27 @@ impl Run {
         index: StepIndex,
         fence: Fence,
         verdict: Verdict,
-        cost: BusyNanos,
+        fee: Fee,
     ) {
         match verdict {
             Verdict::Done(output) => {
                 core.warn_of_output(&output);
-                self.settle(index, fence, StepOutcome::Done(output), cost);
+                self.settle(index, fence, StepOutcome::Done(output), fee);
             }
             Verdict::Undone => {
                 self.active.remove(&index);
-                self.record(SagaEvent::Undone {
+                self.attach_draw(&fee);
+                let cost = fee.cost();
+                let event = SagaEvent::Undone {
                     step: index,
                     fence,
                     cost,
-                });
+                };
+                if self.record(event) {
+                    fee.recorded();
+                }
             }
-            Verdict::Permanent(failure) => self.failed(index, fence, failure, cost),
+            Verdict::Permanent(failure) => self.failed(index, fence, failure, fee),
             // After the pivot there is nothing to unwind: it waits for an operator, and then goes
             // on with the same step.
             Verdict::Exhausted(failure) if self.state.pivoted() => {
@@ -494,7 +503,7 @@ impl Run {
                     "step {path}, after the pivot: {failure}"
                 )));
             }
-            Verdict::Exhausted(failure) => self.failed(index, fence, failure, cost),
+            Verdict::Exhausted(failure) => self.failed(index, fence, failure, fee),
             // The next engine finds it as it is in the journal.
             // Not idle: nothing may be concluded from it here.
             Verdict::Leave => {
@@ -527,7 +536,7 @@ impl Run {
         matches!(self.state.phase(), Phase::Running) && self.giving_up() && !self.state.pivoted()
     }
 
-    fn failed(&mut self, index: StepIndex, fence: Fence, failure: Failure, cost: BusyNanos) {
+    fn failed(&mut self, index: StepIndex, fence: Fence, failure: Failure, fee: Fee) {
         let undoing = self
             .active
             .get(&index)
@@ -539,18 +548,23 @@ impl Run {
                 "the undo of step {path} failed, its effect remains: {failure}"
             )));
         } else {
-            self.settle(index, fence, StepOutcome::FailedNoEffect(failure), cost);
+            self.settle(index, fence, StepOutcome::FailedNoEffect(failure), fee);
         }
     }
 
-    fn settle(&mut self, step: StepIndex, fence: Fence, outcome: StepOutcome, cost: BusyNanos) {
+    fn settle(&mut self, step: StepIndex, fence: Fence, outcome: StepOutcome, fee: Fee) {
         self.active.remove(&step);
-        self.record(SagaEvent::Settled {
+        self.attach_draw(&fee);
+        let cost = fee.cost();
+        let event = SagaEvent::Settled {
             step,
             fence,
             outcome,
             cost,
-        });
+        };
+        if self.record(event) {
+            fee.recorded();
+        }
     }
 
     /// Withdraws what does not run yet; true once nothing of the saga runs any more.
@@ -572,7 +586,7 @@ impl Run {
             StandDown::NoEffect => {
                 let failure = Failure::retryable("given up, the saga unwinds or is held");
                 let outcome = StepOutcome::FailedNoEffect(failure);
-                self.settle(index, fence, outcome, BusyNanos::default());
+                self.settle(index, fence, outcome, Fee::FREE);
             }
             // Left as launched: its undo finds it in doubt.
             StandDown::InDoubt => {

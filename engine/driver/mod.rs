@@ -35,6 +35,7 @@ mod forward;
 mod listener;
 mod message;
 mod operate;
+mod paid;
 mod probation;
 mod resident;
 mod run;

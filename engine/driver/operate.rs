@@ -375,7 +375,7 @@ impl Run {
     fn check_format(&self, event: &SagaEvent) -> Result<(), Fault> {
         match self.format {
             Format::V1 => v1::can_say(event).map_err(|error| Fault::NotRecorded(error.to_string())),
-            Format::V2 => Ok(()),
+            Format::V2 | Format::V3 => Ok(()),
         }
     }
 }

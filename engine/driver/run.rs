@@ -408,7 +408,8 @@ impl Run {
             | Event::Tenant(_)
             | Event::Effect { .. }
             | Event::Closed { .. }
-            | Event::Recovered => false,
+            | Event::Recovered
+            | Event::Budget(_) => false,
         });
         // Whatever was started must be able to end, also on a full disk.
         let purpose = if starts {

@@ -58,7 +58,8 @@ pub(super) fn bytes_about(event: &Event) -> usize {
         | Event::Tenant(_)
         | Event::Effect { .. }
         | Event::Closed { .. }
-        | Event::Recovered => 0,
+        | Event::Recovered
+        | Event::Budget(_) => 0,
     };
     // Names, paths, reasons and numbers.
     payload + 2048

@@ -7,6 +7,7 @@ use orlop_saga::amount::BusyNanos;
 use orlop_saga::outcome::Failure;
 
 use super::{Action, Ended, Executor, Owner};
+use crate::budget::Fee;
 use crate::course::Ending;
 use crate::host::Attempt;
 use crate::lease::Bounds;
@@ -55,11 +56,13 @@ impl Launch {
 
     /// Ends it without having started it.
     pub(crate) fn fail(self, failure: Failure) {
-        let cost = BusyNanos::default();
         if let Some(permit) = self.permit {
-            permit.settle(cost);
+            permit.settle(BusyNanos::default());
         }
         let ending = Ending::Failed(failure);
-        self.owner.ended(Ended { ending, cost });
+        self.owner.ended(Ended {
+            ending,
+            fee: Fee::FREE,
+        });
     }
 }

@@ -16,6 +16,7 @@ use orlop_saga::time::{Clock, Monotonic};
 use super::waited::Waited;
 use super::{Action, Demand, Executor};
 use crate::audit::Auditor;
+use crate::budget::Paying;
 use crate::runtime::OwnRuntime;
 
 /// What became of a request that was not refused.
@@ -112,7 +113,10 @@ impl Executor {
             debug_assert!(false, "no bulkhead {}", action.bulkhead());
             return Err(Refusal::Cancelled);
         };
-        if demand.patient {
+        let paying = self.treasury.payer_of(demand)?;
+        // What waits for budget is asked for again by whoever wants it: nothing that is given back
+        // would tell the room.
+        if demand.patient && matches!(paying, Paying::Anybody) {
             let waited = Waited {
                 grantee,
                 since: self.clock.monotonic(),
@@ -128,7 +132,7 @@ impl Executor {
             let ticket = self.room.wait(&gate.bulkhead, Arc::new(asking))?;
             return Ok(Admitted::Queued(Ticket::Waiting(ticket)));
         }
-        let request = request_of(action, demand);
+        let request = request_of(action, demand).payer(paying.payer());
         let waits = || -> Arc<dyn Grantee> {
             Arc::new(Waited {
                 grantee,
@@ -141,8 +145,13 @@ impl Executor {
             Some(refusal) => Err(refusal),
             None => gate.bulkhead.acquire_with(&request, waits),
         };
-        let acquired =
-            acquired.inspect_err(|refusal| self.audit.refused(demand.account.id(), refusal))?;
+        self.treasury.answered(&paying, &acquired);
+        let acquired = acquired.inspect_err(|refusal| {
+            // Who waits for the disk is not refused.
+            if !matches!(refusal, Refusal::BudgetPending { .. }) {
+                self.audit.refused(demand.account.id(), refusal);
+            }
+        })?;
         Ok(match acquired {
             Acquired::Granted(permit) => {
                 gate.meters.waited(demand.lane, Duration::ZERO);

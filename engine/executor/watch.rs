@@ -3,9 +3,8 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use orlop_saga::amount::BusyNanos;
-
 use super::{Executor, Owned, tell};
+use crate::budget::Fee;
 use crate::course::Ending;
 use crate::host::Attempt;
 use crate::lease::{Escalation, Lease};
@@ -71,7 +70,7 @@ impl Watch {
     /// else still runs keeps its slot until it ends.
     fn give_up(self) {
         let last = self.lease.then.is_last();
-        tell(&self.owner, Ending::Expired { last }, BusyNanos::default());
+        tell(&self.owner, Ending::Expired { last }, Fee::FREE);
         self.owner.release();
     }
 }

@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use orlop_saga::amount::BusyNanos;
 use orlop_saga::effect::{Effect, EffectEvent, Settlement, Withdrawal};
 use orlop_saga::event::Event;
 use orlop_saga::id::Lsn;
@@ -16,6 +15,7 @@ use parking_lot::MutexGuard;
 
 use super::wait::{self, Letter};
 use super::{Arrival, Durability, Flight, Intent, Phase, State, Subject, Want};
+use crate::budget::Fee;
 use crate::core::Core;
 use crate::error::{SubmitError, Unavailable};
 use crate::operator::Notice;
@@ -187,7 +187,7 @@ impl Flight {
         core: &Arc<Core>,
         mut state: MutexGuard<'_, State>,
         outcome: Outcome,
-        cost: BusyNanos,
+        fee: Fee,
     ) {
         let at = core.retention.ended_at();
         let retention = Duration::from_millis(state.retention_ms);
@@ -201,7 +201,7 @@ impl Flight {
             saga: None,
             fence: plain.fence,
             outcome,
-            cost,
+            cost: fee.cost(),
             audit: plain.request.audit,
             at,
             expires_at: at.after(retention),
@@ -209,6 +209,9 @@ impl Flight {
         state.phase = Phase::Settling;
         if ephemeral {
             drop(state);
+            // Nothing records it: whoever is told finds it in the ledger.
+            drop(fee);
+            core.executor.treasury.flush_if_due(core);
             self.arrived(core, Arc::new(settlement), Lsn::default());
             return;
         }
@@ -216,7 +219,7 @@ impl Flight {
         if state.allow(&event) {
             // What nobody was promised is new work also to a full disk.
             let promised = state.intent != Intent::None;
-            self.append_settlement(core, Arc::new(settlement), event, promised);
+            self.append_settlement(core, Arc::new(settlement), event, fee, promised);
         } else {
             self.break_with(state, "its outcome does not follow from its history");
         }
@@ -227,6 +230,7 @@ impl Flight {
         core: &Arc<Core>,
         settlement: Arc<Settlement>,
         event: EffectEvent,
+        fee: Fee,
         promised: bool,
     ) {
         let purpose = if promised {
@@ -235,17 +239,24 @@ impl Flight {
             Purpose::New
         };
         let flight = Arc::clone(self);
-        let record = [self.event(event.clone())];
+        let record: Vec<Event> = fee
+            .draw()
+            .into_iter()
+            .chain([self.event(event.clone())])
+            .collect();
         core.append(
             self.id.tenant,
             purpose,
             &record,
             move |core, result| match result {
-                Ok(range) => flight.arrived(core, settlement, range.last),
+                Ok(range) => {
+                    fee.recorded();
+                    flight.arrived(core, settlement, range.last);
+                }
                 Err(error) if error.is_retryable() && promised => {
                     let again = Arc::clone(core);
                     core.executor.runtime.after(PATIENCE, move || {
-                        flight.append_settlement(&again, settlement, event, promised);
+                        flight.append_settlement(&again, settlement, event, fee, promised);
                     });
                 }
                 Err(error) if error.is_retryable() => {

@@ -36,7 +36,7 @@ pub enum Cancelled {
 }
 
 /// How long accepted work waits after this many refusals in a row; it costs no attempt.
-fn waited(refusals: u32, draw: f64) -> Duration {
+pub(super) fn waited(refusals: u32, draw: f64) -> Duration {
     let base = Duration::from_millis(20).saturating_mul(1 << refusals.min(6));
     base.min(Duration::from_secs(1)).mul_f64(1.0 + draw)
 }
@@ -53,6 +53,11 @@ impl Flight {
             if core.drains.has(&birth.start.code) {
                 let name = birth.start.code.name.clone();
                 self.withdraw(core, SubmitError::Draining { name }, Withdrawal::Refused);
+                return;
+            }
+            let known = core.executor.treasury.check_known(birth.start.audit);
+            if let (Err(refusal), None) = (known, &birth.start.parent) {
+                self.withdraw(core, SubmitError::Refused(refusal), Withdrawal::Refused);
                 return;
             }
             self.state.lock().phase = Phase::Driven;
@@ -220,6 +225,10 @@ impl Flight {
             // Withdrawn in the meantime.
             return;
         }
+        if let Refusal::BudgetPending { audit } = refusal {
+            self.again_when_drawn(core, state, audit);
+            return;
+        }
         let accepted = state.intent != Intent::None;
         let late = matches!(refusal, Refusal::Expired | Refusal::PredictedLate { .. });
         if late && is_longer(state.deadline(), state.asked) {
@@ -360,19 +369,25 @@ impl Flight {
         };
         let verdict = plain.course.judge(ending, now, core.draw());
         let cancelled = plain.cancelled && !plain.course.asks();
+        let mut fee = ended.fee;
+        if !matches!(verdict, Verdict::Done(_) | Verdict::Permanent(_)) {
+            // There is no outcome for it to ride in; before anybody is told.
+            drop(std::mem::take(&mut fee));
+        }
         match verdict {
             Verdict::Done(output) => {
                 core.warn_of_output(&output);
-                self.settle(core, state, Outcome::Done(output), ended.cost);
+                self.settle(core, state, Outcome::Done(output), fee);
             }
             Verdict::Permanent(failure) => {
-                self.settle(core, state, Outcome::Failed(failure), ended.cost);
+                self.settle(core, state, Outcome::Failed(failure), fee);
             }
             Verdict::Again { .. } | Verdict::Exhausted(_) if cancelled => {
                 let why = Withdrawal::Cancelled;
                 self.withdraw_locked(core, state, SubmitError::Withdrawn(why), why);
             }
             Verdict::Exhausted(failure) => {
+                core.executor.treasury.flush_if_due(core);
                 let error = SubmitError::Exhausted(failure);
                 self.withdraw_locked(core, state, error, Withdrawal::Exhausted);
             }

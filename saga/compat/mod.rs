@@ -11,6 +11,7 @@
 //!   is left out silently.
 
 pub mod v1;
+pub mod v2;
 
 use std::fmt;
 
@@ -25,20 +26,23 @@ use crate::tenant::TenantLabel;
 pub enum Format {
     /// Effects, and sagas of steps, sleeps, times and random numbers.
     V1,
-    /// What this version adds.
-    #[default]
+    /// Signals, children, deadlines, forks, operators' verbs, blobs, backups.
     V2,
+    /// Budgets and the ledger.
+    #[default]
+    V3,
 }
 
 impl Format {
     /// What new stores are made in.
-    pub const NEWEST: Self = Self::V2;
+    pub const NEWEST: Self = Self::V3;
 
     /// Its number.
     pub const fn number(self) -> u8 {
         match self {
             Self::V1 => 1,
             Self::V2 => 2,
+            Self::V3 => 3,
         }
     }
 
@@ -47,6 +51,7 @@ impl Format {
         match number {
             1 => Some(Self::V1),
             2 => Some(Self::V2),
+            3 => Some(Self::V3),
             _ => None,
         }
     }
@@ -77,6 +82,15 @@ impl NotInFormat {
             what,
             format: Format::V1,
             needed: Format::V2,
+        }
+    }
+
+    /// Versions 1 and 2 have no such thing.
+    pub const fn since_v3(what: &'static str, format: Format) -> Self {
+        Self {
+            what,
+            format,
+            needed: Format::V3,
         }
     }
 }
@@ -128,6 +142,22 @@ pub trait Persisted: Serialize + DeserializeOwned {
     /// # Errors
     /// [`BodyError::Malformed`]: there is none.
     fn take_v1(bytes: &[u8]) -> Result<(Self, &[u8]), BodyError>;
+
+    /// Adds its bytes in version 2: those of today, unless that could not say them.
+    ///
+    /// # Errors
+    /// [`BodyError`]: it has none there; what was added may not be used.
+    fn push_v2(&self, bytes: &mut Vec<u8>) -> Result<(), BodyError> {
+        push(self, bytes)
+    }
+
+    /// The value at the beginning of bytes of version 2, and the bytes after it.
+    ///
+    /// # Errors
+    /// [`BodyError::Malformed`]: there is none.
+    fn take_v2(bytes: &[u8]) -> Result<(Self, &[u8]), BodyError> {
+        take(bytes)
+    }
 }
 
 /// The number of the format, and the value in it.
@@ -138,7 +168,8 @@ pub fn encode<T: Persisted>(format: Format, value: &T) -> Result<Vec<u8>, BodyEr
     let mut bytes = vec![format.number()];
     match format {
         Format::V1 => value.push_v1(&mut bytes)?,
-        Format::V2 => push(value, &mut bytes)?,
+        Format::V2 => value.push_v2(&mut bytes)?,
+        Format::V3 => push(value, &mut bytes)?,
     }
     Ok(bytes)
 }
@@ -151,7 +182,8 @@ pub fn decode<T: Persisted>(bytes: &[u8]) -> Result<T, BodyError> {
     let (number, body) = bytes.split_first().ok_or(BodyError::Empty)?;
     let (value, rest) = match Format::of_number(*number) {
         Some(Format::V1) => T::take_v1(body)?,
-        Some(Format::V2) => take(body)?,
+        Some(Format::V2) => T::take_v2(body)?,
+        Some(Format::V3) => take(body)?,
         None => {
             return Err(BodyError::Newer {
                 format: *number,

@@ -437,7 +437,8 @@ fn output_of(event: &Event, bytes_min: u64) -> Option<&Payload> {
         | Event::Effect { .. }
         | Event::Saga { .. }
         | Event::Closed { .. }
-        | Event::Recovered => return None,
+        | Event::Recovered
+        | Event::Budget(_) => return None,
     };
     (output.len() as u64 >= bytes_min).then_some(output)
 }
@@ -461,7 +462,8 @@ fn refer(event: &mut Event, blob: BlobRef) {
         | Event::Tenant(_)
         | Event::Effect { .. }
         | Event::Closed { .. }
-        | Event::Recovered => {}
+        | Event::Recovered
+        | Event::Budget(_) => {}
     }
 }
 

@@ -103,7 +103,7 @@ fn a_newer_format_and_a_damaged_one_are_refused_and_kept() {
             refused,
             FolderError::Newer {
                 format: 9,
-                format_max: 2,
+                format_max: 3,
                 ..
             }
         ),

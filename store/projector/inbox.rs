@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use orlop_saga::budget::Books;
 use orlop_saga::effect::EffectId;
 use orlop_saga::id::{Lsn, SagaId};
 use orlop_saga::saga::SagaState;
@@ -27,6 +28,10 @@ pub(super) enum Request {
         id: SagaId,
         answer: Answer<Option<SagaState>>,
     },
+    /// Budgets and the ledger, with everything that was acknowledged before.
+    Books {
+        answer: Answer<Books, ProjectorError>,
+    },
     Checkpoint {
         export: bool,
         answer: Answer<Lsn, ProjectorError>,
@@ -43,7 +48,7 @@ impl Request {
     pub(super) fn is_lookup(&self) -> bool {
         match self {
             Self::Outcome { .. } | Self::Saga { .. } => true,
-            Self::Checkpoint { .. } | Self::Backup { .. } => false,
+            Self::Books { .. } | Self::Checkpoint { .. } | Self::Backup { .. } => false,
         }
     }
 
@@ -52,6 +57,7 @@ impl Request {
         match self {
             Self::Outcome { answer, .. } => answer(Err(error)),
             Self::Saga { answer, .. } => answer(Err(error)),
+            Self::Books { answer } => answer(Err(refusal(error))),
             Self::Checkpoint { answer, .. } => answer(Err(refusal(error))),
             Self::Backup { answer, .. } => answer(Err(refusal(error))),
         }

@@ -459,6 +459,13 @@ impl<'a> Worker<'a> {
                 answer(found);
                 self.settle(failed);
             }
+            Request::Books { answer } => {
+                let batches = self.inbox.take_batches();
+                let projected = self.project(&batches);
+                let books = self.applier.live.books();
+                answer(projected.clone().map(|()| books.clone()));
+                self.settle(projected);
+            }
             Request::Checkpoint { export, answer } => {
                 let done = self.checkpoint_now(export);
                 answer(done.clone());

@@ -101,7 +101,7 @@ impl Opening {
         match self.format {
             // It cannot say that an outcome is in a blob.
             Format::V1 => blobs.bytes_min = u64::MAX,
-            Format::V2 => {}
+            Format::V2 | Format::V3 => {}
         }
         let keeper = Keeper::start(disk, folder, ledger, blobs);
         let keeper = Arc::new(keeper.map_err(|source| OpenError::System {

@@ -130,6 +130,31 @@ impl Persisted for ExportEnd {
         };
         Ok((end, rest))
     }
+
+    fn push_v2(&self, bytes: &mut Vec<u8>) -> Result<(), BodyError> {
+        let Self {
+            lsn,
+            rows,
+            bytes: row_bytes,
+            checksums,
+            live,
+        } = self;
+        push(&(lsn, rows, row_bytes, checksums), bytes)?;
+        live.push_v2(bytes)
+    }
+
+    fn take_v2(bytes: &[u8]) -> Result<(Self, &[u8]), BodyError> {
+        let ((lsn, rows, row_bytes, checksums), rest) = take(bytes)?;
+        let (live, rest) = Live::take_v2(rest)?;
+        let end = Self {
+            lsn,
+            rows,
+            bytes: row_bytes,
+            checksums,
+            live,
+        };
+        Ok((end, rest))
+    }
 }
 
 impl ExportEnd {

@@ -13,6 +13,7 @@ mod support;
 
 mod backups;
 mod blobs;
+mod budgets;
 mod capabilities;
 mod children;
 mod counters;

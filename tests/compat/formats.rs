@@ -133,12 +133,12 @@ fn an_upgraded_store_stays_upgraded_and_keeps_all_that_it_had() {
     upgrading.store.upgrade = true;
     let opening = builder(&found.store, &found.world).options(upgrading);
     let engine = opening.open_blocking().unwrap();
-    assert_eq!(engine.recovery().format, Format::V2);
-    assert_eq!(format_of(&found.store), 2);
+    assert_eq!(engine.recovery().format, Format::V3);
+    assert_eq!(format_of(&found.store), 3);
     work(&engine, &found);
     engine.blocking().close().unwrap();
     let engine = found.open();
-    assert_eq!(engine.recovery().format, Format::V2);
+    assert_eq!(engine.recovery().format, Format::V3);
     replays(&engine, &found.world);
     engine.blocking().close().unwrap();
     assert!(found.store.join("blobs").exists());

@@ -17,5 +17,6 @@ mod formats;
 mod newer;
 mod opens;
 mod pages;
+mod paid;
 mod world;
 mod writer;

@@ -6,6 +6,7 @@ use orlop::{Engine, Failure, Format, Key, Origin, SubmitError, Tenant, wait};
 
 use crate::newer;
 use crate::pages::Pages;
+use crate::paid;
 use crate::world::{
     COMPLETES, Double, FAILS, Fill, HANGS, HANGS_BACKWARD, LOCKED, PANICS, Plan, Put, PutNarrow,
     SLEEPS, World, builder,
@@ -13,9 +14,10 @@ use crate::world::{
 use crate::writer::write;
 
 /// Every store that was ever committed.
-pub(crate) const COMMITTED: [(&str, &[u8]); 2] = [
+pub(crate) const COMMITTED: [(&str, &[u8]); 3] = [
     ("format 1", include_bytes!("../fixtures/store-v1.pages")),
     ("format 2", include_bytes!("../fixtures/store-v2.pages")),
+    ("format 3", include_bytes!("../fixtures/store-v3.pages")),
 ];
 
 /// A fixture laid out in a folder, with its outside.
@@ -177,13 +179,17 @@ fn opens(pages: &Pages) {
     assert_eq!(recovery.tables_rebuilt, None);
     let more = match recovery.format {
         Format::V1 => 0,
-        Format::V2 => newer::SAGAS,
+        Format::V2 | Format::V3 => newer::SAGAS,
     };
     assert_eq!((recovery.effects, recovery.sagas), (6, 7 + more));
     replays(&engine, &found.world);
     goes_on(&engine, &found.world);
     if more > 0 {
         newer::goes_on(&engine, &found.world);
+    }
+    match recovery.format {
+        Format::V1 | Format::V2 => paid::is_refused(&engine),
+        Format::V3 => paid::is_kept(&engine),
     }
     engine.blocking().close().unwrap();
     // And what it became is found by the next opening too.

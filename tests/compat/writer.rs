@@ -1,6 +1,6 @@
 //! Writes a store as a fixture: finished and unfinished work of every kind, two openings, and a
-//! crash with a torn tail. Needs nothing but the public API: without `newer`, the code that wrote
-//! format 1 ran it too.
+//! crash with a torn tail. Needs nothing but the public API: without `newer` and `paid`, the code that
+//! wrote format 1 ran it too.
 
 use std::path::Path;
 
@@ -8,6 +8,7 @@ use orlop::{Engine, Key, SubmitError, Tenant, wait};
 
 use crate::newer;
 use crate::pages::Pages;
+use crate::paid;
 use crate::world::{
     COMPLETES, Double, FAILS, Fill, HANGS, HANGS_BACKWARD, LOCKED, PANICS, Plan, Put, PutNarrow,
     SLEEPS, World, builder,
@@ -28,6 +29,7 @@ pub(crate) fn write(store: &Path) -> Pages {
     wait(engine.checkpoint()).unwrap();
     later(&engine, &world);
     newer::write(&engine, &world);
+    paid::write(&engine);
     // The tables follow the journal; what is copied is what a killed process leaves.
     while engine.snapshot().store.projected < engine.snapshot().store.watermark {
         std::thread::yield_now();

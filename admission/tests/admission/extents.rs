@@ -350,7 +350,7 @@ proptest! {
             }
         }
         let granted = permits.len() as u64;
-        Permit::settle_batch(&mut permits);
+        Permit::settle_batch(&mut permits, |_, _| {});
         while !houses[1].inbox.lock().unwrap().is_empty() {
             drop(crate::support::take_all(&houses[1].inbox));
         }

@@ -269,7 +269,9 @@ impl Run {
         pool.dispatch(now, told);
         self.oracle.relax(lane);
         match busy {
-            Some(busy) => permit.settle(BusyNanos::new(busy)),
+            Some(busy) => {
+                permit.settle(BusyNanos::new(busy));
+            }
             None => drop(permit),
         }
     }

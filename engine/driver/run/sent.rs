@@ -51,7 +51,8 @@ impl Run {
             | Event::Tenant(_)
             | Event::Effect { .. }
             | Event::Closed { .. }
-            | Event::Recovered => false,
+            | Event::Recovered
+            | Event::Budget(_) => false,
         }
     }
 

@@ -82,6 +82,7 @@ impl Bench {
         let (tell, told) = mpsc::channel();
         let run = Running {
             slot: Some(Slot {
+                treasury: Arc::clone(&executor.treasury),
                 permit: None,
                 meters: None,
                 owner: Owned::new(Arc::new(Hears(Mutex::new(tell)))),

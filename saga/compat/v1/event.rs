@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::super::NotInFormat;
+use super::super::{Format, NotInFormat};
 use super::Frozen;
 use super::effect::EffectEvent;
 use crate::amount::BusyNanos;
@@ -70,6 +70,7 @@ impl Frozen<Event> for today::Event {
             },
             Self::Closed { at } => Event::Closed { at: *at },
             Self::Recovered => return Err(NotInFormat::since_v2("a recovery that is over")),
+            Self::Budget(_) => return Err(NotInFormat::since_v3("a budget", Format::V1)),
         })
     }
 

@@ -10,7 +10,7 @@ mod state;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{BodyError, NotInFormat, Persisted, push, take};
+use super::{BodyError, NotInFormat, Persisted, push, take, v2};
 use crate::effect::Settlement;
 use crate::event::Event;
 use crate::live::Live;
@@ -57,10 +57,40 @@ macro_rules! persisted {
 }
 
 persisted! {
-    Event as event::Event,
     Settlement as effect::Settlement,
     SagaState as state::SagaState,
-    Live as state::Live,
+}
+
+impl Persisted for Event {
+    fn push_v1(&self, bytes: &mut Vec<u8>) -> Result<(), BodyError> {
+        push_frozen::<event::Event, Self>(self, bytes)
+    }
+
+    fn take_v1(bytes: &[u8]) -> Result<(Self, &[u8]), BodyError> {
+        take_frozen::<event::Event, Self>(bytes)
+    }
+
+    fn push_v2(&self, bytes: &mut Vec<u8>) -> Result<(), BodyError> {
+        v2::push_event(self, bytes)
+    }
+}
+
+impl Persisted for Live {
+    fn push_v1(&self, bytes: &mut Vec<u8>) -> Result<(), BodyError> {
+        push_frozen::<state::Live, Self>(self, bytes)
+    }
+
+    fn take_v1(bytes: &[u8]) -> Result<(Self, &[u8]), BodyError> {
+        take_frozen::<state::Live, Self>(bytes)
+    }
+
+    fn push_v2(&self, bytes: &mut Vec<u8>) -> Result<(), BodyError> {
+        v2::push_live(self, bytes)
+    }
+
+    fn take_v2(bytes: &[u8]) -> Result<(Self, &[u8]), BodyError> {
+        v2::take_live(bytes)
+    }
 }
 
 fn freeze_all<V, T: Frozen<V>>(values: &[T]) -> Result<Vec<V>, NotInFormat> {

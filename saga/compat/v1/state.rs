@@ -9,6 +9,7 @@ use super::effect::Effect;
 use super::event::{Cause, Hold, SagaStart, StepOutcome, UndoIntent, freeze_undo};
 use super::{Frozen, freeze_all, thaw_all};
 use crate::amount::BusyNanos;
+use crate::budget::Books;
 use crate::canonical::Payload;
 use crate::effect::{self, CodeRef, EffectId};
 use crate::id::{Fence, Incarnation, Lsn, SagaId, StepIndex, TenantId};
@@ -356,6 +357,8 @@ impl Frozen<Live> for live::Live {
             tenants,
             effects,
             sagas,
+            // Decides nothing without budgets, and those this version cannot have.
+            books: _,
         } = self;
         if *outside_ahead {
             return Err(NotInFormat::since_v2("a restored backup"));
@@ -391,6 +394,7 @@ impl Frozen<Live> for live::Live {
             sagas: sagas
                 .map(|(id, saga)| (id, sagas::SagaState::thaw(saga)))
                 .collect(),
+            books: Books::default(),
         }
     }
 }
