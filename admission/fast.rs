@@ -147,7 +147,7 @@ impl Core {
             Some(refusal)
         };
         ledger
-            .check_state(request.tenant.id(), Lane::Ordinary)
+            .check_state(request)
             .or_else(|| {
                 nested.then(|| Refusal::Nested {
                     bulkhead: Arc::clone(&self.name),

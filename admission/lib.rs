@@ -15,6 +15,7 @@
 //!   none of them held.
 
 mod acquire;
+mod allow;
 mod audit;
 mod batch;
 mod bulkhead;

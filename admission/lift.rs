@@ -54,6 +54,7 @@ impl Refusal {
             }
             | Self::StaleTenant { .. }
             | Self::Revoked { .. }
+            | Self::NotAllowed { .. }
             | Self::Nested { .. }
             | Self::NeverFits { .. }
             | Self::Expired

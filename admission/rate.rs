@@ -34,6 +34,29 @@ impl Rate {
         })
     }
 
+    /// One request each `interval_nanos` on average, and `burst` of them at once after a pause, as
+    /// [`interval_nanos`](Self::interval_nanos) and [`burst`](Self::burst) tell them. `None` if one
+    /// of them is 0 or the rate is above [`Self::PER_SECOND_MAX`].
+    pub const fn every(interval_nanos: u64, burst: u32) -> Option<Self> {
+        if interval_nanos < 1_000_000_000 / Self::PER_SECOND_MAX as u64 || burst == 0 {
+            return None;
+        }
+        Some(Self {
+            interval_nanos,
+            burst,
+        })
+    }
+
+    /// The least time between two requests on average.
+    pub const fn interval_nanos(self) -> u64 {
+        self.interval_nanos
+    }
+
+    /// How many requests may come at once after a pause.
+    pub const fn burst(self) -> u32 {
+        self.burst
+    }
+
     /// How far ahead of time the next request may be counted.
     const fn tolerance(self) -> u64 {
         self.interval_nanos

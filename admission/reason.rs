@@ -13,6 +13,8 @@ pub enum Reason {
     Revoked,
     /// [`Refusal::Draining`].
     Draining,
+    /// [`Refusal::NotAllowed`].
+    NotAllowed,
     /// [`Refusal::Nested`].
     Nested,
     /// [`Refusal::NeverFits`].
@@ -43,7 +45,7 @@ pub enum Reason {
 
 impl Reason {
     /// How many there are.
-    pub const COUNT: usize = 17;
+    pub const COUNT: usize = 18;
 
     /// All of them; each one's place is [`index`](Self::index).
     pub const ALL: [Self; Self::COUNT] = [
@@ -51,6 +53,7 @@ impl Reason {
         Self::Suspended,
         Self::Revoked,
         Self::Draining,
+        Self::NotAllowed,
         Self::Nested,
         Self::NeverFits,
         Self::Expired,
@@ -78,6 +81,7 @@ impl Reason {
             Self::Suspended => "suspended",
             Self::Revoked => "revoked",
             Self::Draining => "draining",
+            Self::NotAllowed => "not_allowed",
             Self::Nested => "nested",
             Self::NeverFits => "never_fits",
             Self::Expired => "expired",
@@ -103,6 +107,7 @@ impl Refusal {
             Self::Suspended { .. } => Reason::Suspended,
             Self::Revoked { .. } => Reason::Revoked,
             Self::Draining { .. } => Reason::Draining,
+            Self::NotAllowed { .. } => Reason::NotAllowed,
             Self::Nested { .. } => Reason::Nested,
             Self::NeverFits { .. } => Reason::NeverFits,
             Self::Expired => Reason::Expired,
@@ -128,6 +133,7 @@ impl RefusalCounts {
             Reason::Suspended => self.suspended,
             Reason::Revoked => self.revoked,
             Reason::Draining => self.draining,
+            Reason::NotAllowed => self.not_allowed,
             Reason::Nested => self.nested,
             Reason::NeverFits => self.never_fits,
             Reason::Expired => self.expired,

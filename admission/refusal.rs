@@ -104,6 +104,14 @@ pub enum Refusal {
         /// Which of the two.
         scope: Scope,
     },
+    /// The tenant may not run this computation. Nothing was reserved. Have it allowed, or do without.
+    #[error("tenant {tenant} may not run computation {computation:?}")]
+    NotAllowed {
+        /// The tenant.
+        tenant: TenantId,
+        /// The computation's name.
+        computation: Arc<str>,
+    },
     /// The caller already holds a permit of this bulkhead, so waiting for another one could wait
     /// for itself. Nothing was queued. Acquire before entering the computation, or elsewhere.
     #[error("a permit of bulkhead {bulkhead} was asked for by work that holds one")]
@@ -235,6 +243,7 @@ impl Refusal {
             | Self::QueueTimeout { .. } => true,
             Self::StaleTenant { .. }
             | Self::Revoked { .. }
+            | Self::NotAllowed { .. }
             | Self::Nested { .. }
             | Self::NeverFits { .. }
             | Self::UnknownExclusion { .. }
@@ -268,6 +277,8 @@ pub struct RefusalCounts {
     pub revoked: u64,
     /// [`Refusal::Draining`].
     pub draining: u64,
+    /// [`Refusal::NotAllowed`].
+    pub not_allowed: u64,
     /// [`Refusal::Nested`].
     pub nested: u64,
     /// [`Refusal::NeverFits`].
@@ -303,6 +314,7 @@ impl RefusalCounts {
             + self.suspended
             + self.revoked
             + self.draining
+            + self.not_allowed
             + self.nested
             + self.never_fits
             + self.expired
@@ -348,6 +360,7 @@ impl RefusalCounts {
             Refusal::Suspended { .. } => &mut self.suspended,
             Refusal::Revoked { .. } => &mut self.revoked,
             Refusal::Draining { .. } => &mut self.draining,
+            Refusal::NotAllowed { .. } => &mut self.not_allowed,
             Refusal::Nested { .. } => &mut self.nested,
             Refusal::NeverFits { .. } => &mut self.never_fits,
             Refusal::Expired => &mut self.expired,

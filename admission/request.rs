@@ -169,6 +169,8 @@ pub struct Request<'a> {
     pub class: Class,
     /// Which pool it goes to.
     pub lane: Lane,
+    /// Whether it belongs to work that was accepted before, which a draining tenant still finishes.
+    pub accepted: bool,
     /// How large it is, for its estimate: work of one computation and about the same size is
     /// expected to cost the same.
     pub size: ByteCount,
@@ -194,6 +196,7 @@ impl<'a> Request<'a> {
             cost: CostVector::default(),
             class: Class::default(),
             lane: Lane::default(),
+            accepted: false,
             size: ByteCount::default(),
             deadline: None,
             exclusion: None,
@@ -233,6 +236,13 @@ impl<'a> Request<'a> {
     #[must_use]
     pub const fn lane(mut self, lane: Lane) -> Self {
         self.lane = lane;
+        self
+    }
+
+    /// The same, as part of work that was accepted before: it passes while the tenant is draining.
+    #[must_use]
+    pub const fn accepted(mut self, accepted: bool) -> Self {
+        self.accepted = accepted;
         self
     }
 

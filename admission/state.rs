@@ -88,7 +88,7 @@ impl State {
         let unknown = exclusion_of(request).filter(|&group| !pool.queue.knows(group));
         let expired = deadline_of(request).is_some_and(|deadline| Some(deadline) <= now);
         let refusal = ledger
-            .check_state(request.tenant.id(), request.lane)
+            .check_state(request)
             .or_else(|| {
                 nested.then(|| Refusal::Nested {
                     bulkhead: Arc::clone(&core.name),

@@ -16,6 +16,7 @@ use orlop_saga::id::TenantId;
 use orlop_saga::tenant::TenantLabel;
 use orlop_saga::time::Monotonic;
 
+use crate::allow::Allowed;
 use crate::bulkhead::Core;
 use crate::drain::Gate;
 use crate::extent::{Bound, Held};
@@ -263,8 +264,11 @@ impl Ledger {
     }
 
     /// The checks of capability, generation and state.
-    pub(crate) fn check_state(&self, tenant: TenantId, lane: Lane) -> Option<Refusal> {
-        match (lane, self.state) {
+    pub(crate) fn check_state(&self, request: &Request<'_>) -> Option<Refusal> {
+        let tenant = request.tenant.id();
+        match (request.lane, self.state) {
+            // A drain waits for what was accepted: refused, it would never end.
+            (Lane::Ordinary, TenantState::Draining) if request.accepted => None,
             (Lane::Ordinary, state) => Refusal::of_state(state, tenant),
             (Lane::Reserved, TenantState::Unregistered) => Some(Refusal::StaleTenant { tenant }),
             (
@@ -475,6 +479,7 @@ pub struct TenantAccount {
     pub(crate) ledger: Mutex<Ledger>,
     /// Whether it has a rate, so that the clock is read before the ledger's lock is taken.
     timed: AtomicBool,
+    pub(crate) allowed: Allowed,
 }
 
 impl TenantAccount {
@@ -483,6 +488,7 @@ impl TenantAccount {
             id,
             label,
             timed: AtomicBool::new(quotas.rate.is_some() || quotas.journal.is_some()),
+            allowed: Allowed::default(),
             ledger: Mutex::new(Ledger {
                 state: TenantState::Active,
                 quotas,

@@ -202,11 +202,23 @@ impl Registry {
         })
     }
 
-    fn insert(&mut self, label: TenantLabel, id: TenantId, quotas: Quotas) -> Arc<TenantAccount> {
-        while self.slots.len() <= id.slot() as usize {
+    /// Has a place for a slot.
+    fn reach(&mut self, slot: u32) {
+        while self.slots.len() <= slot as usize {
             self.idle.extend(u32::try_from(self.slots.len()));
             self.slots.push(Slot::default());
         }
+    }
+
+    fn remember(&mut self, ended: TenantId) {
+        self.reach(ended.slot());
+        if let Some(slot) = self.slots.get_mut(ended.slot() as usize) {
+            slot.last_generation = slot.last_generation.max(ended.generation());
+        }
+    }
+
+    fn insert(&mut self, label: TenantLabel, id: TenantId, quotas: Quotas) -> Arc<TenantAccount> {
+        self.reach(id.slot());
         self.idle.remove(&id.slot());
         let ended = self
             .account(id.slot())
@@ -282,6 +294,22 @@ impl Tenants {
         let mut registry = self.registry.lock();
         let id = registry.vacant(self.tenants_max)?;
         self.insert(&mut registry, label, id, quotas)
+    }
+
+    /// Remembers a life that has ended and was found in the journal: the slot's next life is of a
+    /// later generation.
+    ///
+    /// # Errors
+    /// [`RegisterError::SlotOutOfRange`]: nothing changed.
+    pub fn remember(&self, ended: TenantId) -> Result<(), RegisterError> {
+        if ended.slot() >= self.tenants_max {
+            return Err(RegisterError::SlotOutOfRange {
+                tenant: ended,
+                tenants_max: self.tenants_max,
+            });
+        }
+        self.registry.lock().remember(ended);
+        Ok(())
     }
 
     fn insert(

@@ -33,6 +33,7 @@ use crate::operator::{Drains, Feed};
 use crate::options::{Limits, Options, RetryPolicy};
 use crate::registry::{Code, Registry};
 use crate::tenant::Registering;
+use crate::tenure::Tenures;
 use crate::timers::Timers;
 
 /// See the module.
@@ -52,6 +53,9 @@ pub(crate) struct Core {
     pub(crate) feed: Feed,
     pub(crate) drains: Drains,
     pub(crate) tenants: Tenants,
+    pub(crate) tenures: Tenures,
+    /// Whether a new tenant may run every computation, or none.
+    pub(crate) allow_by_default: bool,
     pub(crate) marks: Marks,
     pub(crate) labels: DashMap<TenantLabel, Registering>,
     pub(crate) flights: DashMap<EffectId, Arc<Flight>>,
@@ -132,6 +136,8 @@ impl Core {
             registry,
             executor,
             tenants,
+            tenures: Tenures::default(),
+            allow_by_default: options.allow_by_default,
             marks: Marks::default(),
             labels: DashMap::new(),
             flights: DashMap::new(),

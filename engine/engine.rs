@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use orlop_admission::{BulkheadSnapshot, TenantSnapshot};
+use orlop_admission::{BulkheadSnapshot, Quotas, TenantSnapshot};
 use orlop_gpu::DeviceSnapshot;
 use orlop_saga::audit::ChainHead;
 use orlop_store::backup::{Backup, BackupError};
@@ -92,6 +92,23 @@ impl Engine {
             core: self.core.clone(),
             account,
         })
+    }
+
+    /// Registers the tenant called `label` durably, with quotas; there must be none of that name.
+    ///
+    /// # Errors
+    /// [`TenantError::Register`] with [`LabelTaken`](crate::TenantRegisterError::LabelTaken):
+    /// there is one, which is as it was. Otherwise none was registered.
+    pub async fn register(
+        &self,
+        label: &str,
+        quotas: Quotas,
+    ) -> Result<TenantManager, TenantError> {
+        let account = self.core.new_tenant(label, quotas).await?;
+        Ok(TenantManager::new(Tenant {
+            core: self.core.clone(),
+            account,
+        }))
     }
 
     /// The capability to manage the tenant called `label`.

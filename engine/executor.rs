@@ -5,6 +5,7 @@
 //! - An owner hears exactly once how an attempt that was launched ended.
 //! - A panic in code of the embedder is the failure of one attempt and of nothing else.
 
+mod allow;
 mod busy;
 mod device;
 #[cfg(feature = "testkit")]
@@ -78,7 +79,8 @@ pub(crate) struct Demand {
     pub(crate) class: Class,
     pub(crate) lane: Lane,
     pub(crate) deadline: Option<Monotonic>,
-    /// Whether it waits for what it is refused for to pass.
+    /// Whether it was promised: it waits for what it is refused for to pass, and is finished while
+    /// the tenant is draining.
     pub(crate) patient: bool,
 }
 

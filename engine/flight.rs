@@ -13,6 +13,7 @@ mod again;
 mod enter;
 mod look;
 mod paid;
+mod progress;
 mod record;
 mod run;
 mod wait;
@@ -28,6 +29,7 @@ use orlop_saga::time::Monotonic;
 use parking_lot::Mutex;
 
 pub(crate) use self::enter::{Entrance, Seat, Want, Work};
+pub(crate) use self::progress::Progress;
 pub use self::run::Cancelled;
 use self::wait::Waiters;
 pub(crate) use self::wait::{Arrival, Mailbox, Reply};

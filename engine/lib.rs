@@ -52,6 +52,7 @@ mod handle;
 mod host;
 mod lease;
 mod ledger;
+mod manage;
 mod meter;
 #[cfg(feature = "metrics")]
 mod metrics;
@@ -68,6 +69,8 @@ mod signal;
 mod start;
 mod submission;
 mod tenant;
+mod tenure;
+mod terms;
 #[cfg(feature = "testkit")]
 pub mod testkit;
 mod ticket;
@@ -101,6 +104,7 @@ pub use host::{
 };
 pub use lease::{Escalation, Lease};
 pub use ledger::{Ledger, LedgerError, LedgerLine, LedgerTotal};
+pub use manage::TenantDrained;
 pub use meter::{BulkheadMeter, LaneMeter};
 #[cfg(feature = "metrics")]
 pub use metrics::{METRICS, Metric, MetricKind, MetricsPublisher};
@@ -120,12 +124,14 @@ pub use signal::{SagaRef, SignalError, Signalled};
 pub use start::SagaStarting;
 pub use submission::{Awaited, Enqueued, Keyed, Origin, Reply, Submission};
 pub use tenant::{Tenant, TenantError, TenantManager};
+pub use tenure::DrainCounts;
 pub use ticket::{SagaTicket, Ticket};
 
 pub use orlop_admission::{
-    AuditSink, BulkheadOptions, BulkheadSnapshot, ClassWeights, ConflictError, ConflictMatrix,
-    ExclusionId, GroupId, MemorySink, PurseSnapshot, Quotas, Rate, Reason, Refusal, Share,
-    SinkError, TenantSnapshot, Together, TogetherError, TracingSink, Weight,
+    AuditSink, BulkheadOptions, BulkheadSnapshot, ByteRate, ClassWeights, ConflictError, ConflictMatrix,
+    ExclusionId, GroupId, MemorySink, PurseSnapshot, Quotas, Rate, Reason, Refusal,
+    RegisterError as TenantRegisterError, Share, SinkError, TenantError as TenantStateError,
+    TenantSnapshot, TenantState, Together, TogetherError, TracingSink, Weight,
 };
 pub use orlop_gpu::topk::query::{ElementType, VectorMetric};
 pub use orlop_gpu::{BufferRef, DeviceOptions, DeviceSnapshot, HostOp, Opcode};

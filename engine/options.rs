@@ -205,6 +205,9 @@ pub struct Options {
     pub budgets: BudgetOptions,
     /// Threads of the engine's own runtime; at least 1.
     pub io_threads: usize,
+    /// Whether a tenant that is registered may run every computation at first, or none until
+    /// [`TenantManager::allow_only`](crate::TenantManager::allow_only) says which.
+    pub allow_by_default: bool,
     /// How long `close` waits for work in flight.
     pub close_timeout: Duration,
 }
@@ -225,6 +228,7 @@ impl Default for Options {
             audit: AuditOptions::default(),
             budgets: BudgetOptions::default(),
             io_threads: 1,
+            allow_by_default: true,
             close_timeout: Duration::from_secs(30),
         }
     }

@@ -3,18 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use orlop_admission::{Quotas, TenantAccount};
+use orlop_admission::{Queued, TenantAccount};
 use orlop_saga::compat::Format;
 use orlop_saga::effect::{Effect, EffectId};
 use orlop_saga::id::{Incarnation, SagaId, StoreId, TenantId};
 use orlop_saga::live::{Live, Standing};
 use orlop_saga::saga::{Hold, PauseReason, SagaState};
+use orlop_saga::tenancy::TenantStanding;
 use orlop_store::store::Recovered;
 
 use crate::core::Core;
 use crate::driver::Message;
 use crate::flight::Flight;
 use crate::open::OpenError;
+use crate::terms;
 
 /// What opening found.
 #[derive(Clone, Debug)]
@@ -46,12 +48,7 @@ pub struct Recovery {
 pub(crate) fn go_on(core: &Arc<Core>, recovered: Recovered) -> Result<Recovery, OpenError> {
     let live = recovered.live;
     core.executor.treasury.recover(core, live.books());
-    for (id, label) in live.tenants() {
-        let account = core
-            .tenants
-            .register(label.clone(), *id, Quotas::UNLIMITED)?;
-        core.adopt(account);
-    }
+    tenants(core, &live)?;
     // An older format cannot name who is played.
     let standing = match recovered.format {
         Format::V1 => Standing::Closed,
@@ -99,6 +96,31 @@ pub(crate) fn go_on(core: &Arc<Core>, recovered: Recovered) -> Result<Recovery, 
         core.driver.tell(Message::AllFound);
     }
     Ok(recovery)
+}
+
+/// Registers the tenants as they were.
+fn tenants(core: &Core, live: &Live) -> Result<(), OpenError> {
+    for ended in live.tenancies().ended() {
+        core.tenants.remember(ended)?;
+    }
+    for (id, label) in live.tenants() {
+        let tenancy = live.tenancies().of(*id);
+        let quotas = terms::quotas(tenancy.terms());
+        let account = core.tenants.register(label.clone(), *id, quotas)?;
+        account.allow(tenancy.allowed().clone());
+        // Of one that was just registered nothing can be refused.
+        let stands = match tenancy.standing() {
+            TenantStanding::Active => Ok(()),
+            TenantStanding::Suspended => core.tenants.suspend(&account),
+            TenantStanding::Draining | TenantStanding::Drained => {
+                core.tenants.drain(&account, Queued::Serve).map(drop)
+            }
+            TenantStanding::Revoked => core.tenants.revoke(&account),
+        };
+        debug_assert!(stands.is_ok(), "{stands:?}");
+        core.adopt(account);
+    }
+    Ok(())
 }
 
 /// Who is or will be paused as suspect.

@@ -1,12 +1,15 @@
 //! Tenants: the capability to submit, and the one to manage.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
 use dashmap::mapref::entry::Entry;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
-use orlop_admission::{Quotas, TenantAccount, TenantError as AdmissionError, TenantSnapshot};
+use orlop_admission::{
+    Quotas, RegisterError, TenantAccount, TenantError as AdmissionError, TenantSnapshot,
+};
 use orlop_saga::audit::{Object, Operation};
 use orlop_saga::effect::EffectId;
 use orlop_saga::event::Event;
@@ -21,7 +24,7 @@ use crate::buffer::{self, Buffer, BufferError};
 use crate::computation::Computation;
 use crate::core::Core;
 use crate::driver::CancelError;
-use crate::error::{SubmitError, Unavailable};
+use crate::error::Unavailable;
 use crate::halfway;
 use crate::handle::Handle;
 use crate::ledger::Ledger;
@@ -29,6 +32,7 @@ use crate::operator::Operator;
 use crate::saga::Saga;
 use crate::start::SagaStarting;
 use crate::submission::{Awaited, Enqueued, Submission};
+use crate::terms;
 
 /// The capability to submit on behalf of one tenant. Cheap to clone; it cannot be forged, and it
 /// cannot manage.
@@ -44,7 +48,7 @@ pub struct TenantManager {
     tenant: Tenant,
 }
 
-/// Why there is no handle of a tenant, or why managing it failed. Nothing changed.
+/// Why there is no handle of a tenant, or why managing it failed. Nothing changed, unless said.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TenantError {
@@ -57,9 +61,28 @@ pub enum TenantError {
     /// The engine takes no work.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
-    /// Whether the registration is durable is unknown: the disk failed. Reopen the store.
-    #[error("whether the tenant is registered is unknown: the disk failed while it was written")]
+    /// Whether the change is durable is unknown: the disk failed. It holds until the engine ends, a
+    /// registration does not. Reopen the store.
+    #[error("whether the tenant was changed is unknown: the disk failed while it was written")]
     Unresolved,
+    /// It has work that has not ended. Drain it, and resolve what is held.
+    #[error("tenant {tenant} has {moving} effects and sagas that move, {held} are held")]
+    Unfinished {
+        /// The tenant.
+        tenant: TenantId,
+        /// How many still move.
+        moving: usize,
+        /// How many wait for an operator.
+        held: usize,
+    },
+    /// An allow list names more computations than it may, or something that is no name.
+    #[error("an allow list has up to {names_max} names of 1 to {name_bytes_max} bytes")]
+    AllowList {
+        /// How many names it may have.
+        names_max: usize,
+        /// How long one may be.
+        name_bytes_max: usize,
+    },
     /// The tenant's state does not allow it.
     #[error(transparent)]
     State(#[from] AdmissionError),
@@ -78,8 +101,19 @@ impl Core {
         let label = TenantLabel::new(label)?;
         let registering = match self.labels.entry(label.clone()) {
             Entry::Occupied(known) => known.get().clone(),
-            Entry::Vacant(vacant) => vacant.insert(self.register(label.clone())?).clone(),
+            Entry::Vacant(vacant) => {
+                let registering = self.register(label.clone(), Quotas::UNLIMITED)?;
+                vacant.insert(registering).clone()
+            }
         };
+        self.registered(label, registering).await
+    }
+
+    async fn registered(
+        &self,
+        label: TenantLabel,
+        registering: Registering,
+    ) -> Result<Arc<TenantAccount>, TenantError> {
         let registered = registering.clone().await;
         if registered.is_err() {
             self.labels
@@ -88,32 +122,68 @@ impl Core {
         registered
     }
 
-    fn register(self: &Arc<Self>, label: TenantLabel) -> Result<Registering, TenantError> {
-        let account = self
-            .tenants
-            .register_next(label.clone(), Quotas::UNLIMITED)?;
+    /// A tenant that there was not, with quotas.
+    pub(crate) async fn new_tenant(
+        self: &Arc<Self>,
+        label: &str,
+        quotas: Quotas,
+    ) -> Result<Arc<TenantAccount>, TenantError> {
+        self.check_open()?;
+        let label = TenantLabel::new(label)?;
+        let (registering, is_new) = match self.labels.entry(label.clone()) {
+            Entry::Occupied(known) => (known.get().clone(), false),
+            Entry::Vacant(vacant) => {
+                let registering = self.register(label.clone(), quotas)?;
+                (vacant.insert(registering).clone(), true)
+            }
+        };
+        let account = self.registered(label, registering).await?;
+        if is_new {
+            return Ok(account);
+        }
+        let (holder, state) = (account.id(), account.state());
+        Err(RegisterError::LabelTaken { holder, state }.into())
+    }
+
+    fn register(
+        self: &Arc<Self>,
+        label: TenantLabel,
+        quotas: Quotas,
+    ) -> Result<Registering, TenantError> {
+        let terms = terms::of(&quotas);
+        let restricted = !self.allow_by_default;
+        if restricted || !terms.is_empty() {
+            self.check_format_3("a tenant with quotas or an allow list")?;
+        }
+        let account = self.tenants.register_next(label.clone(), quotas)?;
+        if restricted {
+            account.allow(Some(BTreeSet::new()));
+        }
         let tenant = account.id();
         // Slots are given in order; the table of labels is locked here.
         let (count, max) = (tenant.slot() as usize + 1, self.limits.tenants_max as usize);
         halfway::level(&self.marks.tenants, "limits.tenants_max", count, max);
         self.enter_device(tenant);
-        let event = Event::Tenant(TenantEvent::Registered { tenant, label });
+        let mut events = vec![Event::Tenant(TenantEvent::Registered { tenant, label })];
+        if !terms.is_empty() {
+            events.push(Event::Tenant(TenantEvent::QuotasChanged { tenant, terms }));
+        }
+        if restricted {
+            let allowed = Some(BTreeSet::new());
+            events.push(Event::Tenant(TenantEvent::AllowListChanged {
+                tenant,
+                allowed,
+            }));
+        }
         let (tell, told) = oneshot::channel();
         let registered = Arc::clone(&account);
-        self.append(tenant, Purpose::New, &[event], move |core, result| {
+        self.append(tenant, Purpose::New, &events, move |core, result| {
             let answer = match result {
                 Ok(_) => Ok(registered),
                 Err(error) => {
                     // Nothing of it is known to be durable, and nothing was submitted under it.
                     let _ = core.tenants.unregister(&registered);
-                    let failed = core.append_failed(&error, Key::new([0; 16]));
-                    Err(if let SubmitError::Unavailable(why) = failed {
-                        TenantError::Unavailable(why)
-                    } else if matches!(failed, SubmitError::Interrupted { .. }) {
-                        Unavailable::Closed.into()
-                    } else {
-                        TenantError::Unresolved
-                    })
+                    Err(core.undecided(&error))
                 }
             };
             let _ = tell.send(answer);
@@ -134,7 +204,15 @@ impl Core {
         self.labels.insert(label, known);
     }
 
+    /// The device refuses the tenant from now on.
+    pub(crate) fn leave_device(&self, tenant: TenantId) {
+        if let Err(error) = self.executor.device.revoke_tenant_generation(tenant) {
+            tracing::error!(%tenant, %error, "the device did not know the tenant");
+        }
+    }
+
     fn enter_device(&self, tenant: TenantId) {
+        self.tenures.begin(tenant);
         if let Err(error) = self.executor.device.register_tenant_generation(tenant) {
             // Its device work is refused as stale; the rest goes on.
             tracing::error!(%tenant, %error, "the device does not take the tenant");
@@ -217,35 +295,6 @@ impl TenantManager {
     /// The capability to submit alone.
     pub fn tenant(&self) -> &Tenant {
         &self.tenant
-    }
-
-    /// Refuses its submissions, replays included, until it is resumed. What runs goes on; what is
-    /// queued is withdrawn.
-    ///
-    /// # Errors
-    /// [`TenantError::State`]: it is revoked.
-    pub fn suspend(&self) -> Result<(), TenantError> {
-        Ok(self.tenant.core.tenants.suspend(&self.tenant.account)?)
-    }
-
-    /// Takes its submissions again.
-    ///
-    /// # Errors
-    /// [`TenantError::State`]: it is revoked.
-    pub fn resume(&self) -> Result<(), TenantError> {
-        Ok(self.tenant.core.tenants.resume(&self.tenant.account)?)
-    }
-
-    /// Changes its quotas, from now on. 0 means none.
-    ///
-    /// # Errors
-    /// [`TenantError::State`]: it is not registered any more.
-    pub fn set_quotas(&self, quotas: Quotas) -> Result<(), TenantError> {
-        Ok(self
-            .tenant
-            .core
-            .tenants
-            .set_quotas(&self.tenant.account, quotas)?)
     }
 
     /// What it holds and what was refused.

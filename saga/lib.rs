@@ -28,6 +28,7 @@ pub mod path;
 pub mod record;
 pub mod saga;
 pub mod step;
+pub mod tenancy;
 pub mod tenant;
 pub mod time;
 pub mod trace;

@@ -17,6 +17,7 @@ use crate::effect::{Effect, EffectEvent, EffectId, IllegalEvent, Next, Settlemen
 use crate::event::Event;
 use crate::id::{Incarnation, Lsn, SagaId, TenantId};
 use crate::saga::{SagaEvent, SagaState};
+use crate::tenancy::Tenancies;
 use crate::tenant::{AuditTag, TenantEvent, TenantLabel};
 
 /// Everything unfinished, as the journal up to [`Live::lsn`] left it.
@@ -31,6 +32,7 @@ pub struct Live {
     pub(crate) effects: BTreeMap<EffectId, Effect>,
     pub(crate) sagas: BTreeMap<SagaId, SagaState>,
     pub(crate) books: Books,
+    pub(crate) tenancies: Tenancies,
 }
 
 /// What left the fold: a key has its outcome.
@@ -122,6 +124,11 @@ impl Live {
         &self.sagas
     }
 
+    /// What was decided about the tenants.
+    pub fn tenancies(&self) -> &Tenancies {
+        &self.tenancies
+    }
+
     /// Budgets and the ledger.
     pub fn books(&self) -> &Books {
         &self.books
@@ -163,14 +170,9 @@ impl Live {
                 self.incarnation = *incarnation;
                 None
             }
-            Event::Tenant(TenantEvent::Registered { tenant, label }) => {
-                if self.tenants.contains_key(tenant) {
-                    return Err(FoldError::NotNew {
-                        lsn,
-                        what: "the tenant",
-                    });
-                }
-                self.tenants.insert(*tenant, label.clone());
+            Event::Tenant(event) => {
+                self.tenant(event)
+                    .map_err(|what| FoldError::NotNew { lsn, what })?;
                 None
             }
             Event::Effect { id, event } => self.effect(lsn, *id, event)?,
@@ -253,6 +255,25 @@ impl Live {
                 tenants.get(&tenant).cloned()
             });
         }
+    }
+
+    fn tenant(&mut self, event: &TenantEvent) -> Result<(), &'static str> {
+        let tenant = event.tenant();
+        if let TenantEvent::Registered { label, .. } = event {
+            if self.tenants.contains_key(&tenant) || self.tenancies.has_ended(tenant) {
+                return Err("the tenant");
+            }
+            self.tenants.insert(tenant, label.clone());
+            return Ok(());
+        }
+        if !self.tenants.contains_key(&tenant) {
+            return Err("what was decided about a tenant");
+        }
+        self.tenancies.apply(event);
+        if let TenantEvent::Unregistered { .. } = event {
+            self.tenants.remove(&tenant);
+        }
+        Ok(())
     }
 
     fn effect(

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::id::TenantId;
+use crate::tenancy::{AllowList, Terms};
 
 /// Who pays: billed together per (tenant, organisation, engagement).
 #[derive(
@@ -101,6 +102,9 @@ impl fmt::Display for TenantLabel {
 }
 
 /// What the journal says of a tenant.
+///
+/// New variants are added at the end: the position of a variant is part of the format. All but the
+/// first came with format 3.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TenantEvent {
     /// The tenant was registered under a label and may submit.
@@ -110,4 +114,80 @@ pub enum TenantEvent {
         /// Its name.
         label: TenantLabel,
     },
+    /// It is bounded by these terms from now on.
+    QuotasChanged {
+        /// Which one.
+        tenant: TenantId,
+        /// All its terms.
+        terms: Terms,
+    },
+    /// It may run these computations from now on.
+    AllowListChanged {
+        /// Which one.
+        tenant: TenantId,
+        /// Which computations.
+        allowed: AllowList,
+    },
+    /// It may not submit until it is resumed.
+    Suspended {
+        /// Which one.
+        tenant: TenantId,
+    },
+    /// It may submit again.
+    Resumed {
+        /// Which one.
+        tenant: TenantId,
+    },
+    /// It may not submit; what was accepted is being finished.
+    Draining {
+        /// Which one.
+        tenant: TenantId,
+    },
+    /// What was accepted has ended or is held.
+    Drained {
+        /// Which one.
+        tenant: TenantId,
+    },
+    /// It may never submit again.
+    Revoked {
+        /// Which one.
+        tenant: TenantId,
+    },
+    /// Its life has ended; the slot's next life is a later generation.
+    Unregistered {
+        /// Which one.
+        tenant: TenantId,
+    },
+}
+
+impl TenantEvent {
+    /// Whom it is about.
+    pub const fn tenant(&self) -> TenantId {
+        match self {
+            Self::Registered { tenant, .. }
+            | Self::QuotasChanged { tenant, .. }
+            | Self::AllowListChanged { tenant, .. }
+            | Self::Suspended { tenant }
+            | Self::Resumed { tenant }
+            | Self::Draining { tenant }
+            | Self::Drained { tenant }
+            | Self::Revoked { tenant }
+            | Self::Unregistered { tenant } => *tenant,
+        }
+    }
+
+    /// Whether only format 3 and later can say it.
+    pub(crate) const fn is_of_format_3(&self) -> bool {
+        match self {
+            Self::Registered { .. } => false,
+            Self::QuotasChanged { .. }
+            | Self::AllowListChanged { .. }
+            | Self::Suspended { .. }
+            | Self::Resumed { .. }
+            | Self::Draining { .. }
+            | Self::Drained { .. }
+            | Self::Revoked { .. }
+            | Self::Unregistered { .. } => true,
+        }
+    }
 }

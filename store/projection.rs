@@ -86,7 +86,19 @@ pub fn project(
             key: tenant_key(*tenant),
             value: encode(format, label)?,
         }),
-        Event::Opened { .. }
+        Event::Tenant(TenantEvent::Unregistered { tenant }) => changes.push(Change::Remove {
+            key: tenant_key(*tenant),
+        }),
+        Event::Tenant(
+            TenantEvent::QuotasChanged { .. }
+            | TenantEvent::AllowListChanged { .. }
+            | TenantEvent::Suspended { .. }
+            | TenantEvent::Resumed { .. }
+            | TenantEvent::Draining { .. }
+            | TenantEvent::Drained { .. }
+            | TenantEvent::Revoked { .. },
+        )
+        | Event::Opened { .. }
         | Event::Effect { .. }
         | Event::Saga { .. }
         | Event::Closed { .. }

@@ -87,6 +87,7 @@ fn request_of<'a>(action: &Action, demand: &'a Demand) -> Request<'a> {
         .audit(demand.audit)
         .class(demand.class)
         .lane(demand.lane)
+        .accepted(demand.patient)
         .cost(CostVector::one_slot(action.staging()))
         .size(action.size());
     let request = match demand.deadline {
@@ -113,6 +114,7 @@ impl Executor {
             debug_assert!(false, "no bulkhead {}", action.bulkhead());
             return Err(Refusal::Cancelled);
         };
+        self.check_allowed(action, demand)?;
         let paying = self.treasury.payer_of(demand)?;
         // What waits for budget is asked for again by whoever wants it: nothing that is given back
         // would tell the room.

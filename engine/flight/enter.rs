@@ -100,10 +100,7 @@ impl Core {
         want: Want,
     ) -> Result<Seat, SubmitError> {
         self.check_open()?;
-        entrance.account.check().map_err(|refusal| {
-            self.executor.audit.refused(entrance.id.tenant, &refusal);
-            SubmitError::Refused(refusal)
-        })?;
+        self.check_tenant(&entrance)?;
         let mut entrance = entrance;
         loop {
             let nested = self.nested(&entrance.work);
@@ -118,6 +115,9 @@ impl Core {
                     }
                 }
                 Entry::Vacant(vacant) => {
+                    // Again, now that whoever drains the tenant cannot look past it: nothing may
+                    // enter once that has returned.
+                    self.check_tenant(&entrance)?;
                     self.check_room(&entrance.work)?;
                     let known = entrance.durability != Durability::Ephemeral
                         && self.store.maybe_retained(entrance.id);
@@ -159,6 +159,20 @@ impl Core {
             }
             return Ok(seat);
         }
+    }
+
+    /// Whether the tenant may submit this.
+    fn check_tenant(&self, entrance: &Entrance) -> Result<(), SubmitError> {
+        let account = &entrance.account;
+        let allowed = || match &entrance.work {
+            Work::Effect { code, .. } => account.check_allowed(&code.reference.name),
+            // Its steps are asked about one by one.
+            Work::Saga(_) => Ok(()),
+        };
+        account.check().and_then(|()| allowed()).map_err(|refusal| {
+            self.executor.audit.refused(entrance.id.tenant, &refusal);
+            SubmitError::Refused(refusal)
+        })
     }
 
     /// Whether the caller runs under a permit of the bulkhead that the work would wait for.
@@ -579,5 +593,6 @@ impl Flight {
                 core.flying.fetch_sub(1, Ordering::Relaxed);
             }
         }
+        core.tenures.stir(self.id.tenant);
     }
 }

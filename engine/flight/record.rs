@@ -298,6 +298,7 @@ impl Flight {
         } else {
             self.projected(core, core.projected());
         }
+        self.stir();
         wait::send(letters);
     }
 
@@ -440,6 +441,7 @@ impl Flight {
         state.phase = Phase::Stuck(Arc::clone(reason));
         let letters = self.stuck_letters(&mut state, reason);
         drop(state);
+        self.stir();
         wait::send(letters);
     }
 
@@ -494,11 +496,13 @@ impl Flight {
             error = SubmitError::Unresolved { key: self.id.key };
         }
         Self::break_off(self.state.lock(), error);
+        self.stir();
     }
 
     fn break_with(self: &Arc<Self>, state: MutexGuard<'_, State>, reason: &str) {
         let (key, reason) = (self.id.key, Arc::from(format!("internal: {reason}")));
         Self::break_off(state, SubmitError::Stuck { key, reason });
+        self.stir();
     }
 
     fn break_off(mut state: MutexGuard<'_, State>, error: SubmitError) {

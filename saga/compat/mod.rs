@@ -28,7 +28,7 @@ pub enum Format {
     V1,
     /// Signals, children, deadlines, forks, operators' verbs, blobs, backups.
     V2,
-    /// Budgets and the ledger.
+    /// Budgets and the ledger; what is decided about tenants.
     #[default]
     V3,
 }

@@ -14,6 +14,7 @@ use crate::event::Event;
 use crate::id::{Incarnation, Lsn, SagaId, TenantId};
 use crate::live;
 use crate::saga::SagaState;
+use crate::tenancy::Tenancies;
 use crate::tenant::TenantLabel;
 
 /// Whether version 2 can say an event.
@@ -22,6 +23,9 @@ use crate::tenant::TenantLabel;
 /// [`NotInFormat`]: what it lacks.
 pub fn can_say(event: &Event) -> Result<(), NotInFormat> {
     match event {
+        Event::Tenant(event) if event.is_of_format_3() => {
+            Err(NotInFormat::since_v3("to manage tenants", Format::V2))
+        }
         Event::Opened { .. }
         | Event::Tenant(_)
         | Event::Effect { .. }
@@ -61,6 +65,8 @@ pub(super) fn push_live(live: &live::Live, bytes: &mut Vec<u8>) -> Result<(), Bo
         sagas,
         // Decides nothing without budgets, and those this version cannot have.
         books: _,
+        // Those this version cannot have decided.
+        tenancies: _,
     } = live;
     let head = (lsn, incarnation, standing, outside_ahead, saga_last);
     push(&(head, (tenants, effects, sagas)), bytes)
@@ -78,6 +84,7 @@ pub(super) fn take_live(bytes: &[u8]) -> Result<(live::Live, &[u8]), BodyError> 
         effects: frozen.effects,
         sagas: frozen.sagas,
         books: Books::default(),
+        tenancies: Tenancies::default(),
     };
     Ok((live, rest))
 }

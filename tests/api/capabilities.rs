@@ -25,7 +25,7 @@ fn a_suspended_tenant_is_refused_new_work_and_replays_until_it_is_resumed() {
     let other = engine.blocking().tenant("b").unwrap();
     let tenant = manager.tenant();
     wait(tenant.submit(Double, 1_u64)).unwrap();
-    manager.suspend().unwrap();
+    wait(manager.suspend()).unwrap();
     let suspended = SubmitError::Refused(Refusal::Suspended {
         tenant: tenant.id(),
     });
@@ -35,7 +35,7 @@ fn a_suspended_tenant_is_refused_new_work_and_replays_until_it_is_resumed() {
     assert_eq!(wait(tenant.enqueue(Double, 3_u64)).unwrap_err(), suspended);
     // The tenant next to it notices nothing.
     assert_eq!(wait(other.submit(Double, 4_u64)).unwrap().output, 8);
-    manager.resume().unwrap();
+    wait(manager.resume()).unwrap();
     let again = wait(tenant.submit(Double, 1_u64)).unwrap();
     assert_eq!((again.output, again.origin), (2, Origin::Replayed));
     let new = wait(tenant.submit(Double, 2_u64)).unwrap();
@@ -51,13 +51,12 @@ fn a_tenant_without_quota_is_refused_and_served_once_it_has_one() {
     let manager = wait(engine.manage("a")).unwrap();
     let tenant = manager.tenant();
     let before = manager.snapshot().quotas;
-    manager
-        .set_quotas(Quotas {
-            slots_max: 0,
-            staging_bytes_max: ByteCount::new(0),
-            ..Quotas::UNLIMITED
-        })
-        .unwrap();
+    let none = Quotas {
+        slots_max: 0,
+        staging_bytes_max: ByteCount::new(0),
+        ..Quotas::UNLIMITED
+    };
+    wait(manager.set_quotas(none)).unwrap();
     let refused = wait(tenant.submit(Double, 1_u64)).unwrap_err();
     assert!(
         matches!(
@@ -71,7 +70,7 @@ fn a_tenant_without_quota_is_refused_and_served_once_it_has_one() {
         "{refused:?}"
     );
     assert!(world.doubler.runs.lock().unwrap().is_empty());
-    manager.set_quotas(before).unwrap();
+    wait(manager.set_quotas(before)).unwrap();
     let served = wait(tenant.submit(Double, 1_u64)).unwrap();
     assert_eq!((served.output, served.origin), (2, Origin::Ran));
     engine.blocking().close().unwrap();
@@ -113,7 +112,7 @@ fn suspending_withdraws_what_is_queued_and_not_what_runs() {
     let mut waits = tenant.submit(Pass, 2_u64).into_future();
     assert!(wait(async { poll!(&mut waits) }).is_pending());
     let accepted = wait(tenant.enqueue(Pass, 3_u64)).unwrap();
-    manager.suspend().unwrap();
+    wait(manager.suspend()).unwrap();
     let suspended = SubmitError::Refused(Refusal::Suspended {
         tenant: tenant.id(),
     });
@@ -122,7 +121,7 @@ fn suspending_withdraws_what_is_queued_and_not_what_runs() {
     assert_eq!(wait(runs).unwrap().output, 1);
     assert_eq!(gate.runs(), 1);
     // What was accepted is not forgotten: it goes on when the tenant does.
-    manager.resume().unwrap();
+    wait(manager.resume()).unwrap();
     assert_eq!(wait(accepted).unwrap().output, 3);
     assert_eq!(gate.runs(), 2);
     engine.blocking().close().unwrap();

@@ -436,7 +436,7 @@ impl Round<'_> {
     /// Refused, nothing is kept: also a different request may have the key then.
     fn refused(&mut self) {
         let manager = wait(self.engine.manage("a")).unwrap();
-        manager.suspend().unwrap();
+        wait(manager.suspend()).unwrap();
         for (_, answer) in self.race(None, || {}) {
             let refusal = answer.unwrap_err();
             assert!(
@@ -445,7 +445,7 @@ impl Round<'_> {
             );
         }
         assert_eq!(self.runs(), 0);
-        manager.resume().unwrap();
+        wait(manager.resume()).unwrap();
         self.unknown();
     }
 

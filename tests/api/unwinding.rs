@@ -289,7 +289,7 @@ fn an_undo_has_slots_of_its_own_when_all_others_are_taken_and_its_tenant_is_susp
     while world.outside.present().is_empty() {
         std::thread::yield_now();
     }
-    manager.suspend().unwrap();
+    wait(manager.suspend()).unwrap();
     wait(ticket.cancel()).unwrap();
     // Long enough for a machine that is busy; it is not what decides.
     let ended = wait(ticket.wait_for(std::time::Duration::from_mins(1)));

@@ -14,6 +14,7 @@
 )]
 
 mod formats;
+mod managed;
 mod newer;
 mod opens;
 mod pages;

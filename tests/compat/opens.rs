@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use orlop::{Engine, Failure, Format, Key, Origin, SubmitError, Tenant, wait};
 
+use crate::managed;
 use crate::newer;
 use crate::pages::Pages;
 use crate::paid;
@@ -188,8 +189,14 @@ fn opens(pages: &Pages) {
         newer::goes_on(&engine, &found.world);
     }
     match recovery.format {
-        Format::V1 | Format::V2 => paid::is_refused(&engine),
-        Format::V3 => paid::is_kept(&engine),
+        Format::V1 | Format::V2 => {
+            paid::is_refused(&engine);
+            managed::is_refused(&engine);
+        }
+        Format::V3 => {
+            paid::is_kept(&engine);
+            managed::is_kept(&engine);
+        }
     }
     engine.blocking().close().unwrap();
     // And what it became is found by the next opening too.

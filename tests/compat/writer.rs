@@ -1,11 +1,12 @@
 //! Writes a store as a fixture: finished and unfinished work of every kind, two openings, and a
-//! crash with a torn tail. Needs nothing but the public API: without `newer` and `paid`, the code that
+//! crash with a torn tail. Needs nothing but the public API: without `managed`, `newer` and `paid`, the code that
 //! wrote format 1 ran it too.
 
 use std::path::Path;
 
 use orlop::{Engine, Key, SubmitError, Tenant, wait};
 
+use crate::managed;
 use crate::newer;
 use crate::pages::Pages;
 use crate::paid;
@@ -30,6 +31,7 @@ pub(crate) fn write(store: &Path) -> Pages {
     later(&engine, &world);
     newer::write(&engine, &world);
     paid::write(&engine);
+    managed::write(&engine);
     // The tables follow the journal; what is copied is what a killed process leaves.
     while engine.snapshot().store.projected < engine.snapshot().store.watermark {
         std::thread::yield_now();

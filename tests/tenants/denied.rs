@@ -157,14 +157,14 @@ fn the_first_tenant_there_is_passes_by_no_check() {
         slots_max: 0,
         ..Quotas::UNLIMITED
     };
-    two.mallory.set_quotas(none).unwrap();
+    wait(two.mallory.set_quotas(none)).unwrap();
     let refused = wait(first.submit(Double, 1_u64));
     assert!(matches!(
         refused,
         Err(SubmitError::Refused(Refusal::NeverFits { .. }))
     ));
-    two.mallory.set_quotas(Quotas::UNLIMITED).unwrap();
-    two.mallory.suspend().unwrap();
+    wait(two.mallory.set_quotas(Quotas::UNLIMITED)).unwrap();
+    wait(two.mallory.suspend()).unwrap();
     let refused = wait(first.submit(Double, 1_u64));
     assert!(matches!(
         refused,
@@ -241,7 +241,7 @@ fn refusals_are_summed_by_tenant_and_reason_and_none_is_lost() {
         slots_max: 0,
         ..Quotas::UNLIMITED
     };
-    two.mallory.set_quotas(none).unwrap();
+    wait(two.mallory.set_quotas(none)).unwrap();
     std::thread::scope(|scope| {
         for thread in 0..4_u64 {
             let (tenant, engine) = (two.mallory.tenant(), &two.engine);
@@ -255,7 +255,7 @@ fn refusals_are_summed_by_tenant_and_reason_and_none_is_lost() {
             });
         }
     });
-    two.mallory.suspend().unwrap();
+    wait(two.mallory.suspend()).unwrap();
     wait(two.mallory.tenant().submit(Double, 1_u64)).unwrap_err();
     let mut sums = std::collections::BTreeMap::new();
     for entry in two.entries() {
@@ -296,7 +296,7 @@ fn sums_are_told_interval_by_interval_without_being_asked_for_and_none_waits_for
         .open_blocking()
         .unwrap();
     let mallory = wait(engine.manage("mallory")).unwrap();
-    mallory.suspend().unwrap();
+    wait(mallory.suspend()).unwrap();
     let mut sums = 0;
     for round in 1..=20_u64 {
         std::thread::scope(|scope| {

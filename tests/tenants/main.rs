@@ -11,8 +11,10 @@
 
 mod denied;
 mod hall;
+mod lives;
 mod metrics;
 mod noisy;
+mod quiet;
 mod snapshot;
 mod support;
 mod trail;

@@ -47,7 +47,7 @@ fn a_recorder_is_told_what_was_done_since_the_last_time() {
         slots_max: 0,
         ..Quotas::UNLIMITED
     };
-    two.mallory.set_quotas(none).unwrap();
+    wait(two.mallory.set_quotas(none)).unwrap();
     wait(two.mallory.tenant().submit(Double, 1_u64)).unwrap_err();
     let _ticket = wait(two.alice.tenant().start::<Listener>(Key::named("k"), 1_u64)).unwrap();
     publish();

@@ -34,7 +34,7 @@ fn a_snapshot_says_what_ran_what_it_cost_and_what_was_refused() {
         slots_max: 0,
         ..Quotas::UNLIMITED
     };
-    two.mallory.set_quotas(none).unwrap();
+    wait(two.mallory.set_quotas(none)).unwrap();
     for n in 0..3_u64 {
         wait(two.mallory.tenant().submit(Double, n)).unwrap_err();
     }

@@ -83,11 +83,11 @@ fn a_step_of_a_suspended_tenant_runs_when_the_tenant_is_resumed_and_no_later() {
     let ada = hall.manager("ada");
     let ticket = start(&hall, ada.tenant(), "ada", 2);
     hall.until_began(1);
-    ada.suspend().unwrap();
+    orlop::wait(ada.suspend()).unwrap();
     hall.turns.let_go(2);
     hall.until_waiting(1);
     let before = hall.millis();
-    ada.resume().unwrap();
+    orlop::wait(ada.resume()).unwrap();
     hall.clock.run(ticket.into_future()).unwrap().unwrap();
     assert_eq!(hall.millis(), before, "it was waited for");
     assert_eq!(hall.turns.numbers(), [0, 1], "one attempt each");
@@ -148,7 +148,7 @@ fn an_awaited_submission_does_not_overtake_a_step_of_its_tenant_and_class_that_w
         slots_max: 1,
         ..unlimited
     };
-    ada.set_quotas(quotas).unwrap();
+    orlop::wait(ada.set_quotas(quotas)).unwrap();
     let waits = start(&hall, ada.tenant(), "waits", 1);
     hall.until_waiting(1);
     let submit = |class| {
@@ -182,7 +182,7 @@ fn steps_beyond_their_tenants_rate_go_on_when_it_allows_and_not_later() {
         rate: Rate::new(10, 1),
         ..Quotas::UNLIMITED
     };
-    ada.set_quotas(quotas).unwrap();
+    orlop::wait(ada.set_quotas(quotas)).unwrap();
     hall.turns.let_go(4);
     let before = hall.millis();
     let ticket = start(&hall, ada.tenant(), "ada", 4);

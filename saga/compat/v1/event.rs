@@ -60,6 +60,16 @@ impl Frozen<Event> for today::Event {
                     label: label.clone(),
                 })
             }
+            Self::Tenant(
+                tenant::TenantEvent::QuotasChanged { .. }
+                | tenant::TenantEvent::AllowListChanged { .. }
+                | tenant::TenantEvent::Suspended { .. }
+                | tenant::TenantEvent::Resumed { .. }
+                | tenant::TenantEvent::Draining { .. }
+                | tenant::TenantEvent::Drained { .. }
+                | tenant::TenantEvent::Revoked { .. }
+                | tenant::TenantEvent::Unregistered { .. },
+            ) => return Err(NotInFormat::since_v3("to manage tenants", Format::V1)),
             Self::Effect { id, event } => Event::Effect {
                 id: *id,
                 event: event.freeze()?,

@@ -18,6 +18,7 @@ use crate::live;
 use crate::path::StepPath;
 use crate::saga as sagas;
 use crate::step;
+use crate::tenancy::Tenancies;
 use crate::tenant::TenantLabel;
 use crate::time::WallMillis;
 
@@ -359,6 +360,8 @@ impl Frozen<Live> for live::Live {
             sagas,
             // Decides nothing without budgets, and those this version cannot have.
             books: _,
+            // Those this version cannot have decided.
+            tenancies: _,
         } = self;
         if *outside_ahead {
             return Err(NotInFormat::since_v2("a restored backup"));
@@ -395,6 +398,7 @@ impl Frozen<Live> for live::Live {
                 .map(|(id, saga)| (id, sagas::SagaState::thaw(saga)))
                 .collect(),
             books: Books::default(),
+            tenancies: Tenancies::default(),
         }
     }
 }
