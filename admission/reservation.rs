@@ -13,7 +13,6 @@ use orlop_saga::amount::ByteCount;
 use crate::extent::{Bound, Held};
 use crate::outbox::Outbox;
 use crate::refusal::{Dimension, Refusal};
-use crate::request::Lane;
 use crate::tenant::TenantAccount;
 
 /// An amount in every dimension that can be kept.
@@ -158,7 +157,7 @@ impl TenantAccount {
     pub fn reserve(self: &Arc<Self>, kept: Kept) -> Result<Reservation, Refusal> {
         let held = kept.held();
         let mut ledger = self.ledger.lock();
-        if let Some(refusal) = ledger.check_state(self.id(), Lane::Ordinary) {
+        if let Some(refusal) = Refusal::of_state(ledger.state, self.id()) {
             return Err(refusal);
         }
         let (used, cap) = (ledger.used(), ledger.cap);

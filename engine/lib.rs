@@ -128,8 +128,8 @@ pub use tenure::DrainCounts;
 pub use ticket::{SagaTicket, Ticket};
 
 pub use orlop_admission::{
-    AuditSink, BulkheadOptions, BulkheadSnapshot, ByteRate, ClassWeights, ConflictError, ConflictMatrix,
-    ExclusionId, GroupId, MemorySink, PurseSnapshot, Quotas, Rate, Reason, Refusal,
+    AuditSink, BulkheadOptions, BulkheadSnapshot, ByteRate, ClassWeights, ConflictError,
+    ConflictMatrix, ExclusionId, GroupId, MemorySink, PurseSnapshot, Quotas, Rate, Reason, Refusal,
     RegisterError as TenantRegisterError, Share, SinkError, TenantError as TenantStateError,
     TenantSnapshot, TenantState, Together, TogetherError, TracingSink, Weight,
 };
