@@ -28,6 +28,7 @@ mod racer;
 mod random;
 mod sagas;
 mod seeds;
+mod tenancies;
 
 use std::sync::Once;
 
