@@ -172,7 +172,9 @@ impl Machine {
         let engine = self.disks.open(shape, |builder| builder).unwrap();
         let next = (self.at + 1).min(SCRIPT.len());
         let found = [self.at, next];
-        let found = found.into_iter().find(|&at| shows(&engine, &self.truths[at]));
+        let found = found
+            .into_iter()
+            .find(|&at| shows(&engine, &self.truths[at]));
         let Some(at) = found else {
             let before = &self.truths[self.at];
             panic!("{what}: {before:?}, but {:?}", shown(&engine, before));
@@ -192,7 +194,10 @@ impl Machine {
                 return false;
             }
             self.at += 1;
-            assert!(shows(&engine, &self.truths[self.at]), "{what}: {label} {decision:?}");
+            assert!(
+                shows(&engine, &self.truths[self.at]),
+                "{what}: {label} {decision:?}"
+            );
         }
         true
     }
@@ -221,7 +226,10 @@ fn what_was_decided_about_tenants_holds_after_every_prefix_of_the_journal() {
             machine.disks = machine.disks.crash(seed);
             machine.live(shape, seed % 5, &what);
             machine.disks = machine.disks.crash(seed + 1);
-            assert!(machine.live(shape, far, &what), "nothing cuts this life off");
+            assert!(
+                machine.live(shape, far, &what),
+                "nothing cuts this life off"
+            );
             machine.disks = machine.disks.crash(seed + 2);
             // The tables are gone too.
             machine.disks.shelf = SimShelf::default();
