@@ -187,6 +187,19 @@ impl Device {
         Ok(device)
     }
 
+    /// Over a hub whose kernel is somewhere else.
+    #[cfg(test)]
+    pub(crate) fn over(hub: Arc<Hub>, buffers: Buffers) -> Self {
+        Self {
+            hub,
+            buffers,
+            threads: Mutex::default(),
+            drains: AtomicU64::new(0),
+            drain_timeouts: AtomicU64::new(0),
+            drain_waited: AtomicU64::new(0),
+        }
+    }
+
     fn start(&self, kernel: &Arc<HostKernel>, workers: u32) -> Result<(), OpenError> {
         for worker in 0..workers {
             let kernel = Arc::clone(kernel);
@@ -384,7 +397,7 @@ impl Drop for Device {
     }
 }
 
-fn write_header(region: &Region, layout: &Layout, epoch: u32) {
+pub(crate) fn write_header(region: &Region, layout: &Layout, epoch: u32) {
     let sizes = layout.sizes;
     let words = [
         (header_word::MAGIC, MAGIC),

@@ -148,6 +148,9 @@ pub mod header_word {
     pub const EPOCH: usize = 8;
     /// In the second header slot: position after the last entry written; the doorbell.
     pub const DOORBELL: usize = 0;
+    /// In the second header slot: the launch of a CUDA kernel that may run. A kernel that was
+    /// launched as another stops at the next tile boundary. Host threads have no launches.
+    pub const GENERATION: usize = 1;
 }
 
 /// Sizes from which a layout follows.

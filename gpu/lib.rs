@@ -18,6 +18,7 @@ mod device;
 pub mod entry;
 mod host;
 mod hub;
+pub mod kernel;
 pub mod layout;
 pub mod memory;
 mod ops;

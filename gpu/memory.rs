@@ -61,6 +61,15 @@ impl Region {
         Ok(Self { base, length })
     }
 
+    /// As [`Region::new`], with the file that another process may map.
+    #[cfg(all(test, target_os = "linux"))]
+    pub(crate) fn shared(bytes: u64) -> Result<(Self, std::fs::File), RegionError> {
+        let length = usize::try_from(bytes).map_err(|_| RegionError::Length { bytes })?;
+        let mapped = map_file(length).map_err(|source| RegionError::System { bytes, source });
+        let (base, file) = mapped?;
+        Ok((Self { base, length }, file.into()))
+    }
+
     /// Length in bytes.
     pub fn length(&self) -> u64 {
         self.length as u64
@@ -125,6 +134,11 @@ impl Drop for Region {
 
 #[cfg(target_os = "linux")]
 fn map(length: usize) -> Result<NonNull<u8>, std::io::Error> {
+    Ok(map_file(length)?.0)
+}
+
+#[cfg(target_os = "linux")]
+fn map_file(length: usize) -> Result<(NonNull<u8>, rustix::fd::OwnedFd), std::io::Error> {
     use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
     use rustix::mm::{MapFlags, ProtFlags, mmap};
 
@@ -135,9 +149,11 @@ fn map(length: usize) -> Result<NonNull<u8>, std::io::Error> {
         MapFlags::SHARED | MapFlags::NORESERVE,
     );
     // SAFETY: the address is left to the system and no existing mapping is replaced; the file has
-    // `length` bytes and nobody else can shrink it, because its descriptor stays here.
+    // `length` bytes, and whoever is given its descriptor keeps it that long.
     let base = unsafe { mmap(std::ptr::null_mut(), length, protection, flags, &file, 0) }?;
-    NonNull::new(base.cast()).ok_or_else(|| std::io::Error::other("mapped at address zero"))
+    let base = NonNull::new(base.cast());
+    let base = base.ok_or_else(|| std::io::Error::other("mapped at address zero"))?;
+    Ok((base, file))
 }
 
 #[cfg(target_os = "linux")]

@@ -6,7 +6,7 @@ use super::{HostOp, OpError, Output, Partial, TaskArgs};
 use crate::entry::Opcode;
 
 /// Bytes of a tile: 256 KiB, about 200 us where the processor does not help.
-const TILE_BYTES: usize = 256 * 1024;
+pub(crate) const TILE_BYTES: usize = 256 * 1024;
 
 /// What each bit of a checksum becomes when a tile's bytes follow. Appending bytes is linear, so a
 /// checksum becomes the sum of what its bits become.

@@ -5,9 +5,9 @@
 //! - A tile is well under 250 us, so that cancel, stop and fairness are prompt.
 
 pub mod aggregate;
-mod blake3;
+pub(crate) mod blake3;
 mod blake3_many;
-mod crc32c;
+pub(crate) mod crc32c;
 mod crc32c_pages;
 mod error;
 mod noop;

@@ -1,0 +1,18 @@
+//! The CUDA megakernel: its image, and the proofs of its source that need no GPU.
+//!
+//! The source lies beside this file and is compiled by two compilers: for devices (`build.py`), and
+//! with `shim.h` for this machine, which is what the tests run.
+
+#[cfg(test)]
+mod compiler;
+#[cfg(test)]
+mod gate;
+#[cfg(test)]
+mod header;
+pub mod image;
+#[cfg(test)]
+mod replay;
+#[cfg(all(test, target_os = "linux"))]
+mod ring;
+#[cfg(test)]
+mod script;
