@@ -103,7 +103,7 @@ def bind(fatbinary, scratch, environment):
         images.append(f"--image3=kind=elf,sm={arch},file=sm_{arch}.cubin")
     images.append("--image3=kind=ptx,sm=80,file=compute_80.ptx")
     run(
-        [fatbinary, "-64", "--create=megakernel.fatbin", *images],
+        [fatbinary, "-64", "--compress-all", "--create=megakernel.fatbin", *images],
         cwd=scratch,
         env=environment,
     )

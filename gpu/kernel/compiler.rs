@@ -73,7 +73,10 @@ pub(super) fn sources() -> Vec<PathBuf> {
     let paths = files.map(|file| file.unwrap().path());
     let kinds = ["cuh", "cu", "h", "cpp"];
     let mut paths: Vec<_> = paths
-        .filter(|path| path.extension().is_some_and(|e| kinds.iter().any(|k| e == *k)))
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|e| kinds.iter().any(|k| e == *k))
+        })
         .collect();
     paths.sort();
     paths
@@ -95,7 +98,9 @@ fn digest(compiler: &str, flags: &[&str]) -> String {
 pub(super) fn program(name: &str, watch: Watch, extra: &[&str]) -> Option<PathBuf> {
     let compiler = compiler()?;
     let flags: Vec<&str> = watch.flags().iter().chain(extra).copied().collect();
-    let beside = std::env::current_exe().unwrap().with_file_name("orlop-kernel");
+    let beside = std::env::current_exe()
+        .unwrap()
+        .with_file_name("orlop-kernel");
     std::fs::create_dir_all(&beside).unwrap();
     let made = beside.join(format!("{name}-{}", digest(&compiler, &flags)));
     if made.exists() {
@@ -107,7 +112,10 @@ pub(super) fn program(name: &str, watch: Watch, extra: &[&str]) -> Option<PathBu
     command.arg(folder().join(format!("{name}.cpp")));
     let said = command.output().unwrap();
     let text = String::from_utf8_lossy(&said.stderr);
-    assert!(said.status.success(), "{compiler} refused {name}.cpp:\n{text}");
+    assert!(
+        said.status.success(),
+        "{compiler} refused {name}.cpp:\n{text}"
+    );
     // Whole or not at all: another test may compile the same.
     std::fs::rename(&scratch, &made).unwrap();
     Some(made)

@@ -7,7 +7,10 @@ use super::image::MEGAKERNEL;
 
 fn build(arguments: &[&str]) -> Option<Output> {
     let mut command = Command::new("python3");
-    let said = command.arg(folder().join("build.py")).args(arguments).output();
+    let said = command
+        .arg(folder().join("build.py"))
+        .args(arguments)
+        .output();
     if said.is_err() {
         say("skipped: no python3, so the kernel's image was not compared with its sources");
     }
@@ -39,7 +42,9 @@ fn the_machine_code_polls_without_fences_and_calls_nothing() {
     };
     let text = String::from_utf8_lossy(&said.stderr);
     if said.status.code() == Some(3) {
-        return say(&format!("skipped: the CUDA tools cannot be installed here: {text}"));
+        return say(&format!(
+            "skipped: the CUDA tools cannot be installed here: {text}"
+        ));
     }
     assert!(said.status.success(), "{text}");
     say(String::from_utf8_lossy(&said.stdout).trim());

@@ -147,10 +147,7 @@ fn meanings() -> Vec<(&'static str, u64)> {
         ("REFUSED_WINDOW_BOUNDS", refused(RefusedWhy::WindowBounds)),
         ("REFUSED_FOREIGN_WINDOW", refused(RefusedWhy::ForeignWindow)),
         ("REFUSED_TOO_MANY_TILES", refused(RefusedWhy::TooManyTiles)),
-        (
-            "ERROR_MISSING_WINDOW",
-            OpError::MISSING_WINDOW.code.into(),
-        ),
+        ("ERROR_MISSING_WINDOW", OpError::MISSING_WINDOW.code.into()),
         (
             "ERROR_RESULT_TOO_LONG",
             OpError::RESULT_TOO_LONG.code.into(),

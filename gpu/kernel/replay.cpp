@@ -207,7 +207,7 @@ class Peer {
     void idle() {
         shim::rest();
         poll();
-        if (++idle_ > 30000000) {
+        if (++idle_ > 3000000) {
             fail("nothing moves: %u open, record %u", open_, written_);
         }
     }

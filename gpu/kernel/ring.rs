@@ -94,8 +94,14 @@ impl Peer {
             layout,
         ));
         let mut command = Command::new("setarch");
-        command.arg("-R").arg(program).args(["3", "64", "16", "4096", "64"]);
-        let child = command.arg(seed.to_string()).stdin(file).stdout(Stdio::piped());
+        command
+            .arg("-R")
+            .arg(program)
+            .args(["3", "64", "16", "4096", "64"]);
+        let child = command
+            .arg(seed.to_string())
+            .stdin(file)
+            .stdout(Stdio::piped());
         let child = child.stderr(Stdio::piped()).spawn().unwrap();
         let over = Arc::new(AtomicBool::new(false));
         // A callback that frees a window waits for a reply, so who looks for those is another.
@@ -137,11 +143,7 @@ impl Peer {
     }
 }
 
-fn reap(
-    hub: Weak<Hub>,
-    over: Arc<AtomicBool>,
-    look: fn(&Hub),
-) -> std::thread::JoinHandle<()> {
+fn reap(hub: Weak<Hub>, over: Arc<AtomicBool>, look: fn(&Hub)) -> std::thread::JoinHandle<()> {
     std::thread::spawn(move || {
         while !over.load(Ordering::Acquire) {
             if let Some(hub) = hub.upgrade() {
@@ -160,7 +162,9 @@ fn both_ends_meet(watch: Watch, seed: u32) {
     let Some(mut peer) = Peer::new(watch, seed) else {
         return;
     };
-    let lengths = [0, 1, 100, 1024, 1025, 4097, 65_536, 65_537, 200_000, 700_001];
+    let lengths = [
+        0, 1, 100, 1024, 1025, 4097, 65_536, 65_537, 200_000, 700_001,
+    ];
     let contents = lengths.map(crate::ops::testing::bytes);
     let buffers = peer.device.buffers().clone();
     let (told, endings) = channel::<(usize, Completed)>();
@@ -214,19 +218,30 @@ fn both_ends_meet(watch: Watch, seed: u32) {
             other => panic!("operation {index} ended as {other:?}"),
         }
     }
-    assert!(answers > expected.len() / 2, "{answers} of {} answered", expected.len());
+    assert!(
+        answers > expected.len() / 2,
+        "{answers} of {} answered",
+        expected.len()
+    );
     refusals_come_from_the_device(&peer.device);
     peer.device.drain(Duration::from_mins(5)).unwrap();
     let snapshot = peer.device.snapshot();
     assert_eq!((snapshot.outstanding, snapshot.credits), (0, 64));
-    assert_eq!(buffers.available(), buffers.capacity(), "a window was not unmapped");
+    assert_eq!(
+        buffers.available(),
+        buffers.capacity(),
+        "a window was not unmapped"
+    );
     let said = peer.end();
     say(&format!(
         "kernel behind the real ring, {}: {answers} answers, {said}",
         watch.name()
     ));
     let launches = said.split_whitespace().nth(1).unwrap();
-    assert!(launches.parse::<u32>().unwrap() > 1, "no kernel was replaced");
+    assert!(
+        launches.parse::<u32>().unwrap() > 1,
+        "no kernel was replaced"
+    );
 }
 
 fn refusals_come_from_the_device(device: &Device) {
@@ -238,7 +253,9 @@ fn refusals_come_from_the_device(device: &Device) {
     ] {
         let (told, ending) = channel();
         let done = move |completed: Completed| told.send(completed.status).unwrap();
-        device.publish(task(opcode, tenant), Arc::new(done)).unwrap();
+        device
+            .publish(task(opcode, tenant), Arc::new(done))
+            .unwrap();
         let status = ending.recv_timeout(Duration::from_mins(5)).unwrap();
         assert_eq!(status, Status::Refused(why));
     }

@@ -109,7 +109,8 @@ DEVICE void push_task(State *s, u32 index) {
     }
     const u64 life = (life_of(ld_relaxed_gpu(&task->claim)) + 1) & 0xffffffULL;
     fence_gpu();
-    st_relaxed_gpu(&task->claim, claim_word(life, 0, task->tiles));
+    // A task of no tile is claimed once all the same, for its reduction.
+    st_relaxed_gpu(&task->claim, claim_word(life, 0, task->tiles == 0 ? 1 : task->tiles));
     st_relaxed_gpu(lane_item(s, lane, tail), item_of(index, life));
     fence_gpu();
     st_relaxed_gpu(&queue->tail, tail + 1);

@@ -50,7 +50,9 @@ impl HostOp for TestOp {
         partials: &[Partial],
         out: &mut Output<'_>,
     ) -> Result<(), OpError> {
-        let words = partials.iter().flat_map(|p| p.as_bytes().as_chunks::<4>().0);
+        let words = partials
+            .iter()
+            .flat_map(|p| p.as_bytes().as_chunks::<4>().0);
         let sum: u64 = words.map(|word| u64::from(u32::from_le_bytes(*word))).sum();
         let filler = |at: u64| u8::try_from(sum.wrapping_add(at) & 0xff).unwrap();
         let more = u64::from(task.arg(2)?);
@@ -123,7 +125,9 @@ impl Script {
             windows: [None; 8],
             random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
         };
-        script.content = (0..ARENA_BYTES).map(|_| script.draw(256) as u8).collect();
+        script.content = (0..ARENA_BYTES)
+            .map(|_| u8::try_from(script.draw(256)).unwrap())
+            .collect();
         script
     }
 
@@ -138,7 +142,14 @@ impl Script {
         let [expected, code, may_expire] = end;
         let slots = u32::try_from(words.slots()).unwrap();
         let length = u32::try_from(result.len()).unwrap();
-        let head = [u32::from(is_order), slots, expected, code, length, may_expire];
+        let head = [
+            u32::from(is_order),
+            slots,
+            expected,
+            code,
+            length,
+            may_expire,
+        ];
         self.records.extend(head);
         self.records.extend(words.iter().flatten());
         let padded = result.chunks(4).map(|chunk| {
@@ -212,7 +223,13 @@ impl Script {
         self.record(&words, false, [status, code, 0], &[]);
     }
 
-    pub(super) fn entry(&mut self, tenant: TenantId, opcode: Opcode, args: &[u32], windows: &[Window]) {
+    pub(super) fn entry(
+        &mut self,
+        tenant: TenantId,
+        opcode: Opcode,
+        args: &[u32],
+        windows: &[Window],
+    ) {
         self.timed(tenant, opcode, args, windows, 0, 0);
     }
 
@@ -362,7 +379,9 @@ impl Script {
         let slot = u32::try_from(self.draw(4)).unwrap();
         let mapping = self.windows[slot as usize];
         let (generation, length) = mapping.map_or((1, 100), |m| (m.generation, m.length));
-        let lengths = [0, 1, 63, 64, 1024, 1025, 4097, 65_536, 65_537, 140_000, length];
+        let lengths = [
+            0, 1, 63, 64, 1024, 1025, 4097, 65_536, 65_537, 140_000, length,
+        ];
         let asked = lengths[usize::try_from(self.draw(lengths.len() as u64)).unwrap()];
         let asked = asked.min(length).min(200_000);
         Window {
@@ -389,7 +408,7 @@ impl Script {
         match self.draw(16) {
             0 => self.entry(tenant, Noop::OPCODE, &[1; 100], &[]),
             1..=6 => self.entry(tenant, opcode, &[], &[window]),
-            7 => self.entry(tenant, opcode, &[], &[window; 16]),
+            7 => self.entry(tenant, opcode, &[], &[window; crate::layout::WINDOWS_MAX]),
             8 => {
                 let args = [number(self.draw(80)), 3, number(self.draw(24)), 0];
                 self.entry(tenant, SHARED_OP, &args, &[window]);
@@ -451,6 +470,10 @@ impl Script {
                 self.entry(BOB, Crc32c::OPCODE, &[], &[gone]);
             }
             1 => {
+                // The third waits for pages, and what has no tile at all waits behind it.
+                for tiles in [1500, 1500, 1500, 0, 1] {
+                    self.entry(ALICE, SHARED_OP, &[tiles, 3, 0, 0], &[]);
+                }
                 self.order(Order::ClearTenant(CAROL), Reply::Done);
                 self.entry(CAROL, Noop::OPCODE, &[], &[]);
             }
