@@ -371,10 +371,12 @@ impl Device {
             // The workers are the parent's, and so is the memory.
             return;
         }
-        self.hub.pump.set_gate(Gate::Closed);
-        self.hub.pump.retire();
-        self.hub.pump();
-        self.hub.control.call(Order::Stop, None);
+        // Ordered once: what has stopped answers no second time.
+        if self.hub.pump.set_gate(Gate::Closed) != Gate::Closed {
+            self.hub.pump.retire();
+            self.hub.pump();
+            self.hub.control.call(Order::Stop, None);
+        }
         self.hub.kernel.wake_all();
         if self.hub.kernel.runs_here() {
             // A worker cannot wait for itself; it ends once its callback has returned.

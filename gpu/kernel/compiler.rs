@@ -122,7 +122,7 @@ pub(super) fn program(name: &str, watch: Watch, extra: &[&str]) -> Option<PathBu
 }
 
 /// Runs a program to its end. Address space randomisation is off where that can be said:
-/// ThreadSanitizer of some compilers does not start with as much of it as some kernels give.
+/// `ThreadSanitizer` of some compilers does not start with as much of it as some kernels give.
 pub(super) fn run(program: &Path, arguments: &[String]) -> Output {
     let plain = |command: &mut Command| command.args(arguments).output().unwrap();
     let fixed = Command::new("setarch")

@@ -12,7 +12,7 @@ mod header;
 pub mod image;
 #[cfg(test)]
 mod replay;
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
 mod ring;
 #[cfg(test)]
 mod script;
