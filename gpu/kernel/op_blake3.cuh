@@ -10,7 +10,7 @@ namespace blake3 {
 
 constexpr u32 CHUNK_BYTES = 1024;
 constexpr u32 TILE_CHUNKS = layout::BLAKE3_TILE_BYTES / CHUNK_BYTES;
-static_assert(TILE_CHUNKS == 64 && TILE_CHUNKS * 8 <= 2048, "a tile's values fit in the scratch");
+static_assert(TILE_CHUNKS * 8 <= 2048 && (TILE_CHUNKS & (TILE_CHUNKS - 1)) == 0, "a tile's values fit in the scratch");
 
 constexpr u32 CHUNK_START = 1;
 constexpr u32 CHUNK_END = 2;
