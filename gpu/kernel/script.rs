@@ -36,7 +36,7 @@ impl HostOp for TestOp {
     fn tiles(&self, task: &TaskArgs<'_>) -> Result<u32, OpError> {
         task.arg(0)
     }
-    fn run_tile(&self, tile: u32, task: &TaskArgs<'_>) -> Result<Partial, OpError> {
+    fn run_tile(&self, tile: u32, task: &TaskArgs<'_>, _: &mut [u64]) -> Result<Partial, OpError> {
         if task.arg(3)? == tile + 1 {
             return Err(OpError::new(77));
         }
@@ -48,6 +48,7 @@ impl HostOp for TestOp {
         &self,
         task: &TaskArgs<'_>,
         partials: &[Partial],
+        _: &mut [u64],
         out: &mut Output<'_>,
     ) -> Result<(), OpError> {
         let words = partials
@@ -73,9 +74,9 @@ fn ending(op: &dyn HostOp, task: &TaskArgs<'_>) -> (Status, Vec<u8>) {
         if tiles > 1 && tiles.div_ceil(64) > POOL_PAGES {
             return Ok(false);
         }
-        let partials = (0..tiles).map(|tile| op.run_tile(tile, task));
+        let partials = (0..tiles).map(|tile| op.run_tile(tile, task, &mut []));
         let partials = partials.collect::<Result<Vec<_>, _>>()?;
-        op.reduce(task, &partials, out)?;
+        op.reduce(task, &partials, &mut [], out)?;
         Ok(true)
     };
     match run(&mut out) {
