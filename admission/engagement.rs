@@ -58,6 +58,9 @@ pub struct PurseSnapshot {
     pub audit: AuditTag,
     /// What may be spent in all.
     pub limit: BusyNanos,
+    /// What was drawn durably, by this and earlier lives of the process: never less than what was
+    /// spent of it.
+    pub drawn: BusyNanos,
     /// What was spent, as far as it is known.
     pub spent: BusyNanos,
     /// What was drawn when a process ended and is in no record as spent: it counts as spent until
@@ -305,10 +308,13 @@ impl Purse {
         let spent = BusyNanos::new(self.spent.load(Ordering::Acquire));
         let unaccounted = BusyNanos::new(self.unaccounted.load(Ordering::Acquire));
         let remaining = self.remaining();
+        let undrawn = self.undrawn.load(Ordering::Acquire);
+        let underway = self.underway.load(Ordering::Acquire);
         let gone = signed(spent) + signed(unaccounted);
         PurseSnapshot {
             audit: self.audit,
             limit,
+            drawn: nanos(signed(limit) - undrawn - underway),
             spent,
             unaccounted,
             reserved: nanos(signed(limit) - remaining - gone),

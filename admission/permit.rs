@@ -37,6 +37,10 @@ pub struct Permit {
 }
 
 impl Permit {
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "each is a fact of the grant, named where it is built"
+    )]
     pub(crate) const fn new(
         seat: u32,
         bulkhead: BulkheadId,

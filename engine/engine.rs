@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use orlop_admission::{BulkheadSnapshot, Quotas, TenantSnapshot};
+use orlop_admission::{BulkheadSnapshot, PurseSnapshot, Quotas, TenantSnapshot};
 use orlop_gpu::DeviceSnapshot;
 use orlop_saga::audit::ChainHead;
 use orlop_store::backup::{Backup, BackupError};
@@ -52,6 +52,8 @@ pub struct EngineSnapshot {
     pub saga_counts: SagaCounts,
     /// Every tenant, and every life that ended and still holds something.
     pub tenants: Vec<TenantSnapshot>,
+    /// Every engagement's budget, drawn and spent, by organisation and engagement.
+    pub budgets: Vec<PurseSnapshot>,
     /// Accepted effects and attempts of sagas that wait in front of their bulkheads for a refusal
     /// to pass.
     pub waiting: usize,
@@ -154,6 +156,7 @@ impl Engine {
             sagas_passivated: 0,
             saga_counts: SagaCounts::default(),
             tenants: Vec::new(),
+            budgets: Vec::new(),
             waiting: 0,
             bulkheads: Vec::new(),
             meters: Vec::new(),
@@ -166,7 +169,7 @@ impl Engine {
     }
 
     /// The same into a snapshot that is there already: allocates only if there are more tenants
-    /// than before.
+    /// or budgets than before.
     pub fn snapshot_into(&self, into: &mut EngineSnapshot) {
         let core = &*self.core;
         into.effects = core.flying();
@@ -175,6 +178,7 @@ impl Engine {
         into.sagas_passivated = into.sagas.saturating_sub(into.sagas_resident);
         into.saga_counts = core.driver.census.counts();
         core.tenants.snapshot_into(&mut into.tenants);
+        core.executor.treasury.snapshot_into(&mut into.budgets);
         into.waiting = core.executor.room.len();
         into.bulkheads.clear();
         into.meters.clear();

@@ -8,7 +8,8 @@
 use std::sync::Arc;
 
 use metrics::{Label, SharedString, Unit, counter, gauge, histogram};
-use orlop_admission::{BulkheadSnapshot, LaneSnapshot, Reason};
+use orlop_admission::{BulkheadSnapshot, LaneSnapshot, PurseSnapshot, Reason};
+use orlop_saga::amount::BusyNanos;
 use orlop_saga::histogram::Histogram;
 use orlop_saga::saga::StatusKind;
 
@@ -59,9 +60,11 @@ const fn metric(
 
 use MetricKind::{Counter, Gauge};
 const LANE: &str = "bulkhead, lane";
+/// A sum over all engagements without them.
+const PAYER: &str = "organisation, engagement";
 
 /// Every metric there is.
-pub const METRICS: [Metric; 34] = [
+pub const METRICS: [Metric; 39] = [
     metric("orlop_permits", Gauge, Unit::Count, LANE, "permits out"),
     metric("orlop_slots", Gauge, Unit::Count, LANE, "slots occupied"),
     metric(
@@ -133,6 +136,41 @@ pub const METRICS: [Metric; 34] = [
         Unit::Count,
         LANE,
         "what attempts cost over what they were expected to; 1 is exact",
+    ),
+    metric(
+        "orlop_budget_limit_seconds",
+        Gauge,
+        Unit::Seconds,
+        PAYER,
+        "what may be spent in all",
+    ),
+    metric(
+        "orlop_budget_drawn_seconds",
+        Gauge,
+        Unit::Seconds,
+        PAYER,
+        "what was drawn durably",
+    ),
+    metric(
+        "orlop_budget_spent_seconds",
+        Gauge,
+        Unit::Seconds,
+        PAYER,
+        "what was spent",
+    ),
+    metric(
+        "orlop_budget_reserved_seconds",
+        Gauge,
+        Unit::Seconds,
+        PAYER,
+        "what work in hand is expected to cost",
+    ),
+    metric(
+        "orlop_budget_debt_seconds",
+        Gauge,
+        Unit::Seconds,
+        PAYER,
+        "what was spent beyond the limit",
     ),
     metric("orlop_effects", Gauge, Unit::Count, "", "keys in flight"),
     metric(
@@ -302,6 +340,7 @@ pub struct MetricsPublisher {
     told: Option<Box<EngineSnapshot>>,
     now: Option<Box<EngineSnapshot>>,
     by_tenant: bool,
+    by_engagement: bool,
     name: Option<Arc<str>>,
 }
 
@@ -333,6 +372,13 @@ impl MetricsPublisher {
         self
     }
 
+    /// Tells the budget of each engagement, and not their sum: as many series as there are.
+    #[must_use]
+    pub fn by_engagement(mut self) -> Self {
+        self.by_engagement = true;
+        self
+    }
+
     /// Gives every metric the label `engine`, where a process has several.
     #[must_use]
     pub fn named(mut self, name: impl Into<Arc<str>>) -> Self {
@@ -356,6 +402,7 @@ impl MetricsPublisher {
         }
         self.sagas(&now);
         self.store(&now);
+        self.budgets(&now);
         self.rest(&now);
         if self.by_tenant {
             self.tenants(engine, &now);
@@ -421,6 +468,38 @@ impl MetricsPublisher {
         );
     }
 
+    fn budgets(&self, now: &EngineSnapshot) {
+        if !self.by_engagement {
+            let sum = |of: fn(&PurseSnapshot) -> BusyNanos| {
+                let amounts = now.budgets.iter().map(of);
+                amounts.fold(BusyNanos::default(), BusyNanos::saturating_add)
+            };
+            let amounts = [
+                sum(|it| it.limit),
+                sum(|it| it.drawn),
+                sum(|it| it.spent),
+                sum(|it| it.reserved),
+                sum(|it| it.debt),
+            ];
+            budget(&self.labels([]), amounts);
+            return;
+        }
+        for purse in &now.budgets {
+            let labels = self.labels([
+                ("organisation", purse.audit.organisation.to_string().into()),
+                ("engagement", purse.audit.engagement.to_string().into()),
+            ]);
+            let amounts = [
+                purse.limit,
+                purse.drawn,
+                purse.spent,
+                purse.reserved,
+                purse.debt,
+            ];
+            budget(&labels, amounts);
+        }
+    }
+
     fn sagas(&self, now: &EngineSnapshot) {
         for status in StatusKind::ALL {
             let labels = || self.labels([("status", status.name().into())]);
@@ -478,6 +557,15 @@ impl MetricsPublisher {
             gauge!("orlop_tenant_busy_seconds", labels()).set(busy);
         }
     }
+}
+
+fn budget(labels: &[Label], amounts: [BusyNanos; 5]) {
+    let [limit, drawn, spent, reserved, debt] = amounts.map(|amount| float(amount.get()) / NANOS);
+    gauge!("orlop_budget_limit_seconds", labels.to_vec()).set(limit);
+    gauge!("orlop_budget_drawn_seconds", labels.to_vec()).set(drawn);
+    gauge!("orlop_budget_spent_seconds", labels.to_vec()).set(spent);
+    gauge!("orlop_budget_reserved_seconds", labels.to_vec()).set(reserved);
+    gauge!("orlop_budget_debt_seconds", labels.to_vec()).set(debt);
 }
 
 /// How many of what a histogram has are one of what is told.

@@ -61,6 +61,8 @@ struct Flushing {
 pub(crate) struct Treasury {
     options: BudgetOptions,
     purses: DashMap<AuditTag, Arc<Purse>>,
+    /// The same ones once more: looking through the table allocates.
+    listed: Mutex<Vec<Arc<Purse>>>,
     lines: DashMap<LineKey, ()>,
     /// How many lines there are: counting them would take all their locks.
     lines_count: AtomicUsize,
@@ -95,6 +97,7 @@ impl Treasury {
         Arc::new(Self {
             options,
             purses: DashMap::new(),
+            listed: Mutex::default(),
             lines: DashMap::new(),
             lines_count: AtomicUsize::new(0),
             pot: Pot::default(),
@@ -127,7 +130,9 @@ impl Treasury {
         match self.purses.entry(audit) {
             Entry::Occupied(known) => Arc::clone(known.get()),
             Entry::Vacant(vacant) => {
-                Arc::clone(&vacant.insert(Arc::new(Purse::new(audit, budget))))
+                let purse = Arc::clone(&vacant.insert(Arc::new(Purse::new(audit, budget))));
+                self.listed.lock().push(Arc::clone(&purse));
+                purse
             }
         }
     }
@@ -138,10 +143,16 @@ impl Treasury {
 
     /// Every purse, in the order of their engagements.
     pub(crate) fn snapshots(&self) -> Vec<PurseSnapshot> {
-        let purses = self.purses.iter();
-        let mut all: Vec<PurseSnapshot> = purses.map(|purse| purse.snapshot()).collect();
-        all.sort_by_key(|snapshot| snapshot.audit);
+        let mut all = Vec::new();
+        self.snapshot_into(&mut all);
         all
+    }
+
+    /// The same, into storage that is there already.
+    pub(crate) fn snapshot_into(&self, into: &mut Vec<PurseSnapshot>) {
+        into.clear();
+        into.extend(self.listed.lock().iter().map(|purse| purse.snapshot()));
+        into.sort_unstable_by_key(|snapshot| snapshot.audit);
     }
 
     /// Who pays for what is asked for, which has its line in the ledger from here on.

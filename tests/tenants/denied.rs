@@ -133,6 +133,22 @@ fn equal_keys_of_two_tenants_neither_join_nor_replay_nor_conflict() {
 }
 
 #[test]
+fn the_ledger_of_another_tenant_is_not_shown_and_asking_for_it_is_audited() {
+    let folder = tempdir().unwrap();
+    let two = Two::open(folder.path());
+    wait(two.alice.tenant().submit(Double, 1_u64)).unwrap();
+    let hers = two.alice.tenant().id();
+    let asked = wait(two.mallory.ledger().lines_of(hers));
+    assert!(asked.is_err());
+    assert!(wait(two.mallory.ledger().lines()).unwrap().is_empty());
+    let ledger = Object::Ledger(hers);
+    assert_eq!(two.denials(), [two.denial(Operation::Look, ledger)]);
+    assert_eq!(wait(two.alice.ledger().lines_of(hers)).unwrap().len(), 1);
+    assert!(two.denials().is_empty());
+    two.close();
+}
+
+#[test]
 fn the_first_tenant_there_is_passes_by_no_check() {
     let folder = tempdir().unwrap();
     let two = Two::open(folder.path());

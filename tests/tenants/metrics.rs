@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
-use orlop::{Key, METRICS, MetricKind, MetricsPublisher, Quotas, wait};
+use orlop::{
+    AuditTag, BusyNanos, Key, METRICS, MetricKind, MetricsPublisher, Options, Quotas, wait,
+};
 use tempfile::tempdir;
 
 use crate::support::{Double, Listener, Two};
@@ -99,6 +101,59 @@ fn a_recorder_is_told_what_was_done_since_the_last_time() {
 }
 
 #[test]
+fn budgets_are_told_as_a_sum_and_each_by_itself_by_option() {
+    let folder = tempdir().unwrap();
+    let mut options = Options::default();
+    options.budgets.enforced = true;
+    let engine = orlop::Engine::builder(folder.path().join("store"))
+        .options(options)
+        .pure(Double, Double)
+        .open_blocking()
+        .unwrap();
+    let alice = engine.blocking().tenant("alice").unwrap();
+    let [north, south] = [1, 2].map(|engagement| AuditTag {
+        organisation: 7,
+        engagement,
+    });
+    for audit in [north, south] {
+        let limit = BusyNanos::new(2_000_000_000);
+        wait(engine.budgets().grant(audit, limit)).unwrap();
+    }
+    wait(alice.submit(Double, 1_u64).audit(north)).unwrap();
+    let purses = engine.snapshot().budgets;
+    assert_eq!(
+        purses.iter().map(|it| it.audit).collect::<Vec<_>>(),
+        [north, south]
+    );
+    assert!(purses[0].spent.get() > 0 && purses[0].drawn >= purses[0].spent);
+    // A first chunk is drawn with the grant.
+    assert_eq!(purses[1].spent.get(), 0);
+    assert!(purses[1].drawn <= purses[1].limit);
+    let publish = |mut publisher: MetricsPublisher| {
+        let recorder = DebuggingRecorder::new();
+        metrics::with_local_recorder(&recorder, || publisher.publish(&engine));
+        told(&recorder.snapshotter())
+    };
+    let sum = publish(MetricsPublisher::new());
+    assert_eq!(sum["orlop_budget_limit_seconds[]"], gauge(4.0));
+    #[allow(clippy::cast_precision_loss)]
+    let seconds = |nanos: BusyNanos| gauge(nanos.get() as f64 / 1e9);
+    assert_eq!(
+        sum["orlop_budget_spent_seconds[]"],
+        seconds(purses[0].spent)
+    );
+    let drawn = purses[0].drawn.saturating_add(purses[1].drawn);
+    assert_eq!(sum["orlop_budget_drawn_seconds[]"], seconds(drawn));
+    let each = publish(MetricsPublisher::new().by_engagement());
+    let of =
+        |engagement| format!("orlop_budget_spent_seconds[organisation=7,engagement={engagement}]");
+    assert_eq!(each[&of(1)], seconds(purses[0].spent));
+    assert_eq!(each[&of(2)], gauge(0.0));
+    assert!(!each.contains_key("orlop_budget_spent_seconds[]"));
+    engine.blocking().close().unwrap();
+}
+
+#[test]
 fn tenants_are_labels_only_by_option_and_several_engines_are_told_apart() {
     let folder = tempdir().unwrap();
     let two = Two::open(folder.path());
@@ -124,7 +179,12 @@ fn every_metric_is_told_as_what_it_is_described_and_is_in_the_documents() {
     wait(two.alice.tenant().submit(Double, 1_u64)).unwrap();
     let recorder = DebuggingRecorder::new();
     metrics::with_local_recorder(&recorder, || {
-        MetricsPublisher::new().by_tenant().publish(&two.engine);
+        let tag = AuditTag::default();
+        wait(two.engine.budgets().grant(tag, BusyNanos::new(1))).unwrap();
+        MetricsPublisher::new()
+            .by_tenant()
+            .by_engagement()
+            .publish(&two.engine);
     });
     let mut found = BTreeMap::new();
     for (key, unit, described, value) in recorder.snapshotter().snapshot().into_vec() {
