@@ -81,7 +81,7 @@ fn truths() -> Vec<Truth> {
     for (label, decision) in SCRIPT {
         if let Register(slots_max) = decision {
             let taken: BTreeSet<u32> = truth.values().map(|known| known.id.slot()).collect();
-            let slot = (0..).find(|slot| !taken.contains(slot)).unwrap();
+            let slot = (0..u32::MAX).find(|slot| !taken.contains(slot)).unwrap();
             generations[slot as usize] += 1;
             let known = Known {
                 id: TenantId::new(slot, generations[slot as usize]),
