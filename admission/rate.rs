@@ -104,13 +104,44 @@ impl ByteRate {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Arrivals {
     next: Monotonic,
+    /// The rate by which that was counted: nanoseconds a request, or bytes a second.
+    by: u64,
+}
+
+/// `ahead` times `times` over `over`, rounded up.
+fn scaled(ahead: u64, times: u64, over: u64) -> u64 {
+    if times == over || over == 0 {
+        return ahead;
+    }
+    let scaled = (u128::from(ahead) * u128::from(times)).div_ceil(u128::from(over));
+    u64::try_from(scaled).unwrap_or(u64::MAX)
 }
 
 impl Arrivals {
+    const fn ahead(self, now: Monotonic) -> u64 {
+        self.next.get().saturating_sub(now.get())
+    }
+
+    /// From `now` on `rate` holds: what has passed at another one counts by its number.
+    pub(crate) fn adopt(&mut self, rate: Rate, now: Monotonic) {
+        let ahead = scaled(self.ahead(now), rate.interval_nanos, self.by);
+        self.count(now, ahead, rate.interval_nanos);
+    }
+
+    /// The same, of bytes.
+    pub(crate) fn adopt_of(&mut self, rate: ByteRate, now: Monotonic) {
+        let ahead = scaled(self.ahead(now), self.by, rate.per_second());
+        self.count(now, ahead, rate.per_second());
+    }
+
+    fn count(&mut self, now: Monotonic, nanos: u64, by: u64) {
+        self.next = Monotonic::new(now.get().saturating_add(nanos));
+        self.by = by;
+    }
+
     /// How long the next request has to wait; nothing, if it may pass at `now`.
     pub(crate) fn wait(self, rate: Rate, now: Monotonic) -> Option<Duration> {
-        let ahead = self.next.get().saturating_sub(now.get());
-        let excess = ahead.saturating_sub(rate.tolerance());
+        let excess = self.ahead(now).saturating_sub(rate.tolerance());
         (excess > 0).then(|| Duration::from_nanos(excess))
     }
 
@@ -119,8 +150,8 @@ impl Arrivals {
         if bytes == 0 {
             return None;
         }
-        let ahead = self.next.get().saturating_sub(now.get());
-        let excess = ahead
+        let excess = self
+            .ahead(now)
             .saturating_add(rate.nanos(bytes))
             .saturating_sub(rate.nanos(rate.burst()));
         (excess > 0).then(|| Duration::from_nanos(excess))
@@ -128,14 +159,14 @@ impl Arrivals {
 
     /// Counts `bytes` that pass at `now`.
     pub(crate) fn pass_of(&mut self, rate: ByteRate, bytes: u64, now: Monotonic) {
-        let from = self.next.get().max(now.get());
-        self.next = Monotonic::new(from.saturating_add(rate.nanos(bytes)));
+        let nanos = self.ahead(now).saturating_add(rate.nanos(bytes));
+        self.count(now, nanos, rate.per_second());
     }
 
     /// Counts one that passes at `now`.
     pub(crate) fn pass(&mut self, rate: Rate, now: Monotonic) {
-        let from = self.next.get().max(now.get());
-        self.next = Monotonic::new(from.saturating_add(rate.interval_nanos));
+        let nanos = self.ahead(now).saturating_add(rate.interval_nanos);
+        self.count(now, nanos, rate.interval_nanos);
     }
 }
 

@@ -357,6 +357,20 @@ impl Ledger {
         self.rate(lane).is_some() || self.journal(lane).is_some()
     }
 
+    /// The rates of `quotas` hold from now on.
+    fn adopt_rates(&mut self, quotas: &Quotas) {
+        // Whatever passed had a seat. All bulkheads of an engine have one clock.
+        let Some(now) = self.seats.first().map(|seat| seat.core.clock.monotonic()) else {
+            return;
+        };
+        if let Some(rate) = quotas.rate {
+            self.arrivals.adopt(rate, now);
+        }
+        if let Some(rate) = quotas.journal {
+            self.written.adopt_of(rate, now);
+        }
+    }
+
     /// Counts a request that is accepted.
     pub(crate) fn pass(&mut self, lane: Lane, cost: &CostVector, now: Option<Monotonic>) {
         let Some(now) = now else { return };
@@ -509,6 +523,7 @@ impl TenantAccount {
 
     pub(crate) fn set_quotas(&self, quotas: Quotas) {
         let mut ledger = self.ledger.lock();
+        ledger.adopt_rates(&quotas);
         ledger.quotas = quotas;
         ledger.cap = Held::of(&quotas);
         self.timed
