@@ -3,6 +3,7 @@
 //! Book-keeping under the lock of the waiting room: nothing here asks, calls or sleeps.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::{Arc, Weak};
 
 use orlop_saga::id::TenantId;
@@ -194,10 +195,16 @@ impl Lines {
         self.turns.get(&bulkhead).map_or(0, BTreeMap::len)
     }
 
-    /// The line that has waited longest for something of a bulkhead. If it is refused once more,
-    /// its turn comes last.
-    pub(crate) fn next_of(&self, bulkhead: BulkheadId) -> Option<LineKey> {
-        self.turns.get(&bulkhead)?.values().next().copied()
+    /// The line that has waited longest for something of a bulkhead, of those behind the turn
+    /// `after`; and its turn. If it is refused once more, its turn comes last.
+    pub(crate) fn next_of(
+        &self,
+        bulkhead: BulkheadId,
+        after: Option<u64>,
+    ) -> Option<(u64, LineKey)> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut behind = self.turns.get(&bulkhead)?.range((from, Bound::Unbounded));
+        behind.next().map(|(turn, key)| (*turn, *key))
     }
 
     /// When the next line is to be asked for again.

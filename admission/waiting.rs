@@ -274,14 +274,18 @@ impl Shared {
             state.lines.turns(bulkhead)
         };
         // In turn, and before the tenant whose work has ended: or it would take every place that
-        // it leaves.
+        // it leaves. Who is asked for by another thread is passed over: that one asks again.
+        let mut after = None;
         for _ in 0..turns {
-            let Some(key) = self.state.lock().lines.next_of(bulkhead) else {
+            let next = self.state.lock().lines.next_of(bulkhead, after);
+            let Some((turn, key)) = next else {
                 break;
             };
+            after = Some(turn);
             self.pump(key);
             let mut state = self.state.lock();
-            let blocked = state.lines.get(key).and_then(|line| line.blocked.as_ref());
+            let line = state.lines.get(key).filter(|line| !line.asking);
+            let blocked = line.and_then(|line| line.blocked.as_ref());
             if blocked.is_some_and(Blocked::is_for_all) {
                 break;
             }
