@@ -123,7 +123,8 @@ impl Core {
         let acquired = {
             let mut state = self.state.lock();
             match request.lane {
-                Lane::Ordinary => state.contend(self),
+                // Also if this one is refused: nobody else may come for what was put back.
+                Lane::Ordinary => state.contend_and_hand_on(self, &mut outbox),
                 Lane::Reserved => {}
             }
             let acquired = self.acquire_locked(&mut state, request, nested, grantee, &mut outbox);
@@ -159,6 +160,8 @@ impl Core {
         let owner = owner_key(account);
 
         let mut ledger = account.ledger.lock_nested();
+        // Also if it is refused: the seat tells who waits in front what the tenant gives back.
+        ledger.seat_in(self);
         let timed = deadline.is_some() || timeout.is_some() || ledger.is_timed(lane);
         let now = timed.then(|| self.clock.monotonic());
         let kind = Kind::new(request.computation, lane, request.size);
@@ -201,10 +204,10 @@ impl Core {
             debug_assert!(false, "a request has one grantee");
             return Err(Refusal::Cancelled);
         };
+        // Before anything is reserved: it is foreign code, which may panic.
+        let grantee = grantee();
         ledger.reserve(lane, cost, true);
         ledger.pass(lane, &cost, now);
-        // So that it is found when all that the tenant has waiting is to be refused.
-        ledger.seat_in(self);
         drop(ledger);
         let expiry = now.and_then(|now| Expiry::earlier(now, deadline, timeout));
         let waiter = Waiter {
@@ -215,7 +218,7 @@ impl Core {
             cost,
             kind,
             expiry,
-            grantee: grantee(),
+            grantee,
         };
         Ok(Acquired::Queued(
             self.enqueue(state, lane, share, piece, waiter, outbox),
@@ -261,8 +264,10 @@ impl Core {
             let live = state.is_live(place);
             let waiter = state.pool_mut(place.lane).queue.get_mut(place.entry);
             if let Some(waiter) = waiter.filter(|_| live) {
+                let was = waiter.expiry.map(|expiry| expiry.at);
                 waiter.expiry = waiter.expiry.and_then(|expiry| expiry.until(deadline));
-                if let Some(at) = waiter.expiry.map(|expiry| expiry.at) {
+                let at = waiter.expiry.map(|expiry| expiry.at);
+                if let Some(at) = at.filter(|_| at != was) {
                     self.note_expiry(&mut state, at, place, &mut outbox);
                 }
             }
@@ -313,6 +318,7 @@ impl Core {
         let mut outbox = Outbox::default();
         let swept = {
             let mut state = self.state.lock();
+            state.tidy(self);
             let owner = Some(owner_key(account));
             let swept = sweep_locked(&mut state, Lane::Ordinary, owner, reason, &mut outbox);
             if swept > 0 {
@@ -515,7 +521,7 @@ impl Bulkhead {
         let mut outbox = Outbox::default();
         let generation = {
             let mut state = self.open.core.state.lock();
-            state.contend(&self.open.core);
+            state.contend_and_hand_on(&self.open.core, &mut outbox);
             let generation = state.gate.close();
             match queued {
                 Queued::Serve => {}

@@ -13,6 +13,8 @@ use std::sync::Arc;
 
 use crate::bulkhead::{Core, owner_key};
 use crate::credits::{Amounts, Listed};
+use crate::outbox::Outbox;
+use crate::request::Lane;
 use crate::snapshot::BulkheadSnapshot;
 use crate::state::State;
 
@@ -44,7 +46,9 @@ impl Contention {
 
 impl State {
     /// Sees to it that all that is out is known here and all that is free is at hand.
-    pub(crate) fn contend(&mut self, core: &Core) {
+    ///
+    /// Says whether something came back for which somebody waits: it is to be handed on.
+    pub(crate) fn contend(&mut self, core: &Core) -> bool {
         if !self.contention.on {
             self.contention.on = true;
             self.contention.calm = 0;
@@ -68,7 +72,16 @@ impl State {
             });
             self.gate.enter_all(live);
         }
-        self.ordinary.free.add(core.credits.recall());
+        let recalled = core.credits.recall();
+        self.ordinary.free.add(recalled);
+        recalled.slots > 0 && self.ordinary.queue.len() > 0
+    }
+
+    /// The same, and hands on what came back.
+    pub(crate) fn contend_and_hand_on(&mut self, core: &Arc<Core>, outbox: &mut Outbox) {
+        if self.contend(core) {
+            self.dispatch(core, Lane::Ordinary, outbox);
+        }
     }
 
     /// An admission or a settlement of ordinary work is over: nothing waits if all is calm.
@@ -101,23 +114,41 @@ impl State {
         core.credits.unlist_all()
     }
 
+    /// What is out at seats and not known here, whose counts are taken over.
+    ///
+    /// Nothing is granted meanwhile, so that nothing is counted twice that goes from one to another.
+    fn out_at_seats(&mut self, core: &Core) -> (u64, Amounts) {
+        let (mut permits, mut held) = (0, Amounts::default());
+        if self.contention.on {
+            return (permits, held);
+        }
+        core.credits.begin_contention();
+        let pool = &mut self.ordinary;
+        core.credits.visit(|(account, place)| {
+            let mut ledger = account.ledger.lock_nested();
+            let Some(seat) = ledger.seats.get_mut(*place as usize) else {
+                return false;
+            };
+            pool.collect(&mut seat.counts);
+            permits += seat.permits;
+            held.add(seat.held);
+            seat.listed = seat.permits > 0;
+            seat.listed
+        });
+        core.credits.end_contention(Amounts::default());
+        (permits, held)
+    }
+
+    /// Forgets the tenants that have nothing here any more, if many were here.
+    pub(crate) fn tidy(&mut self, core: &Core) {
+        if core.credits.is_crowded() {
+            self.out_at_seats(core);
+        }
+    }
+
     /// The counts as of one instant.
     pub(crate) fn snapshot(&mut self, core: &Core) -> BulkheadSnapshot {
-        let (mut permits, mut held) = (0, Amounts::default());
-        if !self.contention.on {
-            let pool = &mut self.ordinary;
-            core.credits.visit(|(account, place)| {
-                let mut ledger = account.ledger.lock_nested();
-                let Some(seat) = ledger.seats.get_mut(*place as usize) else {
-                    return false;
-                };
-                pool.collect(&mut seat.counts);
-                permits += seat.permits;
-                held.add(seat.held);
-                seat.listed = seat.permits > 0;
-                seat.listed
-            });
-        }
+        let (permits, held) = self.out_at_seats(core);
         BulkheadSnapshot {
             name: Arc::clone(&core.name),
             draining: self.gate.is_closed(),

@@ -15,7 +15,7 @@
 //!   holds something.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use crossbeam_utils::CachePadded;
 
@@ -24,6 +24,9 @@ use crate::tenant::TenantAccount;
 
 /// How many shards there are. Tenants of neighbouring slots are in different ones.
 const SHARDS: usize = 8;
+
+/// How many more than twice those that were found last may be listed before they are looked at.
+const CROWD: usize = 64;
 
 /// What a bulkhead has a bounded amount of, apart from places to wait in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,6 +79,9 @@ fn give_to(credits: &AtomicU64, amount: u64) {
 pub(crate) struct Credits {
     contended: CachePadded<AtomicBool>,
     shards: [CachePadded<Shard>; SHARDS],
+    /// How many seats are listed, and with how many it is time to look who is there still.
+    listed: AtomicUsize,
+    crowd: AtomicUsize,
 }
 
 impl Credits {
@@ -91,6 +97,8 @@ impl Credits {
         Self {
             contended: CachePadded::new(AtomicBool::new(true)),
             shards: std::array::from_fn(|_| CachePadded::default()),
+            listed: AtomicUsize::new(0),
+            crowd: AtomicUsize::new(CROWD),
         }
     }
 
@@ -168,20 +176,39 @@ impl Credits {
 
     /// Lists a seat, which is told so by whoever has its ledger's lock.
     pub(crate) fn list(&self, home: usize, seat: Listed) {
+        switch_point();
         self.shard(home).seats.lock_nested().push(seat);
+        self.listed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether so many seats are listed that it is time to look who is there still.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.listed.load(Ordering::Relaxed) >= self.crowd.load(Ordering::Relaxed)
     }
 
     /// Looks at every seat that is listed, and keeps those for which `stays`. Who is listed
     /// meanwhile may be missed.
     pub(crate) fn visit(&self, mut stays: impl FnMut(&Listed) -> bool) {
+        let mut gone = 0;
         for shard in &self.shards {
+            switch_point();
             let mut seats = std::mem::take(&mut *shard.seats.lock_nested());
             // Without the list's lock: who holds a ledger's may be about to list.
+            let were = seats.len();
             seats.retain(&mut stays);
+            gone += were - seats.len();
             let mut listed = shard.seats.lock_nested();
             seats.append(&mut listed);
             *listed = seats;
         }
+        let left = self
+            .listed
+            .fetch_sub(gone, Ordering::Relaxed)
+            .saturating_sub(gone);
+        self.crowd.store(
+            left.saturating_mul(2).saturating_add(CROWD),
+            Ordering::Relaxed,
+        );
     }
 
     /// Takes every seat off the lists.

@@ -243,7 +243,9 @@ impl Core {
         }
         state.gate.leave(outbox);
         match lane {
-            Lane::Ordinary => state.contend(self),
+            Lane::Ordinary => {
+                state.contend(self);
+            }
             Lane::Reserved => {}
         }
         state.dispatch(self, lane, outbox);

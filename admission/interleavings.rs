@@ -3,6 +3,8 @@
 //! Each test names what must hold in every schedule. Schedules are drawn at random; a failing one
 //! is printed and can be replayed.
 
+mod credits;
+mod turns;
 mod waiting;
 
 use std::future::Future;

@@ -228,6 +228,8 @@ impl State {
             waiter.reservation,
             waiter.cost,
         );
+        // Its place in the queue is free.
+        self.freed(permit.tenant().id(), outbox);
         outbox.push(Delivery::Grant(waiter.grantee, permit));
         true
     }

@@ -59,3 +59,59 @@ impl fmt::Debug for QueueTicket {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Acquired, Bulkhead, BulkheadOptions, ComputationId, Grantee, Permit, Quotas, Refusal,
+        Request, Tenants,
+    };
+    use orlop_saga::tenant::TenantLabel;
+    use orlop_saga::time::{Clock, WallMillis};
+
+    #[derive(Debug)]
+    struct Stopped;
+
+    impl Clock for Stopped {
+        fn wall(&self) -> WallMillis {
+            WallMillis::new(0)
+        }
+
+        fn monotonic(&self) -> Monotonic {
+            Monotonic::new(0)
+        }
+    }
+
+    struct Deaf;
+
+    impl Grantee for Deaf {
+        fn granted(self: Arc<Self>, _permit: Permit) {}
+
+        fn refused(self: Arc<Self>, _refusal: Refusal) {}
+    }
+
+    #[test]
+    fn who_is_extended_again_and_again_is_remembered_once() {
+        let options = BulkheadOptions {
+            in_flight_max: 1,
+            ..BulkheadOptions::new("extended")
+        };
+        let bulkhead = Bulkhead::new(&options, Arc::new(Stopped)).unwrap();
+        let tenants = Tenants::new(1).unwrap();
+        let label = TenantLabel::new("ada").unwrap();
+        let ada = tenants.register_next(label, Quotas::UNLIMITED).unwrap();
+        let until = |at| Request::new(&ada, ComputationId::new(0)).deadline(Monotonic::new(at));
+        let _permit = bulkhead.acquire(&until(50), Arc::new(Deaf)).unwrap();
+        let Ok(Acquired::Queued(ticket)) = bulkhead.acquire(&until(50), Arc::new(Deaf)) else {
+            panic!("a slot for two");
+        };
+        for _ in 0..1_000 {
+            assert!(ticket.extend(Some(Monotonic::new(50))));
+            assert!(ticket.extend(Some(Monotonic::new(40))));
+        }
+        let noted = bulkhead.core().state.lock().expiries.len();
+        assert!(noted <= 1, "{noted} alarms for one that waits");
+        assert_eq!(bulkhead.next_expiry(), Some(Monotonic::new(50)));
+    }
+}

@@ -16,6 +16,7 @@ mod extents;
 mod fair;
 mod fairness;
 mod gap;
+mod lifts;
 mod model;
 mod oracle;
 mod order;
