@@ -100,9 +100,12 @@ impl Purse {
 
     /// What is left of the limit; below 0 in debt.
     fn remaining(&self) -> i64 {
-        self.free.load(Ordering::Acquire)
-            + self.undrawn.load(Ordering::Acquire)
-            + self.underway.load(Ordering::Acquire)
+        // In the order in which amounts move on, so that one is seen twice and never missed.
+        let undrawn = self.undrawn.load(Ordering::Acquire);
+        switch_point();
+        let underway = self.underway.load(Ordering::Acquire);
+        switch_point();
+        undrawn + underway + self.free.load(Ordering::Acquire)
     }
 
     /// Reserves an estimate.

@@ -241,6 +241,31 @@ fn no_interleaving_reserves_more_than_was_drawn_or_loses_any_of_it() {
     );
 }
 
+#[test]
+fn nobody_is_told_that_a_budget_is_gone_while_it_is_being_drawn() {
+    explore(
+        || {
+            let purse = Arc::new(undrawn(100));
+            let drawing = {
+                let purse = Arc::clone(&purse);
+                shuttle::thread::spawn(move || {
+                    let amount = purse.begin_draw(ns(100)).unwrap();
+                    purse.drawn(amount);
+                })
+            };
+            match purse.reserve_by(ns(60), switch_point) {
+                Ok(reserved) => assert_eq!(reserved, ns(60)),
+                Err(refusal) => {
+                    let audit = purse.audit();
+                    assert_eq!(refusal, Refusal::BudgetPending { audit });
+                }
+            }
+            drawing.join().unwrap();
+        },
+        3_000,
+    );
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Op {
     Reserve(u64),
