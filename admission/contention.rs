@@ -114,15 +114,14 @@ impl State {
         core.credits.unlist_all()
     }
 
-    /// What is out at seats and not known here, whose counts are taken over.
+    /// What is out at seats, which are forgotten if that is nothing; their counts are taken over.
     ///
     /// Nothing is granted meanwhile, so that nothing is counted twice that goes from one to another.
     fn out_at_seats(&mut self, core: &Core) -> (u64, Amounts) {
         let (mut permits, mut held) = (0, Amounts::default());
-        if self.contention.on {
-            return (permits, held);
+        if !self.contention.on {
+            core.credits.begin_contention();
         }
-        core.credits.begin_contention();
         let pool = &mut self.ordinary;
         core.credits.visit(|(account, place)| {
             let mut ledger = account.ledger.lock_nested();
@@ -135,7 +134,9 @@ impl State {
             seat.listed = seat.permits > 0;
             seat.listed
         });
-        core.credits.end_contention(Amounts::default());
+        if !self.contention.on {
+            core.credits.end_contention(Amounts::default());
+        }
         (permits, held)
     }
 
@@ -148,7 +149,11 @@ impl State {
 
     /// The counts as of one instant.
     pub(crate) fn snapshot(&mut self, core: &Core) -> BulkheadSnapshot {
-        let (permits, held) = self.out_at_seats(core);
+        let (permits, held) = if self.contention.on {
+            Default::default()
+        } else {
+            self.out_at_seats(core)
+        };
         BulkheadSnapshot {
             name: Arc::clone(&core.name),
             draining: self.gate.is_closed(),

@@ -11,6 +11,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use orlop_saga::amount::{BusyNanos, ByteCount};
+use orlop_saga::time::Monotonic;
 
 use crate::request::{ComputationId, Lane};
 
@@ -67,6 +68,8 @@ struct Known {
     /// The average in sixteenths of a nanosecond, so that rounding does not make it drift, and one
     /// more: 0 is not known yet.
     average: AtomicU64,
+    /// When it was last believed to be less.
+    doubted: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -130,8 +133,20 @@ impl Estimates {
 
     /// Work was refused because of what it is known to cost: believed a little less, so that it is
     /// measured again one day, and one outlier does not refuse its kind for ever.
-    pub(crate) fn doubt(&self, kind: Kind) {
-        if let Some(known) = self.find(kind.packed()) {
+    ///
+    /// Once in the time that it is known to cost: who has himself refused costs nothing, and others
+    /// rely on what is known.
+    pub(crate) fn doubt(&self, kind: Kind, now: Monotonic) {
+        let (Some(known), Some(cost)) = (self.find(kind.packed()), self.known(kind)) else {
+            return;
+        };
+        let last = known.doubted.load(Ordering::Relaxed);
+        if last.saturating_add(cost.get()) > now.get() {
+            return;
+        }
+        let (set, get) = (Ordering::Relaxed, Ordering::Relaxed);
+        let doubted = known.doubted.compare_exchange(last, now.get(), set, get);
+        if doubted.is_ok() {
             update(known, |average| average - (average >> SHIFT));
         }
     }

@@ -143,7 +143,7 @@ impl Core {
         let late = || {
             let known = self.estimates.known(kind)?;
             let refusal = prediction::late(request.deadline?, now?, known.get())?;
-            self.estimates.doubt(kind);
+            self.estimates.doubt(kind, now?);
             Some(refusal)
         };
         ledger

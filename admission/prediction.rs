@@ -93,8 +93,9 @@ impl State {
         };
         let kind = Kind::new(request.computation, request.lane, request.size);
         let known = core.estimates.known(kind).unwrap_or_default();
-        if late(deadline, core.clock.monotonic(), known.get()).is_some() {
-            core.estimates.doubt(kind);
+        let now = core.clock.monotonic();
+        if late(deadline, now, known.get()).is_some() {
+            core.estimates.doubt(kind, now);
         }
     }
 }

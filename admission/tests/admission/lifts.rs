@@ -8,7 +8,7 @@ use orlop_admission::{
     Acquired, Alarm, Bulkhead, BulkheadOptions, ByteRate, ConflictMatrix, CostVector, ExclusionId,
     Grantee, Kept, Patient, Permit, Quotas, Rate, Refusal, Request, TenantAccount, WaitingRoom,
 };
-use orlop_saga::amount::ByteCount;
+use orlop_saga::amount::{BusyNanos, ByteCount};
 use orlop_saga::time::{Clock, Monotonic};
 
 use crate::support::{Event, House, Inbox, granted, plenty, request, tenant};
@@ -195,16 +195,23 @@ fn a_batch_beside_a_waiter_is_answered_as_its_requests_would_be_alone() {
 
 #[test]
 fn a_bulkhead_does_not_remember_tenants_that_came_and_went() {
-    let house = House::new(8);
-    let mut lives = Vec::new();
-    for _ in 0..2_000 {
-        let ada = tenant(&house.tenants, "ada");
-        drop(house.take(request(&ada)));
-        house.tenants.unregister(&ada).unwrap();
-        lives.push(Arc::downgrade(&ada));
+    // In the one nothing is bounded by its cost, in the other it is.
+    for published_cost_max in [None, Some(BusyNanos::new(1_000))] {
+        let house = House::with(&BulkheadOptions {
+            in_flight_max: 8,
+            published_cost_max,
+            ..BulkheadOptions::new("busy")
+        });
+        let mut lives = Vec::new();
+        for _ in 0..2_000 {
+            let ada = tenant(&house.tenants, "ada");
+            drop(house.take(request(&ada)));
+            house.tenants.unregister(&ada).unwrap();
+            lives.push(Arc::downgrade(&ada));
+        }
+        let kept = lives.iter().filter(|life| life.strong_count() > 0).count();
+        assert!(kept <= 100, "{kept} lives of 2,000 are remembered");
+        let lane = house.bulkhead.snapshot().ordinary;
+        assert_eq!((lane.granted, lane.unsettled), (2_000, 2_000));
     }
-    let kept = lives.iter().filter(|life| life.strong_count() > 0).count();
-    assert!(kept <= 100, "{kept} lives of 2,000 are remembered");
-    let lane = house.bulkhead.snapshot().ordinary;
-    assert_eq!((lane.granted, lane.unsettled), (2_000, 2_000));
 }

@@ -80,6 +80,8 @@ pub struct PoolModel {
     pub fair: Fair,
     /// The average cost, in sixteenths of a nanosecond, once one is known.
     pub average: Option<u64>,
+    /// When it was last believed to be less.
+    pub doubted: u64,
     pub guess: u64,
     pub backfill_max: u32,
     /// How many went ahead of each item while it was in front.
@@ -529,7 +531,9 @@ impl Oracle {
         if let Some(refusal) = self.refusal(&item, now) {
             if let (Refusal::PredictedLate { .. }, Some(deadline)) = (&refusal, item.deadline) {
                 let pool = self.pool(item.lane);
-                if late(deadline, now, pool.known()).is_some() {
+                let again = pool.doubted + pool.known() <= now.get();
+                if late(deadline, now, pool.known()).is_some() && again {
+                    pool.doubted = now.get();
                     pool.average = pool.average.map(|average| average - average / 8);
                 }
             }
