@@ -7,6 +7,8 @@
 //!   a new one.
 //! - The ledger's lock is the innermost: while it is held no other lock is taken.
 
+mod state;
+
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,6 +31,9 @@ use crate::reservation::Kept;
 use crate::seat::Seat;
 use crate::share::Share;
 use crate::sync::Mutex;
+
+pub(crate) use self::state::TenantCommand;
+pub use self::state::TenantState;
 
 /// What a tenant may reserve for ordinary work, over all bulkheads. 0 means none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,84 +71,6 @@ impl Quotas {
         rate: None,
         share: Share::ORDINARY,
     };
-}
-
-/// Whether a tenant may submit ordinary work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum TenantState {
-    /// It may.
-    Active,
-    /// Not until it is resumed.
-    Suspended,
-    /// Not until it is resumed; what was accepted is being finished.
-    Draining,
-    /// Never again. What is in flight and the reserved lane go on.
-    Revoked,
-    /// This life has ended: nothing new, in no lane.
-    Unregistered,
-}
-
-impl fmt::Display for TenantState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Active => "active",
-            Self::Suspended => "suspended",
-            Self::Draining => "draining",
-            Self::Revoked => "revoked",
-            Self::Unregistered => "unregistered",
-        })
-    }
-}
-
-/// What a tenant is told to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum TenantCommand {
-    Suspend,
-    Resume,
-    Drain,
-    Revoke,
-    Unregister,
-}
-
-impl TenantState {
-    /// The state after `command`, unless it is refused in this state.
-    pub(crate) const fn after(self, command: TenantCommand) -> Option<Self> {
-        match (self, command) {
-            (Self::Active | Self::Suspended, TenantCommand::Suspend) => Some(Self::Suspended),
-            (Self::Active | Self::Suspended | Self::Draining, TenantCommand::Resume) => {
-                Some(Self::Active)
-            }
-            (Self::Active | Self::Suspended | Self::Draining, TenantCommand::Drain) => {
-                Some(Self::Draining)
-            }
-            // A drain of what is revoked waits for its end, and leaves it revoked.
-            (Self::Revoked, TenantCommand::Drain | TenantCommand::Revoke)
-            | (Self::Active | Self::Suspended | Self::Draining, TenantCommand::Revoke) => {
-                Some(Self::Revoked)
-            }
-            (
-                Self::Active | Self::Suspended | Self::Draining | Self::Revoked,
-                TenantCommand::Unregister,
-            )
-            | (Self::Unregistered, TenantCommand::Unregister | TenantCommand::Drain) => {
-                Some(Self::Unregistered)
-            }
-            (Self::Draining | Self::Revoked, TenantCommand::Suspend)
-            | (Self::Revoked, TenantCommand::Resume)
-            | (
-                Self::Unregistered,
-                TenantCommand::Suspend | TenantCommand::Resume | TenantCommand::Revoke,
-            ) => None,
-        }
-    }
-
-    /// Whether the gate is shut for good or until resumed, so that a drain can end.
-    const fn is_closed(self) -> bool {
-        match self {
-            Self::Active | Self::Suspended => false,
-            Self::Draining | Self::Revoked | Self::Unregistered => true,
-        }
-    }
 }
 
 /// What a tenant holds in one lane, over all bulkheads.
