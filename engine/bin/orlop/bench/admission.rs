@@ -26,7 +26,7 @@ const BATCH: u32 = 256;
 /// Tenants that wait, where many do.
 const BACKLOGGED: u32 = 10_000;
 /// Figures that are measured one after the other.
-const FIGURES: u32 = 8;
+const FIGURES: u32 = 9;
 
 /// Measures every figure, all together for about `duration`.
 pub(crate) fn measure(duration: Duration) -> Result<Vec<Figure>, BenchError> {
@@ -41,6 +41,7 @@ pub(crate) fn measure(duration: Duration) -> Result<Vec<Figure>, BenchError> {
 
     let semaphore_alone = median(|| alone(each, take));
     let acquire = median(|| alone(each, || house.turn(&ada)));
+    let batch = median(|| house.batch(each, &ada));
     let reject = median(|| alone(each, || house.turn(&slow)));
     let distinct = median(|| together(each, || house.turn(&ada), || house.turn(&bob)));
     let shared = median(|| together(each, || house.turn(&ada), || house.turn(&ada)));
@@ -58,6 +59,12 @@ pub(crate) fn measure(duration: Duration) -> Result<Vec<Figure>, BenchError> {
             "tokio's semaphore, which checks nothing else",
             &semaphore_alone,
         ),
+        nanos(
+            "adm.batch64",
+            "the same of each of 64 in a batch, settled in a batch",
+            &batch,
+        )
+        .at_most(20.0, "acquire and settle", &acquire),
         nanos("adm.reject", "a refusal over the rate", &reject).at_most(
             100.0,
             "acquire and settle",
@@ -258,6 +265,28 @@ impl House {
     }
 }
 
+impl House {
+    /// Times a request and its settlement in batches of [`TOGETHER`].
+    fn batch(&self, duration: Duration, account: &Arc<TenantAccount>) -> Timed {
+        let requests = [Request::new(account, COMPUTATION); TOGETHER as usize];
+        let (mut answers, mut permits) = (Vec::new(), Vec::new());
+        let (begun, mut batches) = (Instant::now(), Vec::new());
+        while begun.elapsed() < duration {
+            let begun = Instant::now();
+            let nobody = |_| Arc::clone(&self.nobody);
+            self.bulkhead.acquire_batch(&requests, nobody, &mut answers);
+            for answer in answers.drain(..) {
+                if let Ok(Acquired::Granted(permit)) = black_box(answer) {
+                    permits.push((permit, COST));
+                }
+            }
+            Permit::settle_batch(&mut permits);
+            batches.push(begun.elapsed().as_secs_f64() * 1e9 / f64::from(TOGETHER));
+        }
+        middle(batches)
+    }
+}
+
 /// Where the one slot's permit is put.
 #[derive(Default)]
 struct Slot {
@@ -355,5 +384,7 @@ impl Queue {
     }
 }
 
+/// Requests of one batch.
+const TOGETHER: u32 = 64;
 const COMPUTATION: ComputationId = ComputationId::new(1);
 const COST: BusyNanos = BusyNanos::new(1_000);
