@@ -252,6 +252,35 @@ impl Refusal {
         }
     }
 
+    /// Whether it is the tenant's state, or its having ended, that is in the way.
+    pub const fn is_of_state(&self) -> bool {
+        match self {
+            Self::StaleTenant { .. }
+            | Self::Suspended { .. }
+            | Self::Revoked { .. }
+            | Self::Draining {
+                scope: Scope::Tenant,
+            } => true,
+            Self::Draining {
+                scope: Scope::Bulkhead,
+            }
+            | Self::Nested { .. }
+            | Self::NeverFits { .. }
+            | Self::Expired
+            | Self::PredictedLate { .. }
+            | Self::UnknownExclusion { .. }
+            | Self::NotAllowed { .. }
+            | Self::RateLimited { .. }
+            | Self::BudgetExhausted { .. }
+            | Self::BudgetPending { .. }
+            | Self::EngagementUnknown { .. }
+            | Self::QuotaExceeded { .. }
+            | Self::QueueFull { .. }
+            | Self::QueueTimeout { .. }
+            | Self::Cancelled => false,
+        }
+    }
+
     /// Why a tenant in `state` is refused ordinary work, if it is.
     pub(crate) const fn of_state(state: TenantState, tenant: TenantId) -> Option<Self> {
         match state {

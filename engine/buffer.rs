@@ -4,8 +4,10 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use orlop_admission::{Kept, Refusal, Reservation, TenantAccount};
 use orlop_gpu::Device;
 use orlop_gpu::{BindError, BufferId, BufferRef, PinnedWindow, PutError};
+use orlop_saga::amount::ByteCount;
 use orlop_saga::digest::Digest;
 use orlop_saga::id::TenantId;
 use orlop_saga::outcome::Failure;
@@ -27,6 +29,10 @@ pub trait BufferSource: Send + Sync + 'static {
 ///
 /// Journaled work names the buffer by digest: after a restart its bytes come from the
 /// [`BufferSource`].
+///
+/// Each buffer that [`Tenant::buffer`](crate::Tenant::buffer) returns counts against the tenant's
+/// `buffers_max` and `device_bytes_max` until its last clone is dropped, also where the same bytes
+/// were put before.
 #[derive(Clone)]
 pub struct Buffer {
     held: Arc<HeldBuffer>,
@@ -71,6 +77,10 @@ pub enum BufferError {
     /// The device has no room for it. Drop buffers, or raise `device.arena_bytes`.
     #[error(transparent)]
     Put(#[from] PutError),
+    /// The tenant may not: its state, or a quota of buffers or device bytes. Drop buffers, or
+    /// have the quota raised.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
 }
 
 /// Owns one count of a buffer on the device.
@@ -79,6 +89,8 @@ pub(crate) struct HeldBuffer {
     tenant: TenantId,
     id: BufferId,
     reference: BufferRef,
+    /// Given back after the buffer was freed, since fields drop last.
+    _reserved: Option<Reservation>,
 }
 
 impl Drop for HeldBuffer {
@@ -88,11 +100,21 @@ impl Drop for HeldBuffer {
     }
 }
 
-/// Puts bytes onto the device, or finds them there.
+/// Puts bytes onto the device within the tenant's quotas, or finds them there.
 pub(crate) fn put(
+    device: &Arc<Device>,
+    account: &Arc<TenantAccount>,
+    bytes: &[u8],
+) -> Result<Buffer, BufferError> {
+    let reserved = account.reserve(Kept::buffer(ByteCount::of(bytes)))?;
+    Ok(keep(device, account.id(), bytes, Some(reserved))?)
+}
+
+fn keep(
     device: &Arc<Device>,
     tenant: TenantId,
     bytes: &[u8],
+    reserved: Option<Reservation>,
 ) -> Result<Buffer, PutError> {
     let id = device.buffers().put(tenant, bytes)?;
     let digest = match device.buffers().header(tenant, id) {
@@ -109,6 +131,7 @@ pub(crate) fn put(
         tenant,
         id,
         reference,
+        _reserved: reserved,
     };
     Ok(Buffer {
         held: Arc::new(held),
@@ -175,11 +198,11 @@ impl LoadError {
     }
 }
 
-/// Brings an absent buffer back from its source.
+/// Brings an absent buffer back from its source, for work that was admitted.
 pub(crate) fn load(
     device: &Arc<Device>,
     source: Option<&dyn BufferSource>,
-    tenant: TenantId,
+    (tenant, account): (TenantId, Option<&Arc<TenantAccount>>),
     reference: &BufferRef,
 ) -> Result<Buffer, LoadError> {
     let digest = reference.digest;
@@ -196,7 +219,16 @@ pub(crate) fn load(
             "the source does not have buffer {digest}"
         )));
     };
-    let buffer = put(device, tenant, &bytes).map_err(LoadError::failed)?;
+    let reserve = |account: &Arc<TenantAccount>| {
+        match account.reserve(Kept::buffer(ByteCount::of(&bytes))) {
+            Ok(reserved) => Ok(Some(reserved)),
+            // It was admitted before its tenant was suspended, and goes on.
+            Err(refusal) if refusal.is_of_state() => Ok(None),
+            Err(refusal) => Err(LoadError::failed(refusal)),
+        }
+    };
+    let reserved = account.map_or(Ok(None), reserve)?;
+    let buffer = keep(device, tenant, &bytes, reserved).map_err(LoadError::failed)?;
     if buffer.digest() == digest {
         Ok(buffer)
     } else {

@@ -181,6 +181,17 @@ impl Action {
         })
     }
 
+    /// How many kernels it occupies: one, if it runs on the device.
+    fn kernels(&self) -> u64 {
+        match self {
+            Self::Run { code, .. } => match code.binding {
+                Binding::Device(_) => 1,
+                Binding::Async(_) | Binding::Blocking(_) => 0,
+            },
+            Self::Reconcile { .. } | Self::Sweep { .. } | Self::Undo { .. } => 0,
+        }
+    }
+
     fn staging(&self) -> ByteCount {
         match self {
             Self::Run { code, input } => match code.binding {
@@ -461,6 +472,12 @@ impl Running {
     fn audit(&self) -> AuditTag {
         let permit = self.slot.as_ref().and_then(|slot| slot.permit.as_ref());
         permit.map(Permit::audit).unwrap_or_default()
+    }
+
+    /// Whose work it is.
+    fn account(&self) -> Option<&Arc<TenantAccount>> {
+        let permit = self.slot.as_ref()?.permit.as_ref()?;
+        Some(permit.tenant())
     }
 
     fn owner(&self) -> Option<Owned> {

@@ -129,9 +129,10 @@ pub use ticket::{SagaTicket, Ticket};
 
 pub use orlop_admission::{
     AuditSink, BulkheadOptions, BulkheadSnapshot, ByteRate, ClassWeights, ConflictError,
-    ConflictMatrix, ExclusionId, GroupId, MemorySink, PurseSnapshot, Quotas, Rate, Reason, Refusal,
-    RegisterError as TenantRegisterError, Share, SinkError, TenantError as TenantStateError,
-    TenantSnapshot, TenantState, Together, TogetherError, TracingSink, Weight,
+    ConflictMatrix, Dimension, ExclusionId, GroupId, MemorySink, PurseSnapshot, Quotas, Rate,
+    Reason, Refusal, RegisterError as TenantRegisterError, Share, SinkError,
+    TenantError as TenantStateError, TenantSnapshot, TenantState, Together, TogetherError,
+    TracingSink, Weight,
 };
 pub use orlop_gpu::topk::query::{ElementType, VectorMetric};
 pub use orlop_gpu::{BufferRef, DeviceOptions, DeviceSnapshot, HostOp, Opcode};

@@ -283,7 +283,7 @@ impl Tenant {
     /// [`BufferError`]: nothing was put.
     pub fn buffer(&self, bytes: &[u8]) -> Result<Buffer, BufferError> {
         self.core.check_open()?;
-        Ok(buffer::put(&self.core.executor.device, self.id(), bytes)?)
+        buffer::put(&self.core.executor.device, &self.account, bytes)
     }
 }
 

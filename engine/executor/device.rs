@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 
 use super::{Executor, Running, guarded};
 use crate::audit::Auditor;
-use crate::buffer;
+use crate::buffer::{self, Buffer};
 use crate::course::Ending;
 use crate::device::{DeviceCode, Plan};
 use crate::host::Attempt;
@@ -43,7 +43,7 @@ impl Executor {
             plan,
         };
         match buffer::bind(&self.device, launch.attempt.tenant, &launch.plan.sources) {
-            Ok(windows) => self.publish(launch, windows, run),
+            Ok(windows) => self.publish(launch, windows, Vec::new(), run),
             Err(buffer::BindPlanError::Absent(reference)) => {
                 let executor = Arc::clone(self);
                 // The source may block, and whoever launches may not.
@@ -61,11 +61,13 @@ impl Executor {
     fn publish_after_load(&self, launch: DeviceLaunch, absent: orlop_gpu::BufferRef, run: Running) {
         let tenant = launch.attempt.tenant;
         let mut absent = absent;
-        let mut kept = Vec::new();
+        let mut brought = Vec::new();
+        let account = run.account().cloned();
         for _ in 0..=launch.plan.sources.len() {
-            match buffer::load(&self.device, self.source.as_deref(), tenant, &absent) {
-                // Held until the windows are bound, so that it is not gone again.
-                Ok(buffer) => kept.push(buffer),
+            let whose = (tenant, account.as_ref());
+            match buffer::load(&self.device, self.source.as_deref(), whose, &absent) {
+                // Held until the operation is over: it is the tenant's memory all that time.
+                Ok(buffer) => brought.push(buffer),
                 Err(error) => {
                     if error.is_gone {
                         let object = Object::Buffer(absent.digest);
@@ -75,7 +77,7 @@ impl Executor {
                 }
             }
             match buffer::bind(&self.device, tenant, &launch.plan.sources) {
-                Ok(windows) => return self.publish(launch, windows, run),
+                Ok(windows) => return self.publish(launch, windows, brought, run),
                 Err(buffer::BindPlanError::Absent(reference)) => absent = reference,
                 Err(buffer::BindPlanError::Failed(failure)) => {
                     return run.end(Ending::Failed(failure), BusyNanos::default());
@@ -86,7 +88,13 @@ impl Executor {
         run.end(Ending::Failed(failure), BusyNanos::default());
     }
 
-    fn publish(&self, launch: DeviceLaunch, windows: buffer::Windows, run: Running) {
+    fn publish(
+        &self,
+        launch: DeviceLaunch,
+        windows: buffer::Windows,
+        brought: Vec<Buffer>,
+        run: Running,
+    ) {
         let DeviceLaunch {
             code,
             attempt,
@@ -108,7 +116,7 @@ impl Executor {
             tenant: attempt.tenant,
             tag: run.audit(),
             audit: Arc::clone(&self.audit),
-            run: Mutex::new(Some(run)),
+            run: Mutex::new(Some((run, brought))),
         });
         let uncorked = CORK.with_borrow_mut(|cork| match cork {
             Some(corked) => {
@@ -179,13 +187,15 @@ struct DeviceJob {
     tenant: TenantId,
     tag: AuditTag,
     audit: Arc<Auditor>,
-    run: Mutex<Option<Running>>,
+    /// With the buffers that were brought back for it.
+    run: Mutex<Option<(Running, Vec<Buffer>)>>,
 }
 
 impl DeviceJob {
     fn end(&self, ending: Ending, cost: BusyNanos) {
         let run = self.run.lock().take();
-        if let Some(run) = run {
+        if let Some((run, brought)) = run {
+            drop(brought);
             run.end(ending, cost);
         }
     }

@@ -88,7 +88,7 @@ fn request_of<'a>(action: &Action, demand: &'a Demand) -> Request<'a> {
         .class(demand.class)
         .lane(demand.lane)
         .accepted(demand.patient)
-        .cost(CostVector::one_slot(action.staging()))
+        .cost(CostVector::one_slot(action.staging()).with_kernels(action.kernels()))
         .size(action.size());
     let request = match demand.deadline {
         Some(deadline) => request.deadline(deadline),

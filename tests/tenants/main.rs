@@ -12,6 +12,7 @@
 mod denied;
 mod hall;
 mod lives;
+mod memory;
 mod metrics;
 mod noisy;
 mod quiet;
