@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 
 use super::BenchError;
 use super::figure::{Figure, Measured};
+use super::resident;
 
 const SUITE: &str = "admission";
 const RUNS: u32 = 5;
@@ -25,11 +26,15 @@ const RUNS: u32 = 5;
 const BATCH: u32 = 256;
 /// Tenants that wait, where many do.
 const BACKLOGGED: u32 = 10_000;
+/// Tenants that are registered and do nothing any more.
+const IDLE: u32 = 10_000;
 /// Figures that are measured one after the other.
 const FIGURES: u32 = 9;
 
 /// Measures every figure, all together for about `duration`.
 pub(crate) fn measure(duration: Duration) -> Result<Vec<Figure>, BenchError> {
+    // First, while the process has not yet freed anything that could be used again.
+    let idle = idle_bytes()?;
     let each = duration / (FIGURES * RUNS);
     let house = House::new(1 << 16)?;
     let (ada, bob) = (house.tenant("ada")?, house.tenant("bob")?);
@@ -49,6 +54,7 @@ pub(crate) fn measure(duration: Duration) -> Result<Vec<Figure>, BenchError> {
     let handoff = median(|| few.time(each));
     let pick = median(|| many.time(each));
     Ok(vec![
+        idle,
         nanos(
             "adm.acquire",
             "acquire and settle, every check on",
@@ -95,6 +101,34 @@ pub(crate) fn measure(duration: Duration) -> Result<Vec<Figure>, BenchError> {
         )
         .at_most(250.0, "one tenant that waits", &handoff),
     ])
+}
+
+/// What memory a tenant takes that is registered, had a permit once, and is idle.
+fn idle_bytes() -> Result<Figure, BenchError> {
+    let house = House::new(1 << 16)?;
+    let before = resident::bytes()?;
+    for number in 0..IDLE {
+        house.turn(&house.tenant(&format!("idle-{number}"))?);
+    }
+    let grown = resident::bytes()?.saturating_sub(before);
+    let each = grown as f64 / f64::from(IDLE);
+    let measured = Measured {
+        id: "adm.idle_tenant",
+        suite: SUITE,
+        name: "memory of a tenant that is idle, with 10,000 of them",
+        value: each,
+        unit: "B",
+        samples: u64::from(IDLE),
+        median_of: 1,
+    };
+    let target = ("at most 1024 B".to_owned(), each <= 1024.0);
+    let account = size_of::<TenantAccount>() as f64;
+    Ok(Figure::beside(
+        &measured,
+        "the account alone",
+        account,
+        Some(target),
+    ))
 }
 
 /// Nanoseconds an operation, and how many batches that rests on.
@@ -280,7 +314,7 @@ impl House {
                     permits.push((permit, COST));
                 }
             }
-            Permit::settle_batch(&mut permits);
+            Permit::settle_batch(&mut permits, |_, _| {});
             batches.push(begun.elapsed().as_secs_f64() * 1e9 / f64::from(TOGETHER));
         }
         middle(batches)

@@ -17,6 +17,7 @@ mod figure;
 mod idle;
 mod ops;
 mod report;
+mod resident;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -106,6 +107,9 @@ enum BenchError {
     /// The device, or an operation on it, did not do what was measured.
     #[error("the device did not do it: {0}")]
     Device(String),
+    /// The system does not tell how much memory this process uses. Linux does.
+    #[error("the system does not tell the memory of this process")]
+    NoMemory,
     /// The system does not tell how much processor time this process has used.
     #[error("the system does not tell the processor time of this process")]
     #[cfg_attr(target_os = "linux", expect(dead_code, reason = "Linux always tells"))]
