@@ -111,7 +111,7 @@ fn idle_bytes() -> Result<Figure, BenchError> {
         house.turn(&house.tenant(&format!("idle-{number}"))?);
     }
     let grown = resident::bytes()?.saturating_sub(before);
-    let each = grown as f64 / f64::from(IDLE);
+    let each = f64::from(u32::try_from(grown / u64::from(IDLE)).unwrap_or(u32::MAX));
     let measured = Measured {
         id: "adm.idle_tenant",
         suite: SUITE,
@@ -122,7 +122,7 @@ fn idle_bytes() -> Result<Figure, BenchError> {
         median_of: 1,
     };
     let target = ("at most 1024 B".to_owned(), each <= 1024.0);
-    let account = size_of::<TenantAccount>() as f64;
+    let account = f64::from(u32::try_from(size_of::<TenantAccount>()).unwrap_or(u32::MAX));
     Ok(Figure::beside(
         &measured,
         "the account alone",
