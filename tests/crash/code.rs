@@ -11,6 +11,9 @@ use orlop::{
 
 use crate::ledger::{Deed, Known, Ledger};
 
+/// More than a parent kills: a kill while a saga has its turn is charged to it as well.
+const KILLS_MAX: u32 = 1 << 20;
+
 /// The code, bound to an outside.
 #[derive(Clone, Debug)]
 pub(crate) struct Code {
@@ -141,19 +144,17 @@ impl Saga for Move {
     }
 }
 
-/// An engine over the store in a folder, with its outside beside it.
-pub(crate) fn builder(folder: &Path, ledger: &Ledger) -> EngineBuilder {
-    let code = Code {
-        ledger: ledger.clone(),
-    };
+/// How an engine is built that charges a saga so often before it is a suspect.
+pub(crate) fn options(saga_crashes_max: u32) -> Options {
     // An attempt that a kill interrupts counts, and nothing here is poison.
     let retry = RetryPolicy {
         attempts_max: 10_000,
         ..RetryPolicy::default()
     };
-    let options = Options {
+    Options {
         limits: Limits {
             retry,
+            saga_crashes_max,
             ..Limits::default()
         },
         device: DeviceOptions {
@@ -166,9 +167,16 @@ pub(crate) fn builder(folder: &Path, ledger: &Ledger) -> EngineBuilder {
             ..BulkheadOptions::new(HOST_IO)
         },
         ..Options::default()
+    }
+}
+
+/// An engine over the store in a folder, with its outside beside it.
+pub(crate) fn builder(folder: &Path, ledger: &Ledger) -> EngineBuilder {
+    let code = Code {
+        ledger: ledger.clone(),
     };
     Engine::builder(folder.join("store"))
-        .options(options)
+        .options(options(KILLS_MAX))
         .pure(Stamp, code.clone())
         .external(Put, code.clone())
         .undo(Remove, code)

@@ -7,12 +7,12 @@ use std::process::Command;
 use orlop::{Engine, Key, PauseReason, Saga, SagaContext, SagaError, SagaStatus, SignalId, wait};
 
 use crate::child::FOLDER;
-use crate::code::{Put, Stamp, builder};
+use crate::code::{Put, Stamp, builder, options};
 use crate::ledger::Ledger;
 
 /// Set for the process that starts the sagas.
 const FIRST: &str = "ORLOP_CRASH_FIRST";
-/// The default of `Limits::saga_crashes_max`.
+/// How often the bad one may be charged.
 const CRASHES_MAX: u32 = 3;
 
 /// Aborts.
@@ -47,8 +47,8 @@ const GOOD: [&str; 2] = ["good 1", "good 2"];
 
 fn open(folder: &Path) -> Engine {
     let ledger = Ledger::open(folder);
-    let builder = builder(folder, &ledger).saga(Bad).saga(Good);
-    builder.open_blocking().unwrap()
+    let builder = builder(folder, &ledger).options(options(CRASHES_MAX));
+    builder.saga(Bad).saga(Good).open_blocking().unwrap()
 }
 
 fn start(engine: &Engine) {

@@ -16,6 +16,10 @@ use orlop::{
 };
 use tokio::sync::oneshot;
 
+/// More than a machine crashes here. Whether a power loss or a saga's code ended the process cannot
+/// be told, so whoever has its turn is charged with it; no code of the model is to blame.
+const CRASHES_MAX: u32 = 1000;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Disks {
@@ -107,6 +111,7 @@ fn options(shape: Shape) -> Options {
         limits: Limits {
             retry,
             reconciles_max: 100,
+            saga_crashes_max: CRASHES_MAX,
             sagas_resident_max: shape.resident_max,
             ..Limits::default()
         },
