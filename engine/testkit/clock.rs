@@ -21,10 +21,10 @@ use tokio::sync::oneshot;
 
 /// Where the wall clock of a new [`SimClock`] stands: 2026-01-01T00:00:00Z.
 const BEGIN: WallMillis = WallMillis::new(1_767_225_600_000);
-/// How long, in real time, nothing may be under way before nothing is expected any more.
+/// How long, in real time, nothing may be under way before nothing is expected any more, and how
+/// long what is still under way after an answer is waited for: only what hangs out of the clock's
+/// sight takes as long, and on a busy machine whatever a thread does may take a good part of it.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long, in real time, what is still under way after an answer is waited for.
-const REST: Duration = Duration::from_millis(250);
 
 /// See the module. Clones are the same clock.
 #[derive(Clone)]
@@ -273,12 +273,13 @@ impl SimClock {
         }
     }
 
-    /// Waits until nothing is under way that needs no time, a moment of real time at most.
-    pub(crate) fn rest(&self) {
+    /// Waits until nothing is under way that needs no time, or it is over and whoever says so
+    /// [wakes](Self::wake) this; as long as 5 seconds of real time.
+    pub(crate) fn rest(&self, is_over: impl Fn() -> bool) {
         let life = self.life();
         let mut state = life.state.lock();
-        let works = |state: &mut State| !state.is_idle();
-        life.moved.wait_while_for(&mut state, works, REST);
+        let works = |state: &mut State| !state.is_idle() && !is_over();
+        life.moved.wait_while_for(&mut state, works, PATIENCE);
     }
 
     /// Waits for a wake that nothing in sight will bring; false if it does not come.

@@ -239,7 +239,8 @@ impl Life<'_> {
             }
             if let Poll::Ready(output) = self.clock.poll(future.as_mut()) {
                 // What is written after the answer belongs to this life, in every run alike.
-                self.clock.rest();
+                // A dead process writes nothing, and its work never ends.
+                self.clock.rest(|| self.gate.has_crashed());
                 if self.plan.crash == Some(Crash::Told) {
                     self.gate.crash();
                 }

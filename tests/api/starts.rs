@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use orlop::testkit::SimClock;
 use orlop::{
     Clock, Failure, Key, Monotonic, Saga, SagaContext, SagaError, SignalError, SignalId, Signalled,
     SubmitError, SystemClock, WallMillis, wait,
@@ -63,12 +64,15 @@ fn expired() -> SubmitError {
 #[test]
 fn a_deadline_before_the_pivot_unwinds_with_a_cause_of_its_own() {
     let world = World::new();
-    let engine = world.builder().saga(Waiter).open_blocking().unwrap();
+    let clock = SimClock::new(1);
+    let builder = world.builder().clock(Arc::new(clock.clone()));
+    let engine = builder.saga(Waiter).open_blocking().unwrap();
     let tenant = engine.blocking().tenant("a").unwrap();
     let soon = Duration::from_millis(300);
     let start = tenant.start::<Waiter>(Key::named("s"), false);
     let mut ticket = wait(start.finish_within(soon)).unwrap();
-    assert_eq!(wait(ticket.wait_for(PATIENCE)).unwrap_err(), expired());
+    let ended = clock.run(ticket.wait_for(PATIENCE)).expect("an end");
+    assert_eq!(ended.unwrap_err(), expired());
     assert_eq!(world.outside.ledger(), ["put one", "remove one"]);
     engine.blocking().close().unwrap();
 }
@@ -76,25 +80,21 @@ fn a_deadline_before_the_pivot_unwinds_with_a_cause_of_its_own() {
 #[test]
 fn a_deadline_after_the_pivot_leaves_the_saga_going() {
     let world = World::new();
-    let engine = world.builder().saga(Waiter).open_blocking().unwrap();
+    let clock = SimClock::new(1);
+    let builder = world.builder().clock(Arc::new(clock.clone()));
+    let engine = builder.saga(Waiter).open_blocking().unwrap();
     let tenant = engine.blocking().tenant("a").unwrap();
     let key = Key::named("s");
     let soon = Duration::from_secs(2);
-    let begun = std::time::Instant::now();
     let mut ticket = wait(tenant.start::<Waiter>(key, true).finish_within(soon)).unwrap();
-    while world.outside.ledger().len() < 2 {
-        assert!(
-            begun.elapsed() < soon,
-            "the machine is too slow for this test"
-        );
-        std::thread::yield_now();
-    }
-    let pending = wait(ticket.wait_for(soon + soon / 4)).unwrap_err();
+    // Both steps take no time, so the deadline finds the saga behind its pivot.
+    let pending = clock.run(ticket.wait_for(soon + soon / 4)).expect("an end");
     assert_eq!(
-        pending,
+        pending.unwrap_err(),
         SubmitError::Expired,
         "the caller's patience, and no end of the saga"
     );
+    assert_eq!(world.outside.ledger(), ["put one", "put two"]);
     let told = wait(tenant.signal(key, "go", SignalId::named("1"), &()));
     assert_eq!(told, Ok(Signalled::Recorded));
     wait(ticket.wait_for(PATIENCE)).unwrap();

@@ -1,16 +1,19 @@
 //! The watchdog: attempts that give no sign of life are given up, and their late ends are refused.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::future::select;
+use orlop::testkit::SimClock;
 use orlop::{
     Attempt, BlockingFunction, BulkheadOptions, Clock, Computation, Engine, EngineBuilder,
     Escalation, External, Failure, HostFunction, Key, Late, Lease, Monotonic, Options, Pure,
     Reconcile, Reconciled, RetryPolicy, Saga, SagaContext, SagaError, SubmitError, WallMillis,
     wait,
 };
-use tokio::sync::Semaphore;
+use tokio::sync::oneshot;
 
 use crate::gate::{Gate, Pass, builder};
 
@@ -34,18 +37,33 @@ impl Computation for Count {
     type Kind = Pure;
 }
 
-/// The first run blocks its thread until it is let go.
+/// The first run blocks its thread until it is let go, and time passes meanwhile.
 #[derive(Clone)]
 struct Stubborn {
+    clock: SimClock,
     runs: Arc<AtomicU32>,
-    go: Arc<Mutex<mpsc::Receiver<()>>>,
+    go: Arc<Mutex<Option<oneshot::Receiver<()>>>>,
+}
+
+impl Stubborn {
+    /// One that goes by the clock, and what lets it go.
+    fn new(clock: &SimClock) -> (Self, oneshot::Sender<()>) {
+        let (let_go, go) = oneshot::channel();
+        let stubborn = Self {
+            clock: clock.clone(),
+            runs: Arc::default(),
+            go: Arc::new(Mutex::new(Some(go))),
+        };
+        (stubborn, let_go)
+    }
 }
 
 impl BlockingFunction<Count> for Stubborn {
     fn run(&self, _attempt: &Attempt, (): ()) -> Result<u32, Failure> {
         let run = self.runs.fetch_add(1, Ordering::SeqCst) + 1;
-        if run == 1 {
-            let _ = self.go.lock().unwrap().recv();
+        let go = self.go.lock().unwrap().take();
+        if let Some(go) = go {
+            wait(select(pin!(self.clock.never()), go));
         }
         Ok(run)
     }
@@ -88,13 +106,11 @@ fn in_flight(engine: &Engine) -> u64 {
 #[test]
 fn an_attempt_that_hangs_is_tried_again_and_keeps_its_permit_until_it_ends_unheard() {
     let folder = tempfile::tempdir().unwrap();
-    let (let_go, go) = mpsc::channel();
-    let stubborn = Stubborn {
-        runs: Arc::default(),
-        go: Arc::new(Mutex::new(go)),
-    };
+    let clock = SimClock::new(1);
+    let (stubborn, let_go) = Stubborn::new(&clock);
     let engine = Engine::builder(folder.path().join("store"))
         .options(two_slots())
+        .clock(Arc::new(clock.clone()))
         .blocking(Count, stubborn)
         .saga(Watched(Escalation::Retry))
         .open_blocking()
@@ -102,7 +118,8 @@ fn an_attempt_that_hangs_is_tried_again_and_keeps_its_permit_until_it_ends_unhea
     let tenant = engine.blocking().tenant("a").unwrap();
     let key = Key::named("s");
     let ticket = wait(tenant.start::<Watched>(key, ())).unwrap();
-    assert_eq!(wait(ticket).unwrap().output, 2);
+    let reply = clock.run(ticket.into_future()).expect("an end");
+    assert_eq!(reply.unwrap().output, 2);
     assert_eq!(in_flight(&engine), 1, "the first one still runs");
     let_go.send(()).unwrap();
     while in_flight(&engine) > 0 {
@@ -120,21 +137,20 @@ fn an_attempt_that_hangs_is_tried_again_and_keeps_its_permit_until_it_ends_unhea
 #[test]
 fn an_attempt_that_hangs_fails_its_step_if_it_is_to_be_the_last() {
     let folder = tempfile::tempdir().unwrap();
-    let (let_go, go) = mpsc::channel();
-    let stubborn = Stubborn {
-        runs: Arc::default(),
-        go: Arc::new(Mutex::new(go)),
-    };
+    let clock = SimClock::new(1);
+    let (stubborn, let_go) = Stubborn::new(&clock);
     let runs = Arc::clone(&stubborn.runs);
     let engine = Engine::builder(folder.path().join("store"))
         .options(two_slots())
+        .clock(Arc::new(clock.clone()))
         .blocking(Count, stubborn)
         .saga(Watched(Escalation::Fail))
         .open_blocking()
         .unwrap();
     let tenant = engine.blocking().tenant("a").unwrap();
     let ticket = wait(tenant.start::<Watched>(Key::named("s"), ())).unwrap();
-    let failed = wait(ticket).unwrap_err();
+    let failed = clock.run(ticket.into_future()).expect("an end");
+    let failed = failed.unwrap_err();
     assert!(
         matches!(&failed, SubmitError::Failed(why) if why.reason().contains("lease")),
         "{failed:?}"
@@ -247,15 +263,15 @@ impl Computation for Write {
 /// Has its effect and never says so.
 #[derive(Clone)]
 struct Mute {
+    clock: SimClock,
     written: Arc<AtomicU32>,
     asked: Arc<AtomicU32>,
-    never: Arc<Semaphore>,
 }
 
 impl HostFunction<Write> for Mute {
     async fn run(&self, _attempt: Attempt, (): ()) -> Result<u32, Failure> {
         self.written.fetch_add(1, Ordering::SeqCst);
-        let _never = self.never.acquire().await;
+        self.clock.never().await;
         Err(Failure::permanent("nobody lets it go"))
     }
 }
@@ -273,10 +289,11 @@ impl Reconcile<Write> for Mute {
 
 fn mute(builder: EngineBuilder) -> (Engine, Mute) {
     let mute = Mute {
+        clock: SimClock::new(1),
         written: Arc::default(),
         asked: Arc::default(),
-        never: Arc::new(Semaphore::new(0)),
     };
+    let builder = builder.clock(Arc::new(mute.clock.clone()));
     let engine = builder.external(Write, mute.clone());
     (engine.open_blocking().unwrap(), mute)
 }
@@ -287,10 +304,13 @@ fn an_external_attempt_that_hangs_is_asked_about_and_not_run_again() {
     let (engine, mute) = mute(Engine::builder(folder.path().join("store")));
     let tenant = engine.blocking().tenant("a").unwrap();
     let watched = tenant.submit(Write, ()).key(Key::named("w"));
-    let watched = wait(watched.lease(lease(Escalation::Fail)));
+    let watched = watched.lease(lease(Escalation::Fail)).into_future();
+    let watched = mute.clock.run(watched).expect("an end");
     assert_eq!(watched.unwrap().output, 1);
     let bounded = tenant.submit(Write, ()).key(Key::named("t"));
-    assert_eq!(wait(bounded.timeout(SHORT)).unwrap().output, 2);
+    let bounded = bounded.timeout(SHORT).into_future();
+    let bounded = mute.clock.run(bounded).expect("an end");
+    assert_eq!(bounded.unwrap().output, 2);
     assert_eq!(mute.asked.load(Ordering::SeqCst), 2);
     // Both futures were dropped where they waited, and their permits are back.
     let io = |engine: &Engine| {
