@@ -287,6 +287,8 @@ pub(crate) fn builder(store: &Path, remote: &Remote) -> EngineBuilder {
             input_bytes_max: 1 << 10,
             output_bytes_max: 16 << 10,
             reconciles_max: 100_000,
+            // A kill while a saga has its turn is charged to it, and no saga here is to blame.
+            saga_crashes_max: 1 << 20,
             retry,
             ..Limits::default()
         },
