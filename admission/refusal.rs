@@ -104,7 +104,8 @@ pub enum Refusal {
         /// Which of the two.
         scope: Scope,
     },
-    /// The tenant may not run this computation. Nothing was reserved. Have it allowed, or do without.
+    /// The tenant may not run this computation. Nothing is reserved, and it did not run. Have it
+    /// allowed, or do without.
     #[error("tenant {tenant} may not run computation {computation:?}")]
     NotAllowed {
         /// The tenant.

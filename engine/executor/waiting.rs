@@ -13,6 +13,7 @@ use orlop_admission::{
 };
 use orlop_saga::time::{Clock, Monotonic};
 
+use super::allow::Wish;
 use super::waited::Waited;
 use super::{Action, Demand, Executor};
 use crate::audit::Auditor;
@@ -124,6 +125,7 @@ impl Executor {
                 since: self.clock.monotonic(),
                 clock: Arc::clone(&self.clock),
                 meters: Arc::clone(&gate.meters),
+                wish: Wish::of(action, demand),
             };
             let asking = Asking {
                 action: action.clone(),
@@ -141,6 +143,7 @@ impl Executor {
                 since: self.clock.monotonic(),
                 clock: Arc::clone(&self.clock),
                 meters: Arc::clone(&gate.meters),
+                wish: Wish::of(action, demand),
             })
         };
         let acquired = match self.room.check(&gate.bulkhead, &request) {

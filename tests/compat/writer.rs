@@ -1,6 +1,6 @@
 //! Writes a store as a fixture: finished and unfinished work of every kind, two openings, and a
-//! crash with a torn tail. Needs nothing but the public API: without `managed`, `newer` and `paid`, the code that
-//! wrote format 1 ran it too.
+//! crash with a torn tail. Needs nothing but the public API: without `managed`, `newer` and `paid`,
+//! the code that wrote format 1 ran it too.
 
 use std::path::Path;
 

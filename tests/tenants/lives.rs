@@ -64,12 +64,6 @@ fn what_was_decided_about_a_tenant_holds_after_a_restart() {
             }
         }
     }
-    // Once from the journal, once from a checkpoint.
-    for checkpoint in [false, true] {
-        if checkpoint {
-            wait(engine.checkpoint()).unwrap();
-        }
-    }
     engine.blocking().close().unwrap();
     let engine = open(folder.path());
     for name in names {

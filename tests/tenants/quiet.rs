@@ -1,18 +1,21 @@
 //! Draining a tenant, and what it may run.
 
 use std::collections::BTreeSet;
+use std::future::IntoFuture;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::poll;
 use orlop::{
-    Attempt, Computation, Engine, External, Failure, HostFunction, Key, Late, Options, Pure,
-    Reconcile, Reconciled, Refusal, Saga, SagaContext, SagaError, SubmitError, TenantDrained,
-    TenantError, TenantManager, Undo, UndoFunction, Undoing, wait,
+    Attempt, BulkheadOptions, Computation, Engine, External, Failure, HostFunction, Key, Late,
+    Options, Pure, Reconcile, Reconciled, Refusal, Saga, SagaContext, SagaError, SubmitError,
+    TenantDrained, TenantError, TenantManager, Undo, UndoFunction, Undoing, wait,
 };
 use tempfile::tempdir;
 use tokio::sync::Semaphore;
 
+use crate::hall::{Hall, NARROW, Series, Turn, until};
 use crate::support::{Double, patient};
 
 const LONG: Duration = Duration::from_mins(1);
@@ -330,4 +333,43 @@ fn an_engine_may_allow_new_tenants_nothing() {
         }
         engine.blocking().close().unwrap();
     }
+}
+
+#[test]
+fn what_waits_for_a_permit_is_refused_if_it_is_not_allowed_any_more_when_it_gets_one() {
+    let hall = Hall::new(BulkheadOptions {
+        in_flight_max: 1,
+        ..BulkheadOptions::new(NARROW)
+    });
+    let (ada, bob) = (hall.manager("ada"), hall.tenant("bob"));
+    let turn = |who: &str, number: u64| (who.to_owned(), number);
+    let holds = wait(bob.enqueue(Turn, turn("bob", 0))).unwrap();
+    hall.until_began(1);
+    let accepted = wait(ada.tenant().enqueue(Turn, turn("ada", 1))).unwrap();
+    let mut awaited = ada.tenant().submit(Turn, turn("ada", 2)).into_future();
+    assert!(wait(async { poll!(&mut awaited) }).is_pending());
+    let saga = wait(
+        ada.tenant()
+            .start::<Series>(Key::named("s"), turn("ada", 1)),
+    )
+    .unwrap();
+    until(|| {
+        let snapshot = hall.engine.snapshot();
+        let narrow = snapshot.bulkheads.iter().find(|one| &*one.name == NARROW);
+        narrow.unwrap().ordinary.queued + snapshot.waiting as u64 == 3
+    });
+    wait(ada.allow_only(["another"])).unwrap();
+    // Enough for all: were one of them to run, it would end.
+    hall.turns.let_go(4);
+    let expected = SubmitError::Refused(Refusal::NotAllowed {
+        tenant: ada.tenant().id(),
+        computation: "turn".into(),
+    });
+    assert_eq!(wait(accepted).err(), Some(expected.clone()));
+    assert_eq!(wait(awaited).err(), Some(expected));
+    let failed = wait(saga).unwrap_err();
+    assert!(failed.to_string().contains("\"turn\""), "{failed}");
+    assert_eq!(wait(holds).unwrap().output, 0);
+    assert_eq!(hall.turns.began().len(), 1);
+    hall.engine.blocking().close().unwrap();
 }
