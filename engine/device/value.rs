@@ -135,16 +135,22 @@ macro_rules! number_column {
 
             fn bounds(range: &impl RangeBounds<Self>) -> Bounds {
                 let least = match range.start_bound() {
-                    Bound::Included(least) => *least,
-                    Bound::Excluded(least) if *least == Self::INFINITY => Self::NAN,
-                    Bound::Excluded(least) => least.next_up(),
-                    Bound::Unbounded => Self::NEG_INFINITY,
+                    Bound::Included(least) => Some(*least),
+                    Bound::Excluded(least) if *least == Self::INFINITY => None,
+                    Bound::Excluded(least) => Some(least.next_up()),
+                    Bound::Unbounded => Some(Self::NEG_INFINITY),
                 };
                 let greatest = match range.end_bound() {
-                    Bound::Included(greatest) => *greatest,
-                    Bound::Excluded(greatest) if *greatest == Self::NEG_INFINITY => Self::NAN,
-                    Bound::Excluded(greatest) => greatest.next_down(),
-                    Bound::Unbounded => Self::INFINITY,
+                    Bound::Included(greatest) => Some(*greatest),
+                    Bound::Excluded(greatest) if *greatest == Self::NEG_INFINITY => None,
+                    Bound::Excluded(greatest) => Some(greatest.next_down()),
+                    Bound::Unbounded => Some(Self::INFINITY),
+                };
+                let (least, greatest) = match (least, greatest) {
+                    (Some(least), Some(greatest)) => (least, greatest),
+                    // What is no number stays none, whatever the other bound is.
+                    (Some(nan), None) | (None, Some(nan)) if nan.is_nan() => (nan, nan),
+                    (None, _) | (_, None) => (Self::INFINITY, Self::NEG_INFINITY),
                 };
                 Bounds::Numbers {
                     least: least.into(),
@@ -193,6 +199,21 @@ mod tests {
         // Less than zero is less than both zeros.
         let below = f64::bounds(&(..0.0));
         assert_eq!(below, numbers(f64::NEG_INFINITY, -f64::from_bits(1)));
+    }
+
+    #[test]
+    fn a_range_beyond_every_number_holds_nothing_and_a_bound_that_is_nan_stays_one() {
+        let above = (Bound::Excluded(f32::INFINITY), Bound::Unbounded);
+        assert_eq!(
+            f32::bounds(&above),
+            numbers(f64::INFINITY, f64::NEG_INFINITY)
+        );
+        assert_eq!(
+            f64::bounds(&(..f64::NEG_INFINITY)),
+            numbers(f64::INFINITY, f64::NEG_INFINITY)
+        );
+        let bounds = f64::bounds(&(f64::NAN..f64::NEG_INFINITY));
+        assert!(matches!(bounds, Bounds::Numbers { least, .. } if least.is_nan()));
     }
 
     #[test]

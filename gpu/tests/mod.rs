@@ -18,6 +18,7 @@ mod cancels;
 mod endings;
 mod faults;
 mod forks;
+mod hostile;
 mod operations;
 mod refusals;
 mod workers;
