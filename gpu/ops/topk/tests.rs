@@ -204,7 +204,7 @@ proptest! {
 
 #[test]
 fn equal_scores_are_told_by_index_over_tiles_and_the_nearest_are_not_lost_between() {
-    // 16 vectors a tile; all score the same but two.
+    // 31 vectors a tile; all score the same but two.
     let query = Query {
         metric: VectorMetric::InnerProduct,
         element: ElementType::F32,
@@ -229,6 +229,39 @@ fn equal_scores_are_told_by_index_over_tiles_and_the_nearest_are_not_lost_betwee
             .collect();
         let indices: Vec<u32> = words.iter().skip(2).step_by(2).copied().collect();
         assert_eq!((words[0], &indices[..]), (5, &[37, 20, 0, 1, 2][..]));
+    }
+}
+
+#[test]
+fn a_tile_is_no_more_work_for_short_vectors_and_many_queries_than_for_long_ones() {
+    let memory = Aligned::of(&vec![0; 16 << 20]);
+    for metric in [
+        VectorMetric::SquaredL2,
+        VectorMetric::InnerProduct,
+        VectorMetric::Cosine,
+    ] {
+        for element in [ElementType::F32, ElementType::F16] {
+            for (dimensions, queries) in [(1, 1), (1, 4), (3, 9), (16, 4), (128, 1), (16_384, 4)] {
+                let query = Query {
+                    metric,
+                    element,
+                    dimensions,
+                    k: 10,
+                };
+                let bytes = query.vector_bytes();
+                let length = memory.bytes().len() / bytes * bytes;
+                let windows = [&memory.bytes()[..length], &memory.bytes()[..queries * bytes]];
+                let args = query.encode().unwrap();
+                let task = TaskArgs::new(TenantId::new(0, 1), 1, &args, &windows);
+                let tiles = VectorTopk.tiles(&task).unwrap() as usize;
+                // Each score is its elements, and as much as 64 of them to fold and to offer.
+                let work = (length / bytes) * queries * (dimensions as usize + 64);
+                assert!(
+                    work / tiles <= 1 << 19,
+                    "{query:?}, {queries} queries: {work} in {tiles} tiles"
+                );
+            }
+        }
     }
 }
 
