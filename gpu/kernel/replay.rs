@@ -9,15 +9,26 @@ use super::script::Script;
 const SCRIPTS: u64 = 3;
 const SEEDS: u64 = 2;
 
-fn scripts() -> Vec<PathBuf> {
-    let folder = std::env::temp_dir().join(format!("orlop-scripts-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
+/// A folder of this run's own: the tests run at the same time. Gone with the test, even a failed one.
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn scripts(watch: Watch) -> (Folder, Vec<PathBuf>) {
+    let name = format!("orlop-scripts-{}-{watch:?}", std::process::id());
+    let folder = Folder(std::env::temp_dir().join(name));
+    std::fs::create_dir_all(&folder.0).unwrap();
     let written = (0..SCRIPTS).map(|seed| {
-        let path = folder.join(format!("{seed}"));
+        let path = folder.0.join(format!("{seed}"));
         std::fs::write(&path, Script::whole(seed + 1).bytes()).unwrap();
         path
     });
-    written.collect()
+    let written = written.collect();
+    (folder, written)
 }
 
 /// What the program counted under this name.
@@ -49,7 +60,8 @@ fn replay(watch: Watch) {
         "ended-early",
     ];
     let mut totals = [0; 8];
-    for (first, script) in (1..).step_by(1000).zip(scripts()) {
+    let (_folder, scripts) = scripts(watch);
+    for (first, script) in (1..).step_by(1000).zip(scripts) {
         let arguments = [
             script.to_str().unwrap().to_owned(),
             first.to_string(),

@@ -482,7 +482,20 @@ impl Script {
                 self.order(Order::SetTenant(CAROL), Reply::Done);
                 self.order(Order::SetTenant(TenantId::new(1, 5)), Reply::Done);
                 self.entry(BOB, Noop::OPCODE, &[], &[]);
+                // Who has the slot now is not who the window was mapped for.
+                let former = Window {
+                    slot: 2,
+                    generation: 9,
+                    offset: 0,
+                    length: 64,
+                };
+                self.entry(TenantId::new(1, 5), Blake3::OPCODE, &[], &[former]);
                 self.order(Order::SetTenant(BOB), Reply::Done);
+                // And who has the slot of an operation's owner is not the owner.
+                let heir = TenantId::new(ALICE.slot(), ALICE.generation() + 1);
+                self.order(Order::SetTenant(heir), Reply::Done);
+                self.entry(heir, OWN_OP, &[4, 9, 0, 0], &[]);
+                self.order(Order::SetTenant(ALICE), Reply::Done);
             }
             _ => {
                 self.busy(2);
@@ -503,5 +516,8 @@ impl Script {
         for opcode in [Blake3::OPCODE, Crc32c::OPCODE, Blake3::OPCODE] {
             self.entry(mapping.tenant, opcode, &[], &[window]);
         }
+        // An older ticket of the same permit is another operation's.
+        let older = (6 << 32) | self.tickets;
+        self.order(Order::Cancel { ticket: older }, Reply::Unknown);
     }
 }

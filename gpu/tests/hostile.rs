@@ -26,7 +26,7 @@ fn words(opcode: Opcode, random: &mut impl FnMut() -> u32) -> Vec<u32> {
             };
         }
         1 => words.truncate(random() as usize % 4),
-        2 if random() % 4 == 0 => words.push(random()),
+        2 if random().is_multiple_of(4) => words.push(random()),
         _ => {}
     }
     words
@@ -41,7 +41,13 @@ fn program(random: &mut impl FnMut() -> u32) -> Vec<u32> {
         let (kind, ranged) = (1 + random() % 4, flags & 0x200 != 0);
         words.push(kind | flags);
         // Of numbers from 1 to 2, of integers up to 2^31.
-        let high = |random: u32| if kind == 4 { 0x3ff0_0000 | random >> 12 } else { 0 };
+        let high = |random: u32| {
+            if kind == 4 {
+                0x3ff0_0000 | random >> 12
+            } else {
+                0
+            }
+        };
         for _ in 0..2 {
             let low = if kind < 4 { random() } else { 0 };
             let low = if kind == 3 { 0 } else { low };
@@ -75,7 +81,7 @@ fn lengths(opcode: Opcode, words: &[u32], random: &mut impl FnMut() -> u32) -> V
             let columns = (0..(word(0) & 0xf) as usize).map(|column| word(3 + 5 * column));
             columns
                 .flat_map(|kind| {
-                    let values = rows.saturating_mul(if kind % 2 == 1 { 4 } else { 8 });
+                    let values = rows.saturating_mul(if kind.is_multiple_of(2) { 8 } else { 4 });
                     let bitmap = (kind & 0x100 != 0).then_some(rows.div_ceil(8));
                     std::iter::once(values).chain(bitmap)
                 })
@@ -98,7 +104,13 @@ fn whatever_words_and_windows_an_operation_is_given_it_ends_with_a_code_and_neve
     let mut random = fastrand_lite(77);
     // Words that rise, so that they are bounds, but for a few.
     let content: Vec<u8> = (0..u64::from(BYTES / 8))
-        .map(|at| if random() % 64 == 0 { random().into() } else { at })
+        .map(|at| {
+            if random().is_multiple_of(64) {
+                random().into()
+            } else {
+                at
+            }
+        })
         .flat_map(u64::to_le_bytes)
         .collect();
     device.buffers().put(ALICE, &content).unwrap();
@@ -120,7 +132,7 @@ fn whatever_words_and_windows_an_operation_is_given_it_ends_with_a_code_and_neve
         let mut parts = Vec::new();
         for wanted in lengths(opcode, &task.args, &mut random) {
             let mut offset = random() % (BYTES / 2);
-            if random() % 8 != 0 {
+            if !random().is_multiple_of(8) {
                 offset &= !7;
             }
             let length = match random() % 16 {

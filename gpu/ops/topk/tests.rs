@@ -250,7 +250,10 @@ fn a_tile_is_no_more_work_for_short_vectors_and_many_queries_than_for_long_ones(
                 };
                 let bytes = query.vector_bytes();
                 let length = memory.bytes().len() / bytes * bytes;
-                let windows = [&memory.bytes()[..length], &memory.bytes()[..queries * bytes]];
+                let windows = [
+                    &memory.bytes()[..length],
+                    &memory.bytes()[..queries * bytes],
+                ];
                 let args = query.encode().unwrap();
                 let task = TaskArgs::new(TenantId::new(0, 1), 1, &args, &windows);
                 let tiles = VectorTopk.tiles(&task).unwrap() as usize;
