@@ -11,6 +11,7 @@ use orlop_saga::id::SagaId;
 use orlop_saga::key::Key;
 use orlop_saga::outcome::Outcome;
 use orlop_saga::saga::{SagaState, StatusKind};
+use orlop_saga::tenant::AuditTag;
 use tokio::sync::oneshot;
 
 use crate::core::Core;
@@ -86,7 +87,8 @@ pub enum RollBackError {
 impl Tenant {
     /// Starts the counter-saga `C` of the saga `S` that ended under `key`. Its own key is derived
     /// from `key` and the run, so that however often this is asked for, a run is taken back once,
-    /// and a later run under the same key is another one.
+    /// and a later run under the same key is another one. Who paid for the run pays for taking it
+    /// back.
     ///
     /// # Errors
     /// [`RollBackError`]: no counter-saga was started.
@@ -94,14 +96,14 @@ impl Tenant {
         &self,
         key: Key,
     ) -> Result<SagaTicket<C::Output>, RollBackError> {
-        let original = self.original::<S>(key).await?;
+        let (original, audit) = self.original::<S>(key).await?;
         let saga = original.saga.get();
         let input = C::input(original).ok_or(RollBackError::Declined)?;
         let counter = Key::named(&format!("{} of {key} run {saga}", C::NAME));
-        Ok(self.start::<C>(counter, input).await?)
+        Ok(self.start::<C>(counter, input).audit(audit).await?)
     }
 
-    async fn original<S: Saga>(&self, key: Key) -> Result<Original<S>, RollBackError> {
+    async fn original<S: Saga>(&self, key: Key) -> Result<(Original<S>, AuditTag), RollBackError> {
         let operator = Operator::new(self.core.clone(), Some(self.id()));
         let unknown = || RollBackError::Unknown { key };
         let saga = operator.find(key).await.ok_or_else(unknown)?;
@@ -139,12 +141,13 @@ impl Tenant {
             | StatusKind::Paused
             | StatusKind::Stuck) => return Err(RollBackError::NotEnded(kind)),
         };
-        Ok(Original {
+        let original = Original {
             saga,
             key,
             input: input()?,
             output,
-        })
+        };
+        Ok((original, state.start().audit))
     }
 }
 

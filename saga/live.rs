@@ -263,6 +263,7 @@ impl Live {
             if self.tenants.contains_key(&tenant) || self.tenancies.has_ended(tenant) {
                 return Err("the tenant");
             }
+            self.end_earlier(tenant)?;
             self.tenants.insert(tenant, label.clone());
             return Ok(());
         }
@@ -273,6 +274,23 @@ impl Live {
         if let TenantEvent::Unregistered { .. } = event {
             self.tenants.remove(&tenant);
         }
+        Ok(())
+    }
+
+    /// Ends the life that had the slot before `tenant`: nobody is given a slot before that was
+    /// decided, but the record of it may have found no room in the journal.
+    fn end_earlier(&mut self, tenant: TenantId) -> Result<(), &'static str> {
+        let slot = tenant.slot();
+        let lives = TenantId::new(slot, 0)..=TenantId::new(slot, u32::MAX);
+        let Some(holder) = self.tenants.range(lives).map(|(id, _)| *id).next() else {
+            return Ok(());
+        };
+        if holder > tenant {
+            return Err("the tenant");
+        }
+        self.tenants.remove(&holder);
+        self.tenancies
+            .apply(&TenantEvent::Unregistered { tenant: holder });
         Ok(())
     }
 

@@ -216,6 +216,25 @@ mod tests {
         assert!(!live.tenancies().has_ended(SECOND));
     }
 
+    /// The end of the first one may have found no room in the journal.
+    #[test]
+    fn a_life_ends_at_the_latest_when_its_slot_has_a_later_one() {
+        let mut live = Live::default();
+        told(&mut live, registered(FIRST)).unwrap();
+        told(&mut live, TenantEvent::Revoked { tenant: FIRST }).unwrap();
+        told(&mut live, registered(TenantId::new(4, 1))).unwrap();
+        told(&mut live, registered(SECOND)).unwrap();
+        let slots: Vec<TenantId> = live.tenants().keys().copied().collect();
+        assert_eq!(slots, [SECOND, TenantId::new(4, 1)]);
+        assert_eq!(live.tenancies().ended().collect::<Vec<_>>(), [FIRST]);
+        assert_eq!(live.tenancies().of(FIRST), Tenancy::default());
+        let refused = told(&mut live, registered(FIRST));
+        assert!(
+            matches!(refused, Err(FoldError::NotNew { .. })),
+            "{refused:?}"
+        );
+    }
+
     #[test]
     fn an_ended_life_is_neither_registered_again_nor_decided_about() {
         let mut live = Live::default();

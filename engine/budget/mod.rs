@@ -64,6 +64,8 @@ pub(crate) struct Treasury {
     /// The same ones once more: looking through the table allocates.
     listed: Mutex<Vec<Arc<Purse>>>,
     lines: DashMap<LineKey, ()>,
+    /// How many lines each life of a tenant has.
+    lines_of: DashMap<TenantId, usize>,
     /// How many lines there are: counting them would take all their locks.
     lines_count: AtomicUsize,
     pot: Pot,
@@ -92,6 +94,15 @@ impl Paying {
     }
 }
 
+fn too_many_lines(used: usize, cap: usize) -> Refusal {
+    Refusal::QuotaExceeded {
+        dimension: Dimension::LedgerLines,
+        asked: 1,
+        used: used as u64,
+        cap: cap as u64,
+    }
+}
+
 impl Treasury {
     pub(crate) fn new(options: BudgetOptions) -> Arc<Self> {
         Arc::new(Self {
@@ -99,6 +110,7 @@ impl Treasury {
             purses: DashMap::new(),
             listed: Mutex::default(),
             lines: DashMap::new(),
+            lines_of: DashMap::new(),
             lines_count: AtomicUsize::new(0),
             pot: Pot::default(),
             flushing: Mutex::default(),
@@ -117,6 +129,7 @@ impl Treasury {
         }
         for key in books.lines().keys() {
             self.lines.insert(*key, ());
+            *self.lines_of.entry(key.tenant).or_default() += 1;
         }
         self.lines_count.store(self.lines.len(), Ordering::Relaxed);
     }
@@ -158,7 +171,8 @@ impl Treasury {
     /// Who pays for what is asked for, which has its line in the ledger from here on.
     ///
     /// # Errors
-    /// [`Refusal::QuotaExceeded`]: the ledger has as many lines as it may have.
+    /// [`Refusal::QuotaExceeded`]: the ledger has as many lines as it may have, in all or of the
+    /// tenant.
     pub(crate) fn payer_of(&self, demand: &Demand) -> Result<Paying, Refusal> {
         let paying = self.paying(demand.audit);
         match (&paying, demand.lane) {
@@ -201,11 +215,21 @@ impl Treasury {
     /// Makes sure of a line for the tenant and whoever pays.
     ///
     /// # Errors
-    /// [`Refusal::QuotaExceeded`]: the ledger has as many lines as it may have.
+    /// [`Refusal::QuotaExceeded`]: the ledger has as many lines as it may have, in all or of the
+    /// tenant.
     fn check_line(&self, tenant: TenantId, audit: AuditTag) -> Result<(), Refusal> {
         let key = LineKey { tenant, audit };
         if self.lines.contains_key(&key) {
             return Ok(());
+        }
+        // Held to the end: the lines of one tenant are counted one after the other.
+        let mut own = self.lines_of.entry(tenant).or_default();
+        if self.lines.contains_key(&key) {
+            return Ok(());
+        }
+        let own_max = self.options.lines_of_tenant_max;
+        if *own >= own_max {
+            return Err(too_many_lines(*own, own_max));
         }
         let lines_max = self.options.lines_max;
         let room = |count: usize| (count < lines_max).then(|| count.saturating_add(1));
@@ -213,16 +237,10 @@ impl Treasury {
             .lines_count
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, room);
         if let Err(count) = counted {
-            return Err(Refusal::QuotaExceeded {
-                dimension: Dimension::LedgerLines,
-                asked: 1,
-                used: count as u64,
-                cap: lines_max as u64,
-            });
+            return Err(too_many_lines(count, lines_max));
         }
-        if self.lines.insert(key, ()).is_some() {
-            self.lines_count.fetch_sub(1, Ordering::AcqRel);
-        }
+        *own += 1;
+        self.lines.insert(key, ());
         Ok(())
     }
 

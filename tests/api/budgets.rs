@@ -20,9 +20,9 @@ use orlop::{
     WallMillis, wait,
 };
 
-const MS: u64 = 1_000_000;
+pub(crate) const MS: u64 = 1_000_000;
 
-const NORTH: AuditTag = AuditTag {
+pub(crate) const NORTH: AuditTag = AuditTag {
     organisation: 1,
     engagement: 9,
 };
@@ -31,13 +31,13 @@ const SOUTH: AuditTag = AuditTag {
     engagement: 9,
 };
 
-const fn ms(millis: u64) -> BusyNanos {
+pub(crate) const fn ms(millis: u64) -> BusyNanos {
     BusyNanos::new(millis * MS)
 }
 
 /// Real time, and whatever work says it took.
 #[derive(Clone, Debug, Default)]
-struct Meter {
+pub(crate) struct Meter {
     system: Arc<SystemClock>,
     extra: Arc<AtomicU64>,
 }
@@ -61,7 +61,7 @@ impl Meter {
 
 /// Takes so many milliseconds: (which, how many).
 #[derive(Clone, Copy)]
-struct Burn;
+pub(crate) struct Burn;
 
 impl Computation for Burn {
     const NAME: &'static str = "burn";
@@ -152,15 +152,15 @@ impl Saga for Campaign {
 }
 
 #[derive(Default)]
-struct Machine {
+pub(crate) struct Machine {
     log: SimLogDisk,
     shelf: SimShelf,
     disk: SimDisk,
-    meter: Meter,
+    pub(crate) meter: Meter,
 }
 
 impl Machine {
-    fn parts(&self) -> Parts {
+    pub(crate) fn parts(&self) -> Parts {
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
         Parts {
             store: StoreId::new([3; 16]),
@@ -171,7 +171,7 @@ impl Machine {
         }
     }
 
-    fn open_with(&self, budgets: BudgetOptions) -> Engine {
+    pub(crate) fn open_with(&self, budgets: BudgetOptions) -> Engine {
         let slots = |name: &str| BulkheadOptions {
             in_flight_max: SLOTS,
             // Far less than anything costs here.
@@ -199,12 +199,12 @@ impl Machine {
             .unwrap()
     }
 
-    fn open(&self) -> Engine {
+    pub(crate) fn open(&self) -> Engine {
         self.open_with(ENFORCED)
     }
 
     /// What a kill leaves: everything written.
-    fn killed(self) -> Self {
+    pub(crate) fn killed(self) -> Self {
         self.log.power_off_after(0);
         self.disk.power_off_after(0);
         self.shelf.crash(0);
@@ -218,11 +218,12 @@ impl Machine {
 
 const SLOTS: u32 = 4;
 
-const ENFORCED: BudgetOptions = BudgetOptions {
+pub(crate) const ENFORCED: BudgetOptions = BudgetOptions {
     enforced: true,
     chunk: BusyNanos::new(10 * MS),
     engagements_max: 8,
     lines_max: 8,
+    lines_of_tenant_max: 8,
 };
 
 fn exhausted(error: &SubmitError) -> bool {
@@ -560,6 +561,11 @@ fn at_every_prefix_of_the_journal_an_engagement_has_drawn_what_it_has_spent() {
         let _ = wait(wait(start.audit(SOUTH)).unwrap());
         wait(engine.budgets().grant(SOUTH, ms(90))).unwrap();
     }
+    // One outcome of each kind that costs more than all that is drawn ahead.
+    wait(tenant.submit(Burn, (501, 35)).audit(NORTH)).unwrap();
+    wait(engine.budgets().grant(SOUTH, ms(5_000))).unwrap();
+    let start = tenant.start::<Campaign>(Key::named("dear"), (1, 35, true));
+    let _ = wait(wait(start.audit(SOUTH)).unwrap());
     let (all, south) = (
         engine.budgets().list(),
         engine.budgets().get(SOUTH).unwrap(),

@@ -12,6 +12,7 @@
 mod support;
 
 mod backups;
+mod bills;
 mod blobs;
 mod budgets;
 mod capabilities;
