@@ -44,6 +44,10 @@ use crate::executor::Demand;
 /// How long a draw waits that found no room in the journal.
 const PATIENCE: Duration = Duration::from_millis(20);
 
+/// Whose turns in the journal records of budgets take: nobody's who may have work of its own, so
+/// that no tenant that floods the journal holds up what others may spend.
+const BOOKKEEPER: TenantId = TenantId::new(u32::MAX, 0);
+
 /// What is done once a draw has ended, durably or not.
 type Waiting = Box<dyn FnOnce(&Arc<Core>, Result<(), AppendError>) + Send>;
 
@@ -258,23 +262,18 @@ impl Treasury {
         let audit = purse.audit();
         let event = Event::Budget(BudgetEvent::Drawn { audit, amount });
         let (treasury, purse) = (Arc::clone(self), Arc::clone(purse));
-        core.append(
-            TenantId::default(),
-            Purpose::New,
-            &[event],
-            move |core, result| {
-                match &result {
-                    Ok(_) => purse.drawn(amount),
-                    Err(error) => {
-                        tracing::warn!(?audit, %amount, %error, "a budget was not drawn");
-                        purse.not_drawn(amount);
-                    }
+        core.append(BOOKKEEPER, Purpose::New, &[event], move |core, result| {
+            match &result {
+                Ok(_) => purse.drawn(amount),
+                Err(error) => {
+                    tracing::warn!(?audit, %amount, %error, "a budget was not drawn");
+                    purse.not_drawn(amount);
                 }
-                *treasury.draws.lock() -= 1;
-                treasury.drawn.notify_all();
-                treasury.draw_ended(core, audit, &result.map(drop));
-            },
-        );
+            }
+            *treasury.draws.lock() -= 1;
+            treasury.drawn.notify_all();
+            treasury.draw_ended(core, audit, &result.map(drop));
+        });
     }
 
     /// Calls `then` once the draw under way has ended; at once, and never from here, if there is
@@ -351,21 +350,16 @@ impl Treasury {
         flushing.count += 1;
         drop(flushing);
         let treasury = Arc::clone(self);
-        core.append(
-            TenantId::default(),
-            Purpose::Settle,
-            &events,
-            move |_, result| {
-                if result.is_err() {
-                    treasury.pot.put_back(taken);
-                }
-                let result = result.map(drop);
-                for waiting in treasury.flushed() {
-                    waiting(result.clone());
-                }
-                then(result);
-            },
-        );
+        core.append(BOOKKEEPER, Purpose::Settle, &events, move |_, result| {
+            if result.is_err() {
+                treasury.pot.put_back(taken);
+            }
+            let result = result.map(drop);
+            for waiting in treasury.flushed() {
+                waiting(result.clone());
+            }
+            then(result);
+        });
     }
 
     /// Waits until no draw is on its way to the disk, at most until `deadline`.
@@ -399,5 +393,17 @@ impl Treasury {
             }
         }
         events
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use orlop_admission::Tenants;
+
+    use super::*;
+
+    #[test]
+    fn records_of_budgets_wait_for_their_turn_behind_no_tenant() {
+        assert!(BOOKKEEPER.slot() >= Tenants::TENANTS_MAX);
     }
 }

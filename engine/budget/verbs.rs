@@ -7,7 +7,6 @@ use orlop_admission::{Purse, PurseSnapshot};
 use orlop_saga::amount::BusyNanos;
 use orlop_saga::budget::{Budget, BudgetEvent};
 use orlop_saga::event::Event;
-use orlop_saga::id::TenantId;
 use orlop_saga::key::Key;
 use orlop_saga::tenant::AuditTag;
 use orlop_store::log::{AppendError, Purpose};
@@ -135,7 +134,7 @@ impl Budgets {
     ) -> Result<(), BudgetError> {
         let (tell, told) = oneshot::channel();
         self.core.append(
-            TenantId::default(),
+            super::BOOKKEEPER,
             Purpose::Settle,
             &[Event::Budget(event)],
             move |core, result| {

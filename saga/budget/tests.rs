@@ -98,7 +98,8 @@ fn an_outcome_is_billed_to_the_life_that_ran_it_and_no_later_life_of_the_slot() 
             .get(&key)
             .map(|line| (line.label.clone(), line.spent.get()))
     };
-    assert_eq!(of(old), Some((Some(label("acme")), 70)));
+    // Its name went with its life, before the line began.
+    assert_eq!(of(old), Some((None, 70)));
     assert_eq!(of(new), Some((Some(label("bolt")), 5)));
 }
 
