@@ -96,7 +96,7 @@ impl Bench {
             timeout: None,
             plan: Plan::default(),
         };
-        executor.publish(launch, windows, run);
+        executor.publish(launch, windows, Vec::new(), run);
         told.recv().unwrap()
     }
 
