@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use orlop_admission::{AuditSink, Bulkhead, BulkheadOptions, TracingSink, WaitingRoom};
-use orlop_gpu::{Device, HostOp};
+use orlop_gpu::{Device, HostOp, LocalOpcode};
 use orlop_saga::effect::CodeRef;
+use orlop_saga::tenant::TenantLabel;
 use orlop_saga::time::Clock;
 use orlop_store::store::{Parts, Store};
 use tokio::sync::oneshot;
@@ -182,6 +183,92 @@ impl EngineBuilder {
         self.code::<C>(DEVICE, binding, |code| code)
     }
 
+    /// Gives the tenant called `tenant` a window of `count` opcodes of its own, numbered from zero.
+    /// Each life of that tenant has it from its registration to its end.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use orlop::op::{OpError, Output, Partial, TaskArgs};
+    /// # use orlop::{Computation, DeviceFunction, Engine, Failure, HostOp, Opcode, Plan, Pure};
+    /// # #[derive(Clone, Copy)]
+    /// # struct Price;
+    /// # impl Computation for Price {
+    /// #     const NAME: &'static str = "price";
+    /// #     type Input = u32;
+    /// #     type Output = u8;
+    /// #     type Kind = Pure;
+    /// # }
+    /// # impl DeviceFunction<Price> for Price {
+    /// #     fn opcode(&self) -> Opcode { Opcode::new(0) }
+    /// #     fn op(&self) -> Option<Arc<dyn HostOp>> { Some(Arc::new(*self)) }
+    /// #     fn plan(&self, _: u32) -> Result<Plan, Failure> { Ok(Plan::default()) }
+    /// #     fn output(&self, result: &[u8]) -> Result<u8, Failure> { Ok(result[0]) }
+    /// # }
+    /// # impl HostOp for Price {
+    /// #     fn opcode(&self) -> Opcode { Opcode::new(0) }
+    /// #     fn name(&self) -> &'static str { "price" }
+    /// #     fn run_tile(&self, _: u32, _: &TaskArgs<'_>, _: &mut [u64]) -> Result<Partial, OpError> {
+    /// #         Ok(Partial::EMPTY)
+    /// #     }
+    /// #     fn reduce(
+    /// #         &self, _: &TaskArgs<'_>, _: &[Partial], _: &mut [u64], out: &mut Output<'_>,
+    /// #     ) -> Result<(), OpError> { out.write(&[42]) }
+    /// # }
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// let engine = Engine::builder(folder.path())
+    ///     .opcodes("acme", 8)
+    ///     .private_device("acme", Price, Price)
+    ///     .open_blocking()
+    ///     .unwrap();
+    /// let acme = engine.blocking().tenant("acme").unwrap();
+    /// assert_eq!(orlop::wait(acme.submit(Price, 7_u32)).unwrap().output, 42);
+    /// // To anybody else there is no such computation.
+    /// let other = engine.blocking().tenant("other").unwrap();
+    /// let refused = orlop::wait(other.submit(Price, 7_u32)).unwrap_err();
+    /// assert_eq!(refused, orlop::SubmitError::Unregistered { name: "price" });
+    /// ```
+    pub fn opcodes(mut self, tenant: &str, count: u32) -> Self {
+        let label = TenantLabel::new(tenant).map_err(RegisterError::from);
+        let packs = &mut self.registry.packs;
+        if let Err(error) = label.and_then(|label| packs.reserve(label, count)) {
+            self.error = self.error.or(Some(error));
+        }
+        self
+    }
+
+    /// Binds an operation of the device to a `Pure` computation that exists for the tenant called
+    /// `tenant` alone: to anybody else it is not registered. [`DeviceFunction::opcode`] is its
+    /// number among the tenant's [own](Self::opcodes), and [`DeviceFunction::op`] must give it.
+    ///
+    /// Private means that others do not see it and cannot reach it, not that it is kept from
+    /// anything: operations are trusted code.
+    pub fn private_device<C>(
+        mut self,
+        tenant: &str,
+        computation: C,
+        function: impl DeviceFunction<C>,
+    ) -> Self
+    where
+        C: Computation<Kind = Pure>,
+    {
+        let _ = computation;
+        let label = match TenantLabel::new(tenant) {
+            Ok(label) => label,
+            Err(error) => {
+                self.error = self.error.or(Some(error.into()));
+                return self;
+            }
+        };
+        let local = LocalOpcode::new(function.opcode().get());
+        let packs = &mut self.registry.packs;
+        if let Err(error) = packs.add(label.clone(), local, C::NAME, function.op()) {
+            self.error = self.error.or(Some(error));
+        }
+        let binding = Binding::Device(DeviceBound::<C, _>::private(function, local));
+        let owner = Some(label);
+        self.code::<C>(DEVICE, binding, |code| Code { owner, ..code })
+    }
+
     /// Assigns a computation that is bound already to an exclusion group, by its name in the
     /// conflict matrix of the computation's bulkhead: it never runs beside one of a group that
     /// conflicts with that.
@@ -244,6 +331,7 @@ impl EngineBuilder {
                 external: <C::Kind as crate::computation::Kind>::EXTERNAL,
                 retention: C::RETENTION,
                 bulkhead: bulkhead.into(),
+                owner: None,
                 exclusion: None,
                 binding,
                 reconcile: None,
@@ -281,6 +369,7 @@ impl EngineBuilder {
         let options = self.options;
         options.check()?;
         let mut registry = self.registry;
+        registry.packs.check()?;
         registry.resolve_exclusions(|bulkhead, group| {
             let named = options.bulkhead(bulkhead)?;
             named.conflicts.group(group)

@@ -8,6 +8,7 @@ use orlop_saga::compat::NotInFormat;
 use orlop_saga::effect::Withdrawal;
 use orlop_saga::key::Key;
 use orlop_saga::outcome::Failure;
+use orlop_saga::tenant::LabelError;
 
 /// Why a submission has no outcome, or an outcome that is a failure.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -228,6 +229,51 @@ pub enum RegisterError {
         bulkhead: String,
         /// The group's.
         group: String,
+    },
+    /// The text is no label of a tenant, so nobody can have opcodes under it. Nothing was opened.
+    #[error(transparent)]
+    Label(#[from] LabelError),
+    /// A tenant was given opcodes of its own twice. Nothing was opened; say once how many.
+    #[error("tenant {tenant:?} was given opcodes of its own twice")]
+    OpcodesTwice {
+        /// The tenant's label.
+        tenant: String,
+    },
+    /// All tenants together were given more opcodes than there are. Nothing was opened; give less.
+    #[error("{asked} opcodes were given to tenants, there are {count_max}")]
+    OpcodesFull {
+        /// How many were given.
+        asked: u64,
+        /// How many there are.
+        count_max: u32,
+    },
+    /// A private computation's opcode is not among those that its tenant was given. Nothing was
+    /// opened; number it below `count`, or give the tenant more.
+    #[error("{name:?} has opcode {asked} of its tenant's {count}")]
+    OpcodeOutOfRange {
+        /// The computation's name.
+        name: &'static str,
+        /// Its number.
+        asked: u32,
+        /// How many the tenant was given.
+        count: u32,
+    },
+    /// Two private computations of one tenant have one opcode. Nothing was opened; number one of
+    /// them anew.
+    #[error("{name:?} has opcode {local} of its tenant's, which is taken by {by:?}")]
+    OpcodeTaken {
+        /// The computation's name.
+        name: &'static str,
+        /// Its number.
+        local: u32,
+        /// Whose it is.
+        by: &'static str,
+    },
+    /// A private computation gives no operation for the device. Nothing was opened; give it one.
+    #[error("{name:?} is private and gives no operation")]
+    NoOperation {
+        /// The computation's name.
+        name: &'static str,
     },
 }
 

@@ -56,6 +56,7 @@ mod manage;
 mod meter;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod opcodes;
 mod open;
 mod operator;
 mod options;
@@ -135,7 +136,10 @@ pub use orlop_admission::{
     TracingSink, Weight,
 };
 pub use orlop_gpu::topk::query::{ElementType, VectorMetric};
-pub use orlop_gpu::{BufferRef, DeviceOptions, DeviceSnapshot, HostOp, Opcode};
+pub use orlop_gpu::{
+    BufferRef, DeviceOptions, DeviceSnapshot, HostOp, InstallError, LocalOpcode, Opcode,
+    OpcodeWindow, TranslateError,
+};
 pub use orlop_saga::amount::{BusyNanos, ByteCount};
 pub use orlop_saga::audit::{
     Actor, AuditEntry, AuditEvent, ChainHead, Denial, NoChainHead, Object, Operation,

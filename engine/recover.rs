@@ -153,6 +153,7 @@ fn found_effect(
 ) -> Option<Arc<Flight>> {
     let request = effect.request().clone();
     let known = core.registry.code(&request.code.name);
+    let known = known.filter(|code| code.is_seen_by(&account));
     let fence = effect.fence();
     let Some(code) = known else {
         let reason = format!("{} is not registered", request.code);

@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use orlop_admission::ExclusionId;
 use orlop_saga::effect::CodeRef;
+use orlop_saga::tenant::TenantLabel;
 
 use crate::device::DeviceCode;
 use crate::error::RegisterError;
 use crate::host::{AsyncCode, BlockingCode, Late, ReconcileCode, UndoCode};
+use crate::opcodes::Packs;
 use crate::saga::SagaCode;
 
 /// A computation and the code bound to it.
@@ -22,6 +24,8 @@ pub(crate) struct Code {
     pub(crate) external: bool,
     pub(crate) retention: Duration,
     pub(crate) bulkhead: Box<str>,
+    /// The only tenant that it exists for; everybody if none.
+    pub(crate) owner: Option<TenantLabel>,
     /// Its exclusion group in its bulkhead.
     pub(crate) exclusion: Option<Exclusive>,
     pub(crate) binding: Binding,
@@ -68,6 +72,8 @@ pub(crate) struct Registry {
     codes: HashMap<Box<str>, Arc<Code>>,
     undos: HashMap<Box<str>, Arc<UndoEntry>>,
     sagas: HashMap<Box<str>, Arc<SagaEntry>>,
+    /// Operations that belong to one tenant each.
+    pub(crate) packs: Packs,
     names: u32,
 }
 

@@ -168,6 +168,7 @@ impl<C: Computation, K, M> Submission<C, K, M> {
         let code = core
             .registry
             .code(C::NAME)
+            .filter(|code| core.check_seen(&self.tenant.account, self.terms.audit, code))
             .ok_or(SubmitError::Unregistered { name: C::NAME })?;
         let input = core.encode(&self.input, C::NAME)?;
         let fingerprint = Fingerprint::of(C::NAME, C::INPUT_SCHEMA, &input);

@@ -10,6 +10,7 @@ use futures_util::future::{BoxFuture, Shared};
 use orlop_admission::{
     Quotas, RegisterError, TenantAccount, TenantError as AdmissionError, TenantSnapshot,
 };
+use orlop_gpu::InstallError;
 use orlop_saga::audit::{Object, Operation};
 use orlop_saga::effect::EffectId;
 use orlop_saga::event::Event;
@@ -83,6 +84,10 @@ pub enum TenantError {
         /// How long one may be.
         name_bytes_max: usize,
     },
+    /// The device has no room for its [own opcodes](crate::EngineBuilder::opcodes): lives that
+    /// have left still have something in flight. Retry once that has ended.
+    #[error(transparent)]
+    Opcodes(#[from] InstallError),
     /// The tenant's state does not allow it.
     #[error(transparent)]
     State(#[from] AdmissionError),
@@ -164,6 +169,11 @@ impl Core {
         let (count, max) = (tenant.slot() as usize + 1, self.limits.tenants_max as usize);
         halfway::level(&self.marks.tenants, "limits.tenants_max", count, max);
         self.enter_device(tenant);
+        if let Err(error) = self.give_opcodes(&account) {
+            // Nobody has heard of it yet.
+            let _ = self.tenants.unregister(&account);
+            return Err(error.into());
+        }
         let mut events = vec![Event::Tenant(TenantEvent::Registered { tenant, label })];
         if !terms.is_empty() {
             events.push(Event::Tenant(TenantEvent::QuotasChanged { tenant, terms }));
@@ -199,6 +209,10 @@ impl Core {
     /// A tenant found in the store.
     pub(crate) fn adopt(&self, account: Arc<TenantAccount>) {
         self.enter_device(account.id());
+        if let Err(error) = self.give_opcodes(&account) {
+            // What it has on the device for itself is refused there; the rest goes on.
+            tracing::error!(tenant = %account.id(), %error, "the device has no room for its opcodes");
+        }
         let label = account.label().clone();
         let known = futures_util::future::ready(Ok(account)).boxed().shared();
         self.labels.insert(label, known);

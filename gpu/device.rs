@@ -21,6 +21,7 @@ use crate::host::{HostKernel, KernelOptions, Listener};
 use crate::hub::Hub;
 use crate::layout::{CONTROL_SLOTS, LAYOUT_VERSION, Layout, MAGIC, header_word, worker_slot};
 use crate::memory::Region;
+use crate::opcodes::{InstallError, LocalOpcode, OpcodeWindow, PinnedOpcode, TranslateError};
 use crate::ops::{HostOp, OpTable, RegisterError};
 use crate::options::{DeviceOptions, OpenError};
 use crate::pump::{Gate, Pump};
@@ -230,12 +231,67 @@ impl Device {
         self.hub.kernel.register(op)
     }
 
+    /// Gives this life of a tenant a window of `count` opcodes, numbered from zero, with these
+    /// operations in it. [`HostOp::opcode`] and [`HostOp::owner`] of these are not asked: an
+    /// operation has the opcode that stands beside it, and this life alone sees it.
+    ///
+    /// The window is the life's until another generation of its slot is registered or this one is
+    /// revoked, and nothing translated through it is in flight any more.
+    ///
+    /// # Errors
+    /// [`InstallError`]: it has no window, and the table is unchanged.
+    pub fn install_ops(
+        &self,
+        tenant: TenantId,
+        count: u32,
+        ops: &[(LocalOpcode, Arc<dyn HostOp>)],
+    ) -> Result<OpcodeWindow, InstallError> {
+        let mut opcodes = self.hub.opcodes.write();
+        let removed = self.hub.kernel.uninstall(&opcodes.reclaim());
+        let given = opcodes.give(tenant, count).and_then(|window| {
+            let installed = self.hub.kernel.install(tenant, window, ops);
+            if installed.is_err() {
+                opcodes.take_back(tenant);
+            }
+            installed.map(|()| window)
+        });
+        // What an embedder's operation does when it is dropped, it does with no lock held.
+        drop(opcodes);
+        drop(removed);
+        given
+    }
+
+    /// The opcode of a tenant's own as the device knows it, to publish with. Keep what is returned
+    /// until the operation is over.
+    ///
+    /// # Errors
+    /// [`TranslateError`]: it names nothing.
+    pub fn translate(
+        &self,
+        tenant: TenantId,
+        local: LocalOpcode,
+    ) -> Result<PinnedOpcode, TranslateError> {
+        self.hub.opcodes.read().translate(tenant, local)
+    }
+
+    /// The opcodes that this life of a tenant has to itself.
+    pub fn opcode_window(&self, tenant: TenantId) -> Option<OpcodeWindow> {
+        self.hub.opcodes.read().window(tenant)
+    }
+
+    /// Whose an operation is; `None` where it is everybody's or there is none.
+    pub fn opcode_owner(&self, opcode: Opcode) -> Option<TenantId> {
+        self.hub.kernel.owner(opcode)
+    }
+
     /// From now on the device accepts this generation of the tenant's slot, and no other.
     ///
     /// # Errors
     /// [`TenantError`]: nothing changed.
     pub fn register_tenant_generation(&self, tenant: TenantId) -> Result<(), TenantError> {
-        self.order(Order::SetTenant(tenant), tenant)
+        self.order(Order::SetTenant(tenant), tenant)?;
+        self.hub.opcodes.write().succeed(tenant);
+        Ok(())
     }
 
     /// From now on the device refuses the tenant's publishes; those already on the ring still run.
@@ -243,7 +299,9 @@ impl Device {
     /// # Errors
     /// [`TenantError`]: another generation is registered, or none; nothing changed.
     pub fn revoke_tenant_generation(&self, tenant: TenantId) -> Result<(), TenantError> {
-        self.order(Order::ClearTenant(tenant), tenant)
+        self.order(Order::ClearTenant(tenant), tenant)?;
+        self.hub.opcodes.write().leave(tenant);
+        Ok(())
     }
 
     fn order(&self, order: Order, tenant: TenantId) -> Result<(), TenantError> {

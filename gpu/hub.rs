@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::time::Instant;
 
 use orlop_saga::amount::BusyNanos;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::completion::CompletionEntry;
 use crate::control::{Control, Doorbell, Order, Reply};
@@ -20,6 +20,7 @@ use crate::host::worker::guarded;
 use crate::host::{HostKernel, Listener};
 use crate::layout::{INLINE_BYTES, Layout, header_word};
 use crate::memory::Region;
+use crate::opcodes::Opcodes;
 use crate::pump::{Gate, Pump, Withdrawn};
 use crate::ring::Ring;
 use crate::snapshot::DeviceSnapshot;
@@ -49,6 +50,7 @@ pub(crate) struct Hub {
     pub(crate) kernel: Arc<HostKernel>,
     pub(crate) region: Arc<Region>,
     pub(crate) layout: Layout,
+    pub(crate) opcodes: RwLock<Opcodes>,
     permits: Arc<Permits>,
     completions: Ring,
     /// Position of the next completion to observe.
@@ -94,6 +96,7 @@ impl Hub {
             kernel,
             region,
             layout,
+            opcodes: RwLock::default(),
             permits,
             completions,
             reaped: Mutex::new(0),

@@ -21,6 +21,7 @@ mod hub;
 pub mod kernel;
 pub mod layout;
 pub mod memory;
+mod opcodes;
 mod ops;
 mod options;
 mod pump;
@@ -42,6 +43,9 @@ pub use buffer::{
 pub use control::{Order, Reply};
 pub use device::{Cancel, Device, DrainError, PublishRefused, TenantError};
 pub use entry::{Opcode, Window};
+pub use opcodes::{
+    InstallError, LocalOpcode, OpcodeWindow, PinnedOpcode, TranslateError, WINDOWED_OPCODES_MAX,
+};
 pub use ops::{
     Blake3, Blake3Many, Crc32c, Crc32cPages, FilterAggregate, HostOp, Noop, OpError, Output,
     PARTIAL_BYTES_MAX, Partial, RegisterError, SCRATCH_WORDS_MAX, Scratch, TaskArgs, VectorTopk,

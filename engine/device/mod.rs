@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use orlop_gpu::BufferRef;
 use orlop_gpu::HostOp;
-use orlop_gpu::Opcode;
+use orlop_gpu::{LocalOpcode, Opcode};
 use orlop_saga::canonical::{self, Payload};
 use orlop_saga::outcome::Failure;
 use serde::{Deserialize, Serialize};
@@ -87,7 +87,9 @@ pub struct Plan {
 
 /// The code behind a device computation: an opcode of the megakernel and the way to it.
 pub trait DeviceFunction<C: Computation<Kind = Pure>>: Send + Sync + 'static {
-    /// The operation, as the megakernel knows it.
+    /// The operation, as the megakernel knows it; of a
+    /// [private](crate::EngineBuilder::private_device) one the number, from zero, among those of
+    /// its tenant.
     fn opcode(&self) -> Opcode;
 
     /// The operation itself, to be registered with the device; `None` where the megakernel has it
@@ -112,6 +114,9 @@ pub trait DeviceFunction<C: Computation<Kind = Pure>>: Send + Sync + 'static {
 /// [`DeviceFunction`] with its types erased.
 pub(crate) trait DeviceCode: Send + Sync {
     fn opcode(&self) -> Opcode;
+
+    /// Its number among the opcodes of the tenant that it is private to, if it is.
+    fn local(&self) -> Option<LocalOpcode>;
     fn plan(&self, input: &Payload) -> Result<Plan, Failure>;
     fn output(&self, result: &[u8], output_max: usize) -> Result<Payload, Failure>;
 }
@@ -119,13 +124,24 @@ pub(crate) trait DeviceCode: Send + Sync {
 /// A device function with the signature it is bound to.
 pub(crate) struct DeviceBound<C, F> {
     function: F,
+    local: Option<LocalOpcode>,
     signature: PhantomData<fn() -> C>,
 }
 
 impl<C, F> DeviceBound<C, F> {
     pub(crate) fn new(function: F) -> Arc<Self> {
+        Self::numbered(function, None)
+    }
+
+    /// Of one tenant, under this number of its own.
+    pub(crate) fn private(function: F, local: LocalOpcode) -> Arc<Self> {
+        Self::numbered(function, Some(local))
+    }
+
+    fn numbered(function: F, local: Option<LocalOpcode>) -> Arc<Self> {
         Arc::new(Self {
             function,
+            local,
             signature: PhantomData,
         })
     }
@@ -134,6 +150,10 @@ impl<C, F> DeviceBound<C, F> {
 impl<C: Computation<Kind = Pure>, F: DeviceFunction<C>> DeviceCode for DeviceBound<C, F> {
     fn opcode(&self) -> Opcode {
         self.function.opcode()
+    }
+
+    fn local(&self) -> Option<LocalOpcode> {
+        self.local
     }
 
     fn plan(&self, input: &Payload) -> Result<Plan, Failure> {

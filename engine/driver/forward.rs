@@ -201,14 +201,22 @@ impl Run {
                 // Asked for as long as the script says so.
                 Issue::Pivot => {}
                 Issue::Missing(path, name) => {
-                    let why = format!("{path} needs {name:?}, which is not registered");
-                    self.hold(Hold::Paused(PauseReason::Definition(why)));
+                    self.code_missing(&path, name);
                 }
             }
         }
     }
 
+    fn code_missing(&mut self, path: &StepPath, name: &str) {
+        let why = format!("{path} needs {name:?}, which is not registered");
+        self.hold(Hold::Paused(PauseReason::Definition(why)));
+    }
+
     fn step_issued(&mut self, core: &Arc<Core>, path: &StepPath, spec: Arc<StepSpec>) {
+        let audit = self.state.start().audit;
+        if !core.check_seen(&self.flight.account, audit, &spec.code) {
+            return self.code_missing(path, &spec.code.reference.name);
+        }
         if let Some(index) = self.state.find(path) {
             self.step_replayed(core, index, path, spec);
             return;

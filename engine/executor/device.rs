@@ -4,10 +4,13 @@
 //! - What a thread collects is published however the collecting ends, also while it unwinds.
 
 use std::cell::RefCell;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use orlop_gpu::{Completed, Completion, Device, OpError, PublishRefused, RefusedWhy, Status, Task};
+use orlop_gpu::{
+    Completed, Completion, Device, OpError, Opcode, OpcodeWindow, PinnedOpcode, PublishRefused,
+    RefusedWhy, Status, Task, TranslateError,
+};
 use orlop_saga::amount::BusyNanos;
 use orlop_saga::audit::{Object, Operation};
 use orlop_saga::canonical::Payload;
@@ -101,8 +104,22 @@ impl Executor {
             timeout,
             plan,
         } = launch;
+        let translated = code
+            .local()
+            .map(|local| self.device.translate(attempt.tenant, local))
+            .transpose();
+        let pinned = match translated {
+            Ok(pinned) => pinned,
+            Err(error) => {
+                drop(brought);
+                return self.not_translated(attempt.tenant, error, run);
+            }
+        };
+        let opcode = pinned
+            .as_ref()
+            .map_or_else(|| code.opcode(), PinnedOpcode::get);
         let task = Task {
-            opcode: code.opcode(),
+            opcode,
             tenant: attempt.tenant,
             attempt: attempt.fence.attempt.get(),
             deadline: timeout,
@@ -112,11 +129,13 @@ impl Executor {
         };
         let job = Arc::new(DeviceJob {
             code,
+            opcode,
             output_max: self.output_max,
             tenant: attempt.tenant,
             tag: run.audit(),
             audit: Arc::clone(&self.audit),
-            run: Mutex::new(Some((run, brought))),
+            device: Arc::downgrade(&self.device),
+            run: Mutex::new(Some((run, Kept { brought, pinned }))),
         });
         let uncorked = CORK.with_borrow_mut(|cork| match cork {
             Some(corked) => {
@@ -131,6 +150,26 @@ impl Executor {
                 job.refused(&refused);
             }
         }
+    }
+
+    /// Ends an attempt whose opcode is none of its tenant's.
+    fn not_translated(&self, tenant: TenantId, error: TranslateError, run: Running) {
+        let (object, owner) = match error {
+            TranslateError::OutOfRange { asked, .. } => {
+                let window = self.device.opcode_window(tenant);
+                let first = window.map_or(Opcode::PAD, OpcodeWindow::first);
+                let opcode = Opcode::new(first.get().saturating_add(asked));
+                let owner = self.device.opcode_owner(opcode);
+                (Object::Opcode(opcode.get()), owner)
+            }
+            TranslateError::NoWindow { .. } => (Object::Life(tenant), None),
+            _ => (Object::Life(tenant), None),
+        };
+        let (tag, operation) = (run.audit(), Operation::Run);
+        self.audit.denied(tenant, tag, operation, object, owner);
+        // The tenant's state, not the input's: the key must not remember it.
+        let failure = Failure::retryable("the device refused it: UnknownOpcode");
+        run.end(Ending::Failed(failure), BusyNanos::default());
     }
 
     /// Collects what `work` publishes on this thread into one run of ring entries with one wake.
@@ -180,38 +219,54 @@ struct DeviceLaunch {
     plan: Plan,
 }
 
+/// What is held for an attempt until it has ended.
+struct Kept {
+    /// The buffers that were brought back for it.
+    #[expect(dead_code, reason = "held, and not read")]
+    brought: Vec<Buffer>,
+    /// What keeps its opcode its tenant's.
+    #[expect(dead_code, reason = "held, and not read")]
+    pinned: Option<PinnedOpcode>,
+}
+
 /// An attempt on the ring: what its entry's record owns.
 struct DeviceJob {
     code: Arc<dyn DeviceCode>,
+    opcode: Opcode,
     output_max: usize,
     tenant: TenantId,
     tag: AuditTag,
     audit: Arc<Auditor>,
-    /// With the buffers that were brought back for it.
-    run: Mutex<Option<(Running, Vec<Buffer>)>>,
+    device: Weak<Device>,
+    run: Mutex<Option<(Running, Kept)>>,
 }
 
 impl DeviceJob {
     fn end(&self, ending: Ending, cost: BusyNanos) {
         let run = self.run.lock().take();
-        if let Some((run, brought)) = run {
-            drop(brought);
+        if let Some((run, kept)) = run {
+            // Whoever hears of the end may want the room, or have the window given away.
+            drop(kept);
             run.end(ending, cost);
         }
     }
 
     /// The device says that it is none of this tenant's.
-    fn denied(&self, object: Object) {
+    fn denied(&self, object: Object, owner: Option<TenantId>) {
         self.audit
-            .denied(self.tenant, self.tag, Operation::Run, object, None);
+            .denied(self.tenant, self.tag, Operation::Run, object, owner);
     }
 
     fn refused_by_device(&self, why: RefusedWhy) {
         match why {
-            RefusedWhy::UnknownOpcode => self.denied(Object::Opcode(self.code.opcode().get())),
-            RefusedWhy::StaleTenant => self.denied(Object::Life(self.tenant)),
+            RefusedWhy::UnknownOpcode => {
+                let device = self.device.upgrade();
+                let owner = device.and_then(|device| device.opcode_owner(self.opcode));
+                self.denied(Object::Opcode(self.opcode.get()), owner);
+            }
+            RefusedWhy::StaleTenant => self.denied(Object::Life(self.tenant), None),
             RefusedWhy::StaleWindow | RefusedWhy::WindowBounds | RefusedWhy::ForeignWindow => {
-                self.denied(Object::Window(None));
+                self.denied(Object::Window(None), None);
             }
             RefusedWhy::Malformed | RefusedWhy::TooManyTiles => {}
         }
@@ -219,7 +274,7 @@ impl DeviceJob {
 
     fn refused(&self, refused: &PublishRefused) {
         if let PublishRefused::ForeignWindow { window, .. } = refused {
-            self.denied(Object::Window(u32::try_from(*window).ok()));
+            self.denied(Object::Window(u32::try_from(*window).ok()), None);
         }
         let ending = match refused {
             PublishRefused::Closed | PublishRefused::Draining => Ending::Interrupted,

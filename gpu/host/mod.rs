@@ -17,14 +17,16 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
+use orlop_saga::id::TenantId;
 use parking_lot::Mutex;
 
 use self::schedule::{Counts, Schedule};
 use crate::completion::CompletionEntry;
 use crate::control::Doorbell;
-use crate::entry::Window;
+use crate::entry::{Opcode, Window};
 use crate::layout::{CONTROL_SLOTS, Layout, worker_slot};
 use crate::memory::Region;
+use crate::opcodes::{InstallError, LocalOpcode, OpcodeWindow};
 use crate::ops::{HostOp, OpTable, RegisterError};
 use crate::ring::Ring;
 use crate::slot::{Sequence, Slot, high, low};
@@ -113,6 +115,26 @@ impl HostKernel {
 
     pub(crate) fn register(&self, op: Arc<dyn HostOp>) -> Result<(), RegisterError> {
         self.schedule.lock().ops.register(op)
+    }
+
+    /// Fills a tenant's window.
+    pub(crate) fn install(
+        &self,
+        tenant: TenantId,
+        window: OpcodeWindow,
+        ops: &[(LocalOpcode, Arc<dyn HostOp>)],
+    ) -> Result<(), InstallError> {
+        self.schedule.lock().ops.install(tenant, window, ops)
+    }
+
+    /// Empties windows that are nobody's any more; gives what was in them.
+    pub(crate) fn uninstall(&self, windows: &[OpcodeWindow]) -> Vec<Arc<dyn HostOp>> {
+        self.schedule.lock().ops.remove(windows)
+    }
+
+    /// Whose the operation is, if it is one tenant's.
+    pub(crate) fn owner(&self, opcode: Opcode) -> Option<TenantId> {
+        self.schedule.lock().ops.owner(opcode)
     }
 
     /// Runs worker number `worker` on this thread until it is stopped.

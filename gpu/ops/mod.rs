@@ -31,6 +31,7 @@ pub use self::noop::Noop;
 pub use self::output::Output;
 pub use self::topk::VectorTopk;
 use crate::entry::Opcode;
+use crate::opcodes::{InstallError, LocalOpcode, OpcodeWindow, Opcodes};
 
 /// The most bytes of one tile's partial result.
 pub const PARTIAL_BYTES_MAX: usize = 64;
@@ -250,6 +251,12 @@ pub enum RegisterError {
         /// The opcode.
         opcode: u32,
     },
+    /// The opcode is in the range from which tenants get windows. Choose one below.
+    #[error("opcode {opcode:#x} is in the range of tenants' own opcodes")]
+    Windowed {
+        /// The opcode.
+        opcode: u32,
+    },
     /// The table is at its bound.
     #[error("{ops_max} operations are registered already")]
     Full {
@@ -295,6 +302,11 @@ impl OpTable {
                 opcode: opcode.get(),
             });
         }
+        if Opcodes::reserves(opcode) {
+            return Err(RegisterError::Windowed {
+                opcode: opcode.get(),
+            });
+        }
         if let Some(taken) = self.ops.get(&opcode.get()) {
             let by = taken.name;
             return Err(RegisterError::Taken {
@@ -316,6 +328,49 @@ impl OpTable {
             .owner
             .is_none_or(|owner| owner == tenant)
             .then_some(&found.op)
+    }
+
+    /// Whose the operation is, if it is one tenant's.
+    pub(crate) fn owner(&self, opcode: Opcode) -> Option<TenantId> {
+        self.ops.get(&opcode.get())?.owner
+    }
+
+    /// Fills a tenant's window: all of these operations, or none.
+    pub(crate) fn install(
+        &mut self,
+        tenant: TenantId,
+        window: OpcodeWindow,
+        ops: &[(LocalOpcode, Arc<dyn HostOp>)],
+    ) -> Result<(), InstallError> {
+        if ops.len() > OPS_MAX.saturating_sub(self.ops.len()) {
+            return Err(InstallError::TableFull { ops_max: OPS_MAX });
+        }
+        let mut filled = std::collections::BTreeMap::new();
+        for (local, op) in ops {
+            let registered = Registered {
+                name: op.name(),
+                owner: Some(tenant),
+                op: Arc::clone(op),
+            };
+            if filled
+                .insert(window.global(*local)?.get(), registered)
+                .is_some()
+            {
+                return Err(InstallError::Twice { local: local.get() });
+            }
+        }
+        self.ops.extend(filled);
+        Ok(())
+    }
+
+    /// Empties windows that are nobody's any more; gives what was in them.
+    pub(crate) fn remove(&mut self, windows: &[OpcodeWindow]) -> Vec<Arc<dyn HostOp>> {
+        let is_freed = |opcode: u32| {
+            let opcode = Opcode::new(opcode);
+            windows.iter().any(|window| window.contains(opcode))
+        };
+        let removed = self.ops.extract_if(|opcode, _| is_freed(*opcode));
+        removed.map(|(_, registered)| registered.op).collect()
     }
 
     fn insert(&mut self, op: Arc<dyn HostOp>) {

@@ -21,6 +21,7 @@ mod forks;
 mod hostile;
 mod operations;
 mod refusals;
+mod windows;
 mod workers;
 
 pub(crate) const ALICE: TenantId = TenantId::new(0, 1);

@@ -15,6 +15,7 @@ mod lives;
 mod memory;
 mod metrics;
 mod noisy;
+mod opcodes;
 mod quiet;
 mod snapshot;
 mod support;

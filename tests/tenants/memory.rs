@@ -25,8 +25,8 @@ fn buffers_count_against_the_quota_of_device_memory_until_their_last_handle_is_d
         },
     );
     let tenant = two.mallory.tenant();
-    let first = tenant.buffer(&[1; BYTES]).unwrap();
-    let refused = tenant.buffer(&[2; BYTES]).unwrap_err();
+    let first = tenant.buffer(&vec![1; BYTES]).unwrap();
+    let refused = tenant.buffer(&vec![2; BYTES]).unwrap_err();
     let expected = Refusal::QuotaExceeded {
         dimension: Dimension::TenantDeviceBytes,
         asked: BYTES as u64,
@@ -44,12 +44,12 @@ fn buffers_count_against_the_quota_of_device_memory_until_their_last_handle_is_d
     };
     assert_eq!(third, BufferError::Refused(expected));
     // Another tenant's memory is its own.
-    let hers = two.alice.tenant().buffer(&[5; 2 * BYTES]).unwrap();
+    let hers = two.alice.tenant().buffer(&vec![5; 2 * BYTES]).unwrap();
     let again = first.clone();
     drop(first);
-    assert!(tenant.buffer(&[2; BYTES]).is_err());
+    assert!(tenant.buffer(&vec![2; BYTES]).is_err());
     drop(again);
-    let second = tenant.buffer(&[2; BYTES]).unwrap();
+    let second = tenant.buffer(&vec![2; BYTES]).unwrap();
     let kept = two.mallory.snapshot().kept;
     assert_eq!((kept.buffers, kept.device.get()), (2, BYTES as u64 + 16));
     drop((small, second, hers));

@@ -12,6 +12,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc;
 
 use orlop_admission::MemorySink;
+use orlop_gpu::{HostOp, Output, Partial, TaskArgs};
 use orlop_saga::audit::{Actor, AuditEvent, Denial};
 use orlop_saga::effect::EffectId;
 use orlop_saga::id::Fence;
@@ -19,12 +20,86 @@ use orlop_saga::key::Key;
 use orlop_saga::trace::TraceContext;
 
 use super::*;
-use crate::device::Source;
+use crate::computation::{Computation, Pure};
+use crate::device::{DeviceFunction, Source};
 use crate::engine::Engine;
 use crate::executor::{Ended, Owned, Owner, Slot};
 use crate::lease::Pulse;
 use crate::registry::Binding;
 use crate::tenant::Tenant;
+
+/// Of alice's window.
+#[derive(Clone, Copy)]
+struct Own;
+/// Registered for everybody, with an operation that is alice's.
+#[derive(Clone, Copy)]
+struct Public;
+
+impl Computation for Own {
+    const NAME: &'static str = "own";
+    type Input = ();
+    type Output = ();
+    type Kind = Pure;
+}
+
+impl Computation for Public {
+    const NAME: &'static str = "public";
+    type Input = ();
+    type Output = ();
+    type Kind = Pure;
+}
+
+const USER: u32 = Opcode::USER_FIRST.get();
+
+/// An operation that does nothing, by its opcode and its owner.
+#[derive(Clone, Copy)]
+struct Idle(u32, Option<TenantId>);
+
+impl<C: Computation<Kind = Pure, Input = (), Output = ()>> DeviceFunction<C> for Idle {
+    fn opcode(&self) -> Opcode {
+        Opcode::new(self.0)
+    }
+
+    fn op(&self) -> Option<Arc<dyn HostOp>> {
+        Some(Arc::new(*self))
+    }
+
+    fn plan(&self, (): ()) -> Result<Plan, Failure> {
+        Ok(Plan::default())
+    }
+
+    fn output(&self, _: &[u8]) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+impl HostOp for Idle {
+    fn opcode(&self) -> Opcode {
+        Opcode::new(self.0)
+    }
+
+    fn name(&self) -> &'static str {
+        "idle"
+    }
+
+    fn owner(&self) -> Option<TenantId> {
+        self.1
+    }
+
+    fn run_tile(&self, _: u32, _: &TaskArgs<'_>, _: &mut [u64]) -> Result<Partial, OpError> {
+        Ok(Partial::EMPTY)
+    }
+
+    fn reduce(
+        &self,
+        _: &TaskArgs<'_>,
+        _: &[Partial],
+        _: &mut [u64],
+        _: &mut Output<'_>,
+    ) -> Result<(), OpError> {
+        Ok(())
+    }
+}
 
 struct Hears(Mutex<mpsc::Sender<Ending>>);
 
@@ -46,7 +121,13 @@ impl Bench {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let told = MemorySink::new(16);
-        let builder = Engine::builder(folder.path().join("store")).audit_sink(told.clone());
+        // Mallory is registered first.
+        let alice = TenantId::new(1, 1);
+        let builder = Engine::builder(folder.path().join("store"))
+            .audit_sink(told.clone())
+            .opcodes("alice", 2)
+            .private_device("alice", Own, Idle(1, None))
+            .device(Public, Idle(USER, Some(alice)));
         let engine = builder.open_blocking().unwrap();
         let tenant = |label| pollster::block_on(engine.tenant(label)).unwrap();
         Self {
@@ -74,9 +155,13 @@ impl Bench {
 
     /// Has `tenant` hash what the windows show, whosever they are; says how it ended.
     fn publish(&self, tenant: TenantId, windows: buffer::Windows) -> Ending {
+        self.publish_as("blake3", tenant, windows)
+    }
+
+    fn publish_as(&self, name: &str, tenant: TenantId, windows: buffer::Windows) -> Ending {
         let executor = &self.engine.core.executor;
-        let blake3 = self.engine.core.registry.code("blake3").unwrap();
-        let Binding::Device(code) = &blake3.binding else {
+        let code = self.engine.core.registry.code(name).unwrap();
+        let Binding::Device(code) = &code.binding else {
             panic!("it runs on the device");
         };
         let (tell, told) = mpsc::channel();
@@ -159,4 +244,46 @@ fn an_entry_of_a_life_that_the_device_does_not_know_is_refused_and_audited() {
         bench.denials(),
         [Bench::denial(other, "", Object::Life(other))]
     );
+}
+
+#[test]
+fn an_opcode_of_another_tenant_is_refused_by_the_device_and_audited_with_its_owner() {
+    let bench = Bench::new();
+    let (alice, mallory) = (bench.alice.id(), bench.mallory.id());
+    let windows = buffer::Windows::new;
+    let ending = bench.publish_as("public", mallory, windows());
+    let Ending::Failed(failure) = ending else {
+        panic!("{ending:?}");
+    };
+    // Nothing of whose it is, nor that it is anybody's.
+    let text = failure.to_string();
+    assert!(
+        text.contains("UnknownOpcode") && !text.contains("alice"),
+        "{text}"
+    );
+    let denial = Denial {
+        owner: Some(alice),
+        ..Bench::denial(mallory, "mallory", Object::Opcode(USER))
+    };
+    assert_eq!(bench.denials(), [denial]);
+    let ending = bench.publish_as("public", alice, windows());
+    assert!(matches!(ending, Ending::Output(_)), "{ending:?}");
+    assert_eq!(bench.denials().len(), 1);
+}
+
+#[test]
+fn a_private_opcode_is_translated_for_its_own_life_alone() {
+    let bench = Bench::new();
+    let (alice, mallory) = (bench.alice.id(), bench.mallory.id());
+    let windows = buffer::Windows::new;
+    let ending = bench.publish_as("own", alice, windows());
+    assert!(matches!(ending, Ending::Output(_)), "{ending:?}");
+    assert_eq!(bench.denials(), []);
+    let reborn = TenantId::new(alice.slot(), alice.generation() + 1);
+    for (other, label) in [(mallory, "mallory"), (reborn, "")] {
+        let ending = bench.publish_as("own", other, windows());
+        assert!(matches!(ending, Ending::Failed(_)), "{ending:?}");
+        let denial = Bench::denial(other, label, Object::Life(other));
+        assert_eq!(bench.denials().last(), Some(&denial));
+    }
 }
