@@ -55,6 +55,7 @@ mod tenants;
 mod ticket;
 mod together;
 mod turns;
+mod unfinished;
 mod waiting;
 
 #[cfg(test)]

@@ -31,6 +31,7 @@ use crate::reservation::Kept;
 use crate::seat::Seat;
 use crate::share::Share;
 use crate::sync::Mutex;
+use crate::unfinished::Unfinished;
 
 pub(crate) use self::state::TenantCommand;
 pub use self::state::TenantState;
@@ -412,8 +413,7 @@ impl Ledger {
 
 /// One life of a tenant. Made by [`Tenants::register`](crate::Tenants::register).
 ///
-/// Whoever has it may ask for permits in the tenant's name; changing the tenant needs the
-/// registry.
+/// Whoever has it may ask for permits in its name; changing the tenant needs the registry.
 pub struct TenantAccount {
     id: TenantId,
     label: TenantLabel,
@@ -421,6 +421,7 @@ pub struct TenantAccount {
     /// Whether it has a rate, so that the clock is read before the ledger's lock is taken.
     timed: AtomicBool,
     pub(crate) allowed: Allowed,
+    pub(crate) unfinished: Unfinished,
 }
 
 impl TenantAccount {
@@ -430,6 +431,7 @@ impl TenantAccount {
             label,
             timed: AtomicBool::new(quotas.rate.is_some() || quotas.journal.is_some()),
             allowed: Allowed::default(),
+            unfinished: Unfinished::default(),
             ledger: Mutex::new(Ledger {
                 state: TenantState::Active,
                 quotas,

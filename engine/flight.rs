@@ -15,6 +15,7 @@ mod look;
 mod paid;
 mod progress;
 mod record;
+mod room;
 mod run;
 mod wait;
 

@@ -130,7 +130,7 @@ pub use ticket::{SagaTicket, Ticket};
 
 pub use orlop_admission::{
     AuditSink, BulkheadOptions, BulkheadSnapshot, ByteRate, ClassWeights, ConflictError,
-    ConflictMatrix, Dimension, ExclusionId, GroupId, MemorySink, PurseSnapshot, Quotas, Rate,
+    ConflictMatrix, Dimension, ExclusionId, GroupId, Kept, MemorySink, PurseSnapshot, Quotas, Rate,
     Reason, Refusal, RegisterError as TenantRegisterError, Share, SinkError,
     TenantError as TenantStateError, TenantSnapshot, TenantState, Together, TogetherError,
     TracingSink, Weight,

@@ -68,6 +68,9 @@ pub struct Limits {
     pub effects_max: usize,
     /// How many sagas may be unfinished at once, over all tenants.
     pub sagas_max: usize,
+    /// How many effects and sagas of one tenant may be unfinished at once, children included, so that
+    /// no tenant alone can reach the two bounds above.
+    pub unfinished_per_tenant_max: usize,
     /// How many accepted effects and attempts of sagas may wait in front of all bulkheads together
     /// for a refusal to pass, in their order. What finds no place there backs off instead: it asks
     /// again after 20 ms to 2 s, and may be overtaken meanwhile.
@@ -121,6 +124,7 @@ impl Default for Limits {
             joiners_max: 4096,
             effects_max: 1 << 20,
             sagas_max: 1 << 20,
+            unfinished_per_tenant_max: 1 << 17,
             waiting_max: 1 << 20,
             sagas_resident_max: 1 << 14,
             saga_children_max: 1024,
@@ -267,6 +271,7 @@ impl Options {
     /// Checks what is the engine's own; each part checks itself when it is opened.
     pub(crate) fn check(&self) -> Result<(), OptionError> {
         let limits = &self.limits;
+        let unfinished = limits.unfinished_per_tenant_max;
         let checks = [
             (
                 "limits.input_bytes_max",
@@ -284,6 +289,7 @@ impl Options {
             ("limits.joiners_max", limits.joiners_max, 1, 1 << 20),
             ("limits.effects_max", limits.effects_max, 1, 1 << 24),
             ("limits.sagas_max", limits.sagas_max, 1, 1 << 24),
+            ("limits.unfinished_per_tenant_max", unfinished, 1, 1 << 24),
             ("limits.waiting_max", limits.waiting_max, 1, 1 << 24),
             (
                 "limits.sagas_resident_max",

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use dashmap::mapref::entry::Entry;
 use orlop_admission::{Refusal, TenantAccount};
 use orlop_saga::effect::{Effect, EffectId, Request};
-use orlop_saga::id::{Lsn, SagaId, TenantId};
+use orlop_saga::id::{Lsn, SagaId};
 use orlop_saga::key::Fingerprint;
 use orlop_saga::saga::SagaStart;
 use orlop_saga::time::Monotonic;
@@ -118,11 +118,11 @@ impl Core {
                     // Again, now that whoever drains the tenant cannot look past it: nothing may
                     // enter once that has returned.
                     self.check_tenant(&entrance)?;
-                    self.check_room(&entrance.work)?;
+                    self.check_room(&entrance)?;
                     let known = entrance.durability != Durability::Ephemeral
                         && self.store.maybe_retained(entrance.id);
                     if !known && entrance.durability != Durability::Ephemeral {
-                        self.check_blobs(entrance.id.tenant)?;
+                        self.check_retained(&entrance.account)?;
                     }
                     let flight = Arc::new(Flight::new(self, &entrance, known));
                     if let Some(plain) = flight.state.lock().plain() {
@@ -130,7 +130,7 @@ impl Core {
                     }
                     let seat = flight.seat(&entrance, want, false);
                     vacant.insert(flight);
-                    self.flying.fetch_add(1, Ordering::Relaxed);
+                    self.count_in(&entrance.account);
                     (seat, known)
                 }
             };
@@ -184,51 +184,6 @@ impl Core {
             }),
             Work::Saga(_) => None,
         }
-    }
-
-    fn check_room(&self, work: &Work) -> Result<(), SubmitError> {
-        let (what, count, count_max) = match work {
-            Work::Effect { .. } => ("effects unfinished", self.flying(), self.limits.effects_max),
-            Work::Saga(_) => (
-                "sagas unfinished",
-                self.driver.sagas(),
-                self.limits.sagas_max,
-            ),
-        };
-        if count >= count_max {
-            return Err(SubmitError::Overloaded {
-                what,
-                count,
-                count_max,
-            });
-        }
-        let (mark, limit) = match work {
-            Work::Effect { .. } => (&self.marks.effects, "limits.effects_max"),
-            Work::Saga(_) => (&self.marks.sagas, "limits.sagas_max"),
-        };
-        halfway::level(mark, limit, count, count_max);
-        Ok(())
-    }
-}
-
-impl Core {
-    /// Whether the tenant may have more outcomes that are kept in blobs.
-    pub(super) fn check_blobs(&self, tenant: TenantId) -> Result<(), SubmitError> {
-        let (bytes, bytes_max) = self.store.0.blob_bytes(tenant);
-        let number = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-        let (mark, limit) = (
-            &self.marks.blob_bytes,
-            "store.projector.blobs.tenant_bytes_max",
-        );
-        halfway::size(mark, limit, number(bytes), number(bytes_max));
-        if bytes < bytes_max {
-            return Ok(());
-        }
-        Err(SubmitError::Overloaded {
-            what: "bytes of a tenant's blobs",
-            count: number(bytes),
-            count_max: number(bytes_max),
-        })
     }
 }
 
@@ -367,7 +322,7 @@ impl Flight {
         (state.phase, state.intent) = (Phase::Driven, Intent::None);
         drop(state);
         vacant.insert(Arc::clone(&flight));
-        core.flying.fetch_add(1, Ordering::Relaxed);
+        core.count_in(&flight.account);
         Some(flight)
     }
 
@@ -380,7 +335,7 @@ impl Flight {
     ) -> Arc<Self> {
         let flight = Self::made(core, id, account, subject, retention_ms);
         core.flights.insert(id, Arc::clone(&flight));
-        core.flying.fetch_add(1, Ordering::Relaxed);
+        core.count_in(&flight.account);
         flight
     }
 
@@ -590,7 +545,7 @@ impl Flight {
                 .remove_if(&self.id, |_, flight| Arc::ptr_eq(flight, self))
                 .is_some()
             {
-                core.flying.fetch_sub(1, Ordering::Relaxed);
+                core.count_out(&self.account);
             }
         }
         core.tenures.stir(self.id.tenant);

@@ -146,7 +146,7 @@ impl Flight {
         wait::send(letters);
         if deserted {
             self.remove(core);
-        } else if let Err(error) = core.check_blobs(self.id.tenant) {
+        } else if let Err(error) = core.check_retained(&self.account) {
             self.withdraw(core, error, Withdrawal::Refused);
         } else {
             self.begin(core, birth);

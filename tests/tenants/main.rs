@@ -10,6 +10,7 @@
 )]
 
 mod denied;
+mod faults;
 mod hall;
 mod lives;
 mod memory;
@@ -17,6 +18,7 @@ mod metrics;
 mod noisy;
 mod opcodes;
 mod quiet;
+mod room;
 mod snapshot;
 mod support;
 mod trail;
