@@ -62,16 +62,22 @@ impl Timers {
         };
         let (ring, heard) = oneshot::channel();
         let at = self.clock.monotonic().after(wait);
+        let holds = Arc::downgrade(simulated);
         let call = simulated.call_at(
             at,
             Box::new(move || {
-                // Whoever slept may have left.
-                let _ = ring.send(());
+                let Some(simulated) = holds.upgrade() else {
+                    return;
+                };
+                simulated.begin();
+                // Until whoever slept has done what it woke for. It may have left.
+                let _ = ring.send(Work(Some(simulated)));
             }),
         );
         Sleeping::Simulated(Rung {
             heard,
             call,
+            woken: None,
             simulated: Arc::clone(simulated),
         })
     }
@@ -105,8 +111,10 @@ impl Timers {
 
     /// What a future gives within `wait`.
     pub(crate) async fn timeout<F: Future>(&self, wait: Duration, future: F) -> Option<F::Output> {
-        let sleep = self.sleep(wait);
-        match select(pin!(future), sleep).await {
+        // Dropped after the future: what the future leaves behind is under way until it is gone.
+        let sleep = pin!(self.sleep(wait));
+        let future = pin!(future);
+        match select(future, sleep).await {
             Either::Left((output, _)) => Some(output),
             Either::Right(_) => None,
         }
@@ -152,8 +160,10 @@ pub(crate) enum Sleeping {
 
 /// A simulated timer that somebody waits for.
 pub(crate) struct Rung {
-    heard: oneshot::Receiver<()>,
+    heard: oneshot::Receiver<Work>,
     call: u64,
+    /// What follows from its ringing is under way until the sleep is dropped.
+    woken: Option<Work>,
     simulated: Arc<dyn Simulated>,
 }
 
@@ -170,7 +180,10 @@ impl Future for Sleeping {
         match &mut *self {
             Self::Real(sleep) => sleep.as_mut().poll(context),
             Self::Simulated(timer) => match timer.heard.poll_unpin(context) {
-                Poll::Ready(Ok(())) => Poll::Ready(()),
+                Poll::Ready(Ok(work)) => {
+                    timer.woken = Some(work);
+                    Poll::Ready(())
+                }
                 // Forgotten with its clock: time passes no more.
                 Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
             },

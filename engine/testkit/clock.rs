@@ -25,6 +25,7 @@ const BEGIN: WallMillis = WallMillis::new(1_767_225_600_000);
 /// long what is still under way after an answer is waited for: only what hangs out of the clock's
 /// sight takes as long, and on a busy machine whatever a thread does may take a good part of it.
 const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE_PARTS: u32 = 50;
 
 /// See the module. Clones are the same clock.
 #[derive(Clone)]
@@ -288,10 +289,12 @@ impl SimClock {
         let mut state = life.state.lock();
         let waiting =
             |state: &mut State| !state.woken && state.is_idle() && state.timers.is_empty();
-        !life
-            .moved
-            .wait_while_for(&mut state, waiting, PATIENCE)
-            .timed_out()
+        // In parts: a machine that stood still meanwhile used up one of them.
+        (0..PATIENCE_PARTS).any(|_| {
+            let part = PATIENCE / PATIENCE_PARTS;
+            let waited = life.moved.wait_while_for(&mut state, waiting, part);
+            !waited.timed_out()
+        })
     }
 
     /// Whether nothing at all is under way, not even what only waits for time to pass.
@@ -453,7 +456,10 @@ impl fmt::Debug for SimSleep {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
+    use crate::timers::Timers;
 
     #[test]
     fn a_day_passes_in_no_time_and_both_clocks_show_it() {
@@ -497,6 +503,28 @@ mod tests {
         assert_eq!(clock.next_timer(), Some(Duration::from_secs(1)));
         clock.life().cancel(sleep);
         assert_eq!(clock.next_timer(), None);
+    }
+
+    #[test]
+    fn whoever_was_woken_by_a_timer_holds_the_clock_still_until_it_has_done_what_it_woke_for() {
+        let clock = SimClock::new(1);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let timers = Timers::new(runtime.handle().clone(), Arc::new(clock.clone()));
+        // Something hangs, so that only the time-out can end it.
+        let _work = timers.work();
+        let limit = Duration::from_secs(1);
+        let mut bounded = Box::pin(timers.timeout(limit, clock.never()));
+        assert!((&mut bounded).now_or_never().is_none());
+        assert!(clock.pass());
+        let seen = clock.life().state.lock().is_idle();
+        assert!(!seen, "it rang, and nobody has looked yet");
+        assert_eq!(bounded.now_or_never(), Some(None));
+        assert!(
+            !clock.life().state.lock().is_idle(),
+            "what follows from it is not over"
+        );
     }
 
     #[test]

@@ -285,7 +285,10 @@ impl Life<'_> {
             if passed || (self.passes < PASSES_MAX && self.clock.wait_unseen()) {
                 return Ok(Next::GoOn);
             }
-            return Err(Finding::NeverEnds);
+            return Err(Finding::NeverEnds {
+                why: format!("{:?} after {} timers", self.clock, self.passes),
+                calls: self.calls.clone(),
+            });
         };
         Ok(self.call(waiting))
     }

@@ -50,8 +50,13 @@ pub enum Finding {
         reason: String,
     },
     /// The saga neither ends nor is it held.
-    #[error("the saga never ends")]
-    NeverEnds,
+    #[error("the saga never ends: {why}; tried until then: {calls:?}")]
+    NeverEnds {
+        /// What was the case when it was given up.
+        why: String,
+        /// The calls of the life in which it was given up.
+        calls: Vec<String>,
+    },
     /// An outcome that was told is another one after a crash.
     #[error("the outcome was told as {was} and is {is}")]
     Changed {
@@ -122,6 +127,15 @@ pub enum Finding {
         /// Why.
         error: SubmitError,
     },
+}
+
+impl Finding {
+    fn never_ends(why: &str) -> Self {
+        Self::NeverEnds {
+            why: why.to_owned(),
+            calls: Vec::new(),
+        }
+    }
 }
 
 /// What a sweep found, and how to find it again: [`CrashSweep::only`] with the same seed.
@@ -446,7 +460,7 @@ impl<S: Saga, W> CrashSweep<S, W> {
                 End::Closed => {
                     lives.push(lived);
                     if number > LIVES_MAX {
-                        return Err(Finding::NeverEnds);
+                        return Err(Finding::never_ends("it was closed and opened too often"));
                     }
                     continue;
                 }
@@ -471,7 +485,7 @@ impl<S: Saga, W> CrashSweep<S, W> {
             }
             let mut lived = lived;
             let End::Told(ending) = std::mem::replace(&mut lived.end, End::Closed) else {
-                return Err(Finding::NeverEnds);
+                return Err(Finding::never_ends("it did not say how"));
             };
             lives.push(lived);
             let failures = run.machine.failures();
@@ -483,7 +497,7 @@ impl<S: Saga, W> CrashSweep<S, W> {
             report.count(&ending);
             return Ok((unwound, strict && failures.len() <= 1));
         }
-        Err(Finding::NeverEnds)
+        Err(Finding::never_ends("no number is left for a life"))
     }
 
     fn check(&self, world: &W, ending: &Ending<S::Output>, said: String) -> Result<(), Finding> {
