@@ -1,22 +1,24 @@
 //! Figures: one measured number, what it is measured against, and whether it is good enough.
 
-use serde::Serialize;
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
 
 /// One figure. The fields are those of the JSON, in its order.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Figure {
     /// What targets refer to it by.
-    pub(crate) id: &'static str,
+    pub(crate) id: Cow<'static, str>,
     /// The suite that measured it.
-    pub(crate) suite: &'static str,
+    pub(crate) suite: Cow<'static, str>,
     /// What it is, for a person.
-    pub(crate) name: &'static str,
+    pub(crate) name: Cow<'static, str>,
     /// The number.
     pub(crate) value: f64,
     /// Its unit.
-    pub(crate) unit: &'static str,
+    pub(crate) unit: Cow<'static, str>,
     /// What it is measured against.
-    pub(crate) reference: &'static str,
+    pub(crate) reference: Cow<'static, str>,
     /// The number of what it is measured against, in the same unit.
     pub(crate) reference_value: f64,
     /// Value over reference.
@@ -68,12 +70,12 @@ impl Figure {
         } = measured;
         let (target, met) = target.unzip();
         Self {
-            id,
-            suite,
-            name,
+            id: id.into(),
+            suite: suite.into(),
+            name: name.into(),
             value,
-            unit,
-            reference,
+            unit: unit.into(),
+            reference: reference.into(),
             reference_value,
             ratio: value / reference_value,
             target,

@@ -83,7 +83,7 @@ fn work(tenant: &Tenant, number: u64) -> Result<(), BenchError> {
 
 /// Waits until the journal has filled its next segment and its reserve with zeros: work of the
 /// opening that goes on in the background. The reserve is made last and gets its name when done.
-fn wait_until_prepared(log: &Path) -> Result<(), BenchError> {
+pub(crate) fn wait_until_prepared(log: &Path) -> Result<(), BenchError> {
     let begun = Instant::now();
     while !log.join("reserve").exists() {
         if begun.elapsed() > PREPARED_WITHIN {

@@ -6,21 +6,36 @@
 //! | `figure` | one figure, and its judgement |
 //! | `report` | figures as a table and as JSON |
 //! | `cpu` | the processor time of this process |
+//! | `sample` | what was timed, and rounds of ours beside their limit |
+//! | `disk`, `hop` | limits: the disk alone, two threads alone |
+//! | `stage`, `workflow` | a fresh engine, and the sagas it plays |
+//! | `foreign` | what another process measures |
 //! | others | one suite each |
 //!
 //! A new suite is a file, a variant of [`Suite`] and a line in [`Suite::figures`].
 
 mod admission;
 mod cpu;
+mod disk;
+mod dispatch;
+mod durable;
 mod fairness;
 mod figure;
+mod foreign;
+mod hop;
 mod idle;
+mod memory;
 mod ops;
+mod recovery;
 mod report;
 mod resident;
+mod saga;
+mod sample;
+mod stage;
+mod workflow;
 
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{ExitCode, ExitStatus};
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -41,6 +56,9 @@ pub(crate) struct Arguments {
     /// Also writes the figures to this file, as a JSON array.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Measures here what otherwise has a process of its own.
+    #[arg(long, hide = true)]
+    here: bool,
 }
 
 /// What can be measured.
@@ -54,16 +72,32 @@ enum Suite {
     Fairness,
     /// What the device operations do per second on this machine.
     Ops,
+    /// The way to the device and back, with nothing durable about it.
+    Dispatch,
+    /// Effects whose outcome is durable before anybody is told.
+    Durable,
+    /// Workflows of five durable steps.
+    Saga,
+    /// How soon an engine works again that left a million sagas behind.
+    Recovery,
+    /// What work in flight keeps in memory, and what it writes.
+    Memory,
 }
 
 impl Suite {
     /// Measures every figure of the suite, each for `duration`.
-    fn figures(self, duration: Duration) -> Result<Vec<Figure>, BenchError> {
+    fn figures(self, duration: Duration, here: bool) -> Result<Vec<Figure>, BenchError> {
         match self {
             Self::Idle => Ok(vec![idle::measure(duration)?]),
             Self::Admission => admission::measure(duration),
             Self::Fairness => fairness::measure(duration),
             Self::Ops => ops::measure(duration),
+            Self::Dispatch => dispatch::measure(duration),
+            Self::Durable => durable::measure(duration),
+            Self::Saga => saga::measure(duration),
+            Self::Recovery => recovery::measure(),
+            Self::Memory if here => memory::measure_here(),
+            Self::Memory => memory::measure(),
         }
     }
 }
@@ -83,6 +117,21 @@ enum BenchError {
     /// Work that was to be done before did not end well.
     #[error("the work before the measurement failed")]
     Submit(#[from] SubmitError),
+    /// What the disk alone does was not measured. Free space, or set TMPDIR.
+    #[error("the disk was not measured")]
+    Disk(#[source] std::io::Error),
+    /// A store was not filled with sagas.
+    #[error("the store was not filled: {0}")]
+    Load(String),
+    /// A program that measures was not started.
+    #[error("no process could be started")]
+    Program(#[source] std::io::Error),
+    /// A program that measures ended without figures. What it said is above.
+    #[error("the process that measures ended without figures: {status}")]
+    Ended {
+        /// How it ended.
+        status: ExitStatus,
+    },
     /// No checkpoint was written before the measurement.
     #[error("no checkpoint was written")]
     Checkpoint(#[from] ProjectorError),
@@ -121,6 +170,10 @@ impl BenchError {
         Self::Device(error.to_string())
     }
 
+    fn load(error: impl std::fmt::Display) -> Self {
+        Self::Load(error.to_string())
+    }
+
     fn admission(error: impl std::fmt::Display) -> Self {
         Self::Admission(error.to_string())
     }
@@ -132,7 +185,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     let mut figures = Vec::new();
     let mut failed = false;
     for suite in &arguments.suites {
-        match suite.figures(duration) {
+        match suite.figures(duration, arguments.here) {
             Ok(measured) => figures.extend(measured),
             Err(error) => {
                 failed = true;

@@ -24,12 +24,12 @@ pub(crate) fn table(figures: &[Figure]) -> Table {
         let number =
             |value: f64| Cell::new(format!("{value:.3}")).set_alignment(CellAlignment::Right);
         table.add_row([
-            Cell::new(figure.id),
-            Cell::new(figure.name),
+            Cell::new(&figure.id),
+            Cell::new(&figure.name),
             number(figure.value),
             Cell::new(format!("{} {}", figure.reference, figure.reference_value)),
             number(figure.ratio),
-            Cell::new(figure.unit),
+            Cell::new(&figure.unit),
             Cell::new(figure.target.as_deref().unwrap_or("-")),
             Cell::new(met),
         ]);
