@@ -194,6 +194,8 @@ struct ControlState {
     written: u64,
     read: u64,
     waiting: HashMap<u64, Option<Reply>>,
+    /// Nobody answers any more.
+    lost: bool,
 }
 
 impl std::fmt::Debug for Control {
@@ -227,7 +229,20 @@ impl Control {
         self.state.lock().written
     }
 
-    /// Gives an order and waits for its reply, at most until `until`; `None` when that passed.
+    /// Whether an order was given that is not answered.
+    pub(crate) fn is_waiting(&self) -> bool {
+        let state = self.state.lock();
+        state.written != state.read
+    }
+
+    /// Nobody answers any more: whoever waits is told so, and no further order is given.
+    pub(crate) fn lose(&self) {
+        self.state.lock().lost = true;
+        self.replied.notify_all();
+    }
+
+    /// Gives an order and waits for its reply, at most until `until`; `None` when that passed, or
+    /// the device was lost.
     ///
     /// All orders but `Drain` (and an `Unmap` of a pinned window) are answered at once.
     pub(crate) fn call(&self, order: Order, until: Option<Instant>) -> Option<Reply> {
@@ -271,6 +286,9 @@ impl Control {
                 return None;
             }
         }
+        if state.lost {
+            return None;
+        }
         let number = state.written;
         state.written += 1;
         state.waiting.insert(number, None);
@@ -285,6 +303,9 @@ impl Control {
         state: &mut parking_lot::MutexGuard<'_, ControlState>,
         until: Option<Instant>,
     ) -> bool {
+        if state.lost {
+            return false;
+        }
         match until {
             None => {
                 self.replied.wait(state);

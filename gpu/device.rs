@@ -6,28 +6,32 @@
 //! - Callbacks run with no lock held.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use orlop_saga::id::TenantId;
-use parking_lot::Mutex;
 
 use crate::buffer::Buffers;
+#[cfg(target_os = "linux")]
+use crate::child::ChildRunner;
+use crate::child::{ChildOptions, DeviceHost};
 use crate::control::{Control, Doorbell, Order, Reply};
 use crate::entry::{EncodeError, Opcode};
-use crate::host::{HostKernel, KernelOptions, Listener};
-use crate::hub::Hub;
-use crate::layout::{CONTROL_SLOTS, LAYOUT_VERSION, Layout, MAGIC, header_word, worker_slot};
+use crate::host::{HostKernel, HostThreads, KernelOptions};
+use crate::hub::{Hub, beats};
+use crate::layout::{CONTROL_SLOTS, LAYOUT_VERSION, Layout, MAGIC, header_word};
+use crate::lost::DeviceLost;
 use crate::memory::Region;
 use crate::opcodes::{InstallError, LocalOpcode, OpcodeWindow, PinnedOpcode, TranslateError};
 use crate::ops::{HostOp, OpTable, RegisterError};
 use crate::options::{DeviceOptions, OpenError};
 use crate::pump::{Gate, Pump};
 use crate::ring::Ring;
+use crate::runner::Runner;
 use crate::slot::join;
 use crate::snapshot::{DeviceSnapshot, Heartbeat};
+use crate::status::Status;
 use crate::task::{Completion, Task, Ticket};
 use crate::ticket::Permits;
 
@@ -45,6 +49,9 @@ pub enum PublishRefused {
     /// A drain is under way or done. Retry after `resume`.
     #[error("the device is draining")]
     Draining,
+    /// The device is lost. Retry on the next epoch, if there is to be one.
+    #[error("the device is lost")]
+    Lost,
     /// The device is closed, for good.
     #[error("the device is closed")]
     Closed,
@@ -68,7 +75,7 @@ impl PublishRefused {
     /// Whether the same operation may be accepted later.
     pub const fn is_retryable(self) -> bool {
         match self {
-            Self::Full { .. } | Self::Draining => true,
+            Self::Full { .. } | Self::Draining | Self::Lost => true,
             Self::Closed | Self::Pad | Self::Encode(_) | Self::ForeignWindow { .. } => false,
         }
     }
@@ -111,12 +118,11 @@ pub enum TenantError {
     },
 }
 
-/// A device with its host megakernel. Dropping it closes it.
+/// A device and who runs its megakernel. Dropping it closes it.
 #[derive(Debug)]
 pub struct Device {
     pub(crate) hub: Arc<Hub>,
     buffers: Buffers,
-    threads: Mutex<Vec<JoinHandle<()>>>,
     drains: AtomicU64,
     drain_timeouts: AtomicU64,
     drain_waited: AtomicU64,
@@ -138,6 +144,17 @@ impl Device {
         for op in ops {
             table.register(op)?;
         }
+        match &options.host {
+            DeviceHost::InProcess => Self::open_in_process(layout, options, table),
+            DeviceHost::Child(child) => Self::open_in_child(layout, options, child, table),
+        }
+    }
+
+    fn open_in_process(
+        layout: Layout,
+        options: &DeviceOptions,
+        table: OpTable,
+    ) -> Result<Self, OpenError> {
         let region = Arc::new(Region::new(layout.total)?);
         write_header(&region, &layout, options.epoch);
         let kernel = KernelOptions {
@@ -147,11 +164,60 @@ impl Device {
         };
         let arena = orlop_saga::amount::ByteCount::new(layout.sizes.arena_bytes);
         let kernel = HostKernel::new(&region, layout, table, &kernel);
-        let kernel = Arc::new(kernel.ok_or(OpenError::Layout { arena })?);
+        let threads = Arc::new(HostThreads::new(kernel.ok_or(OpenError::Layout { arena })?));
+        let runner: Arc<dyn Runner> = Arc::<HostThreads>::clone(&threads);
+        let device = Self::assemble(region, layout, options, runner)?;
+        // Should a thread be refused, dropping the device stops those that run.
+        threads.start(&device.hub)?;
+        Ok(device)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn open_in_child(
+        layout: Layout,
+        options: &DeviceOptions,
+        child: &ChildOptions,
+        table: OpTable,
+    ) -> Result<Self, OpenError> {
+        let (region, memory) = Region::shared(layout.total)?;
+        let region = Arc::new(region);
+        write_header(&region, &layout, options.epoch);
+        let runner = ChildRunner::new(&region, table, options, child)?;
+        let runner = Arc::new(runner);
+        let seen: Arc<dyn Runner> = Arc::<ChildRunner>::clone(&runner);
+        let device = Self::assemble(region, layout, options, seen)?;
+        if let Err(error) = runner.start(&device.hub, memory.into()) {
+            // Nobody is there to be ordered anything.
+            device.hub.control.lose();
+            return Err(error.into());
+        }
+        Ok(device)
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn open_in_child(
+        _: Layout,
+        _: &DeviceOptions,
+        _: &ChildOptions,
+        _: OpTable,
+    ) -> Result<Self, OpenError> {
+        Err(crate::child::HostError::Unsupported.into())
+    }
+
+    /// This side of a device over memory whose header is written, with `runner` at the other end.
+    /// The runner may be told of entries and orders from now on; what it posts is for
+    /// [`Hub::as_listener`].
+    pub(crate) fn assemble(
+        region: Arc<Region>,
+        layout: Layout,
+        options: &DeviceOptions,
+        runner: Arc<dyn Runner>,
+    ) -> Result<Self, OpenError> {
+        let arena = orlop_saga::amount::ByteCount::new(layout.sizes.arena_bytes);
         let control = Arc::new(Control::new(
             ring(&region, &layout, layout.control, CONTROL_SLOTS)?,
             ring(&region, &layout, layout.control_done, CONTROL_SLOTS)?,
-            Arc::clone(&kernel) as Arc<dyn Doorbell>,
+            Arc::clone(&runner) as Arc<dyn Doorbell>,
         ));
         let units = options.arena_bytes / crate::buffer::UNIT_BYTES;
         let units = u32::try_from(units).map_err(|_| OpenError::Layout { arena })?;
@@ -169,53 +235,17 @@ impl Device {
             ring(&region, &layout, layout.completions, entry_slots)?,
             Arc::new(Permits::new(Arc::clone(&region), layout, options.epoch)),
             control,
-            Arc::clone(&kernel),
+            runner,
             region,
             layout,
         ));
-        let listener: Weak<dyn Listener> = Arc::downgrade(&(Arc::clone(&hub) as Arc<dyn Listener>));
-        kernel.listen(listener);
-        let device = Self {
+        Ok(Self {
             hub,
             buffers,
-            threads: Mutex::default(),
             drains: AtomicU64::new(0),
             drain_timeouts: AtomicU64::new(0),
             drain_waited: AtomicU64::new(0),
-        };
-        // Should a thread be refused, dropping the device stops those that run.
-        device.start(&kernel, layout.sizes.workers)?;
-        Ok(device)
-    }
-
-    /// Over a hub whose kernel is somewhere else.
-    #[cfg(test)]
-    pub(crate) fn over(hub: Arc<Hub>, buffers: Buffers) -> Self {
-        Self {
-            hub,
-            buffers,
-            threads: Mutex::default(),
-            drains: AtomicU64::new(0),
-            drain_timeouts: AtomicU64::new(0),
-            drain_waited: AtomicU64::new(0),
-        }
-    }
-
-    fn start(&self, kernel: &Arc<HostKernel>, workers: u32) -> Result<(), OpenError> {
-        for worker in 0..workers {
-            let kernel = Arc::clone(kernel);
-            // Kept until the worker is gone: what it posts is delivered even if the device was
-            // dropped on another worker.
-            let hub = Arc::clone(&self.hub);
-            let thread = std::thread::Builder::new().name(format!("orlop-device-{worker}"));
-            let thread = thread.spawn(move || {
-                kernel.run(worker);
-                drop(hub);
-            });
-            let thread = thread.map_err(|source| OpenError::Thread { worker, source })?;
-            self.threads.lock().push(thread);
-        }
-        Ok(())
+        })
     }
 
     /// The device's buffers.
@@ -228,7 +258,7 @@ impl Device {
     /// # Errors
     /// [`RegisterError`]: the table is unchanged.
     pub fn register_op(&self, op: Arc<dyn HostOp>) -> Result<(), RegisterError> {
-        self.hub.kernel.register(op)
+        self.hub.runner.register(op)
     }
 
     /// Gives this life of a tenant a window of `count` opcodes, numbered from zero, with these
@@ -247,9 +277,9 @@ impl Device {
         ops: &[(LocalOpcode, Arc<dyn HostOp>)],
     ) -> Result<OpcodeWindow, InstallError> {
         let mut opcodes = self.hub.opcodes.write();
-        let removed = self.hub.kernel.uninstall(&opcodes.reclaim());
+        let removed = self.hub.runner.uninstall(&opcodes.reclaim());
         let given = opcodes.give(tenant, count).and_then(|window| {
-            let installed = self.hub.kernel.install(tenant, window, ops);
+            let installed = self.hub.runner.install(tenant, window, ops);
             if installed.is_err() {
                 opcodes.take_back(tenant);
             }
@@ -281,7 +311,7 @@ impl Device {
 
     /// Whose an operation is; `None` where it is everybody's or there is none.
     pub fn opcode_owner(&self, opcode: Opcode) -> Option<TenantId> {
-        self.hub.kernel.owner(opcode)
+        self.hub.runner.owner(opcode)
     }
 
     /// From now on the device accepts this generation of the tenant's slot, and no other.
@@ -381,7 +411,32 @@ impl Device {
         })
     }
 
-    /// Accepts publishes again after a drain; without effect on a closed device.
+    /// Why this device answers no longer, if it is lost.
+    pub fn lost(&self) -> Option<DeviceLost> {
+        self.hub.lost().map(|lost| lost.why)
+    }
+
+    /// The process that runs it, if that is another one than this and lives.
+    pub fn process(&self) -> Option<u32> {
+        self.hub.runner.process()
+    }
+
+    /// Who is told of a loss; see [`Hub::when_lost`].
+    pub(crate) fn when_lost(&self, tell: Box<dyn Fn() + Send + Sync>) {
+        self.hub.when_lost(tell);
+    }
+
+    /// Whether it was lost and nothing of it runs any more.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.hub.is_settled()
+    }
+
+    /// Whether this process is a fork of the one that opened it.
+    pub(crate) fn is_forked(&self) -> bool {
+        self.hub.control.is_forked()
+    }
+
+    /// Accepts publishes again after a drain; without effect on a closed or lost device.
     pub fn resume(&self) {
         self.hub.pump.set_gate(Gate::Open);
     }
@@ -401,22 +456,11 @@ impl Device {
         into.drain_waited_nanos = self.drain_waited.load(Ordering::Relaxed);
         into.buffers_available = self.buffers.available();
         into.workers.clear();
-        let layout = &self.hub.layout;
-        let lines = u64::from(layout.sizes.workers) * worker_slot::COUNT;
-        let slots = self
-            .hub
-            .region
-            .slots(layout.workers, lines)
-            .unwrap_or_default();
-        let lines = slots.chunks(usize::try_from(worker_slot::COUNT).unwrap_or(1));
-        into.workers.extend(lines.map(|line| {
-            let words = line.first().and_then(crate::slot::Slot::read_any);
-            let words = words.unwrap_or_default();
-            Heartbeat {
-                ticket: join(words[0], words[1]),
-                since_nanos: join(words[2], words[3]),
-                tile: words[4],
-            }
+        let beats = beats(&self.hub.region, &self.hub.layout);
+        into.workers.extend(beats.map(|words| Heartbeat {
+            ticket: join(words[0], words[1]),
+            since_nanos: join(words[2], words[3]),
+            tile: words[4],
         }));
     }
 
@@ -430,22 +474,20 @@ impl Device {
             return;
         }
         // Ordered once: what has stopped answers no second time.
-        if self.hub.pump.set_gate(Gate::Closed) != Gate::Closed {
-            self.hub.pump.retire();
-            self.hub.pump();
-            self.hub.control.call(Order::Stop, None);
+        match self.hub.pump.set_gate(Gate::Closed) {
+            Gate::Open | Gate::Draining => {
+                self.hub.pump.retire(Status::Cancelled);
+                self.hub.pump();
+                self.hub.control.call(Order::Stop, None);
+            }
+            Gate::Lost | Gate::Closed => {}
         }
-        self.hub.kernel.wake_all();
-        if self.hub.kernel.runs_here() {
-            // A worker cannot wait for itself; it ends once its callback has returned.
+        self.hub.runner.stop();
+        if self.hub.runner.runs_here() {
+            // It cannot wait for itself; it ends once its callback has returned.
             return;
         }
-        // Held while joining, so that a second closer waits for the first.
-        let mut threads = self.threads.lock();
-        for thread in threads.drain(..) {
-            // A worker catches what it runs; it has no panic of its own to report.
-            let _ = thread.join();
-        }
+        self.hub.runner.end();
         self.hub.reap();
         self.hub.sweep();
     }

@@ -5,24 +5,28 @@
 //! - Credits go back before the callback, permits when the result is no longer read.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
 use orlop_saga::amount::BusyNanos;
 use parking_lot::{Condvar, Mutex, RwLock};
+use smallvec::SmallVec;
 
 use crate::completion::CompletionEntry;
-use crate::control::{Control, Doorbell, Order, Reply};
+use crate::control::{Control, Order, Reply};
 use crate::device::{Cancel, PublishRefused};
 use crate::entry::Entry;
+use crate::host::Listener;
 use crate::host::worker::guarded;
-use crate::host::{HostKernel, Listener};
-use crate::layout::{INLINE_BYTES, Layout, header_word};
+use crate::layout::{INLINE_BYTES, Layout, header_word, worker_slot};
+use crate::lost::DeviceLost;
 use crate::memory::Region;
 use crate::opcodes::Opcodes;
 use crate::pump::{Gate, Pump, Withdrawn};
 use crate::ring::Ring;
+use crate::runner::Runner;
+use crate::slot::{SlotData, join};
 use crate::snapshot::DeviceSnapshot;
 use crate::status::Status;
 use crate::task::{Bytes, Completed, Completion, ResultBytes, Task, Ticket};
@@ -39,6 +43,7 @@ struct Counters {
     expired: AtomicU64,
     device_refused: AtomicU64,
     faulted: AtomicU64,
+    lost: AtomicU64,
     stale: AtomicU64,
     panics: AtomicU64,
     cost: AtomicU64,
@@ -47,7 +52,7 @@ struct Counters {
 pub(crate) struct Hub {
     pub(crate) pump: Pump,
     pub(crate) control: Arc<Control>,
-    pub(crate) kernel: Arc<HostKernel>,
+    pub(crate) runner: Arc<dyn Runner>,
     pub(crate) region: Arc<Region>,
     pub(crate) layout: Layout,
     pub(crate) opcodes: RwLock<Opcodes>,
@@ -59,6 +64,41 @@ pub(crate) struct Hub {
     /// Accepted, and its callback has not returned.
     outstanding: Mutex<u64>,
     quiet: Condvar,
+    lost: OnceLock<Lost>,
+    succession: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    settled: AtomicBool,
+}
+
+/// The loss of a device.
+pub(crate) struct Lost {
+    pub(crate) why: DeviceLost,
+    /// The tickets, as they stand on the ring, of what may be to blame.
+    running: SmallVec<[u64; 16]>,
+}
+
+impl Lost {
+    fn is_running(&self, ticket: Ticket) -> bool {
+        self.running.contains(&ticket.wire())
+    }
+
+    fn status_of(&self, ticket: Ticket) -> Status {
+        let running = self.is_running(ticket);
+        Status::Lost { running }
+    }
+}
+
+/// What each worker says that it runs, as far as it can be read at this moment.
+pub(crate) fn beats<'a>(
+    region: &'a Region,
+    layout: &Layout,
+) -> impl Iterator<Item = SlotData> + use<'a> {
+    let lines = u64::from(layout.sizes.workers) * worker_slot::COUNT;
+    let slots = region.slots(layout.workers, lines).unwrap_or_default();
+    let lines = slots.chunks(usize::try_from(worker_slot::COUNT).unwrap_or(1));
+    lines.map(|line| {
+        let words = line.first().and_then(crate::slot::Slot::read_any);
+        words.unwrap_or_default()
+    })
 }
 
 impl std::fmt::Debug for Hub {
@@ -86,14 +126,14 @@ impl Hub {
         completions: Ring,
         permits: Arc<Permits>,
         control: Arc<Control>,
-        kernel: Arc<HostKernel>,
+        runner: Arc<dyn Runner>,
         region: Arc<Region>,
         layout: Layout,
     ) -> Self {
         Self {
             pump,
             control,
-            kernel,
+            runner,
             region,
             layout,
             opcodes: RwLock::default(),
@@ -103,14 +143,22 @@ impl Hub {
             counters: Counters::default(),
             outstanding: Mutex::new(0),
             quiet: Condvar::new(),
+            lost: OnceLock::new(),
+            succession: OnceLock::new(),
+            settled: AtomicBool::new(false),
         }
+    }
+
+    /// Who is to be told of what was posted; does not keep the hub.
+    pub(crate) fn as_listener(hub: &Arc<Self>) -> Weak<dyn Listener> {
+        Arc::downgrade(&(Arc::clone(hub) as Arc<dyn Listener>))
     }
 
     pub(crate) fn publish(
         &self,
         tasks: impl Iterator<Item = Result<(Task, Arc<dyn Completion>), PublishRefused>>,
     ) -> VecDeque<Result<Ticket, PublishRefused>> {
-        let mut indices = smallvec::SmallVec::<[u32; 8]>::new();
+        let mut indices = SmallVec::<[u32; 8]>::new();
         let mut results: VecDeque<_> = tasks
             .map(|task| {
                 let (task, done) = task?;
@@ -127,6 +175,7 @@ impl Hub {
             if let Err(gate) = queued {
                 let refused = match gate {
                     Gate::Draining => PublishRefused::Draining,
+                    Gate::Lost => PublishRefused::Lost,
                     Gate::Open | Gate::Closed => PublishRefused::Closed,
                 };
                 // Windows are unpinned here, outside the gate's lock.
@@ -212,7 +261,7 @@ impl Hub {
         if let Some(word) = line.and_then(|line| line.word(header_word::DOORBELL)) {
             word.store(self.pump.position(), Ordering::Relaxed);
         }
-        self.kernel.entries_written();
+        self.runner.entries_written();
     }
 
     pub(crate) fn cancel(&self, ticket: Ticket) -> Cancel {
@@ -339,6 +388,7 @@ impl Hub {
             Status::Expired => &self.counters.expired,
             Status::Refused(_) => &self.counters.device_refused,
             Status::Faulted => &self.counters.faulted,
+            Status::Lost { .. } => &self.counters.lost,
         };
         counter.fetch_add(1, Ordering::Relaxed);
         self.counters
@@ -360,6 +410,84 @@ impl Hub {
         }
     }
 
+    /// Why the device was lost, if it was.
+    pub(crate) fn lost(&self) -> Option<&Lost> {
+        self.lost.get()
+    }
+
+    /// Who is to be told of the loss, on the runner's thread and after everything in flight was
+    /// ended. Set once, and not called for a loss that is over by then.
+    pub(crate) fn when_lost(&self, tell: Box<dyn Fn() + Send + Sync>) {
+        let _ = self.succession.set(tell);
+    }
+
+    /// The runner lost its device. Nothing is published or ordered any more, and whoever waits for
+    /// an answer on the ring is told that it may not come. It still holds what it held: the
+    /// runner calls [`Hub::settle_loss`] once nothing touches the memory any longer.
+    pub(crate) fn lose(&self, why: DeviceLost) {
+        let running = self.running(why);
+        if self.lost.set(Lost { why, running }).is_err() {
+            return;
+        }
+        self.pump.set_gate(Gate::Lost);
+        self.pump.retire(Status::Lost { running: false });
+        self.control.lose();
+        self.pump();
+        self.reap();
+        let Some(lost) = self.lost.get() else { return };
+        for index in self.permits.indices() {
+            let told = self.permits.record(index).and_then(|record| {
+                let running = lost.is_running(record.ticket);
+                match &record.state {
+                    State::InFlight { job, .. } => Some((Arc::clone(&job.done), running)),
+                    State::Free | State::Queued { .. } | State::Withdrawn | State::Held => None,
+                }
+            });
+            if let Some((done, running)) = told
+                && guarded(move || done.lost(running)).is_err()
+            {
+                self.counters.panics.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Nothing touches the memory of the lost device any longer: delivers what was posted before
+    /// the loss, and ends the rest.
+    pub(crate) fn settle_loss(&self) {
+        self.reap();
+        self.sweep();
+        self.settled.store(true, Ordering::SeqCst);
+        if let Some(tell) = self.succession.get() {
+            tell();
+        }
+    }
+
+    /// Whether it was lost and everything that it held is given back.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::SeqCst)
+    }
+
+    /// Whether anything is on the ring or on the device.
+    pub(crate) fn is_in_flight(&self) -> bool {
+        self.outstanding() > 0
+            && self.permits.indices().any(|index| {
+                let record = self.permits.record(index);
+                record.is_some_and(|record| matches!(record.state, State::InFlight { .. }))
+            })
+    }
+
+    /// What may have lost the device: the tile that was stuck, else all that were running.
+    fn running(&self, why: DeviceLost) -> SmallVec<[u64; 16]> {
+        match why {
+            DeviceLost::Stuck { ticket, .. } => smallvec::smallvec![ticket],
+            DeviceLost::Died | DeviceLost::Silent { .. } => {
+                let beats = beats(&self.region, &self.layout);
+                let tickets = beats.map(|words| join(words[0], words[1]));
+                tickets.filter(|ticket| *ticket != 0).collect()
+            }
+        }
+    }
+
     /// Waits until nothing is outstanding; `false` if `until` passed first.
     pub(crate) fn wait_quiet(&self, until: Instant) -> bool {
         let mut outstanding = self.outstanding.lock();
@@ -375,8 +503,9 @@ impl Hub {
         *self.outstanding.lock()
     }
 
-    /// After the workers are gone: whatever has no completion gets one. It may have run.
+    /// After the runner has ended: whatever has no completion gets one. It may have run.
     pub(crate) fn sweep(&self) {
+        let lost = self.lost();
         for index in self.permits.indices() {
             let Some(mut record) = self.permits.record(index) else {
                 continue;
@@ -390,9 +519,14 @@ impl Hub {
             if let State::InFlight { slots, job } = state {
                 self.pump.give_back(slots);
                 self.permits.release(index);
-                let text = "the device was closed before it answered".to_owned();
-                let result = ResultBytes(Bytes::Text(text));
-                let (status, cost) = (Status::Faulted, BusyNanos::new(0));
+                let (status, result) = match lost {
+                    Some(lost) => (lost.status_of(ticket), ResultBytes::EMPTY),
+                    None => {
+                        let text = "the device was closed before it answered".to_owned();
+                        (Status::Faulted, ResultBytes(Bytes::Text(text)))
+                    }
+                };
+                let cost = BusyNanos::new(0);
                 self.deliver(
                     job,
                     Completed {
@@ -416,15 +550,16 @@ impl Hub {
         into.expired = of(&self.counters.expired);
         into.device_refused = of(&self.counters.device_refused);
         into.faulted = of(&self.counters.faulted);
+        into.lost = of(&self.counters.lost);
         into.stale_completions = of(&self.counters.stale);
         into.callback_panics = of(&self.counters.panics);
         into.cost = BusyNanos::new(of(&self.counters.cost));
         into.outstanding = self.outstanding();
         into.waiting = self.pump.waiting();
-        into.active = self.kernel.active();
+        into.active = self.runner.active();
         into.credits = self.pump.credits();
         into.permits = u64::from(self.permits.available());
-        into.wakes = self.kernel.wakes();
+        into.wakes = self.runner.wakes();
         into.orders = self.control.orders();
     }
 }

@@ -153,6 +153,36 @@ pub mod header_word {
     pub const GENERATION: usize = 1;
 }
 
+/// Byte offsets of 32-bit words in the header's page that two processes of the host share. Whole
+/// (no sequence); a chip has no use for them.
+pub mod host_word {
+    /// The first byte that belongs to them.
+    pub const FIRST: u64 = 1024;
+    /// Rung when the device's process has something to look at: entries or orders.
+    pub const WORK_BELL: u64 = 1024;
+    /// Rung when completions were posted.
+    pub const POSTED_BELL: u64 = 1088;
+    /// Rung when replies were posted.
+    pub const REPLIED_BELL: u64 = 1152;
+    /// How often the device's process has heard its bell, as that counts.
+    pub const HEARD: u64 = 1216;
+    /// How far the device's process is: 0 starting, 1 ready, 2 refused for other operations, 3
+    /// refused for anything else.
+    pub const STAGE: u64 = 1220;
+    /// What both sides' operations hash to, low half and high half.
+    pub const OPS_LOW: u64 = 1224;
+    /// The high half.
+    pub const OPS_HIGH: u64 = 1228;
+    /// The process that made the memory.
+    pub const PARENT: u64 = 1232;
+    /// The most tiles of one task.
+    pub const TILES_MAX: u64 = 1236;
+    /// Buffer slots.
+    pub const BUFFER_SLOTS: u64 = 1240;
+    /// How long an idle worker looks before it sleeps, in nanoseconds.
+    pub const SPIN_NANOS: u64 = 1244;
+}
+
 /// Sizes from which a layout follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {

@@ -12,20 +12,24 @@
 
 mod baton;
 mod buffer;
+mod child;
 pub mod completion;
 mod control;
 mod device;
 pub mod entry;
+mod epochs;
 mod host;
 mod hub;
 pub mod kernel;
 pub mod layout;
+mod lost;
 pub mod memory;
 mod opcodes;
 mod ops;
 mod options;
 mod pump;
 mod ring;
+mod runner;
 pub mod slot;
 mod snapshot;
 mod status;
@@ -40,9 +44,14 @@ pub use buffer::error::{
 pub use buffer::{
     BufferId, BufferRef, BufferWriter, Buffers, Freed, Header, MemoryClass, PinnedWindow, Room,
 };
+#[cfg(target_os = "linux")]
+pub use child::DeviceMain;
+pub use child::{ChildOptions, DeviceHost, HostError, device_main};
 pub use control::{Order, Reply};
 pub use device::{Cancel, Device, DrainError, PublishRefused, TenantError};
 pub use entry::{Opcode, Window};
+pub use epochs::Epochs;
+pub use lost::DeviceLost;
 pub use opcodes::{
     InstallError, LocalOpcode, OpcodeWindow, PinnedOpcode, TranslateError, WINDOWED_OPCODES_MAX,
 };

@@ -62,12 +62,22 @@ impl Region {
     }
 
     /// As [`Region::new`], with the file that another process may map.
-    #[cfg(all(test, target_os = "linux"))]
+    #[cfg(target_os = "linux")]
     pub(crate) fn shared(bytes: u64) -> Result<(Self, std::fs::File), RegionError> {
         let length = usize::try_from(bytes).map_err(|_| RegionError::Length { bytes })?;
         let mapped = map_file(length).map_err(|source| RegionError::System { bytes, source });
         let (base, file) = mapped?;
         Ok((Self { base, length }, file.into()))
+    }
+
+    /// Maps the whole of a file that another process made with [`Region::shared`].
+    #[cfg(target_os = "linux")]
+    pub(crate) fn of_file(file: impl rustix::fd::AsFd) -> Result<Self, std::io::Error> {
+        let size = rustix::fs::fstat(&file)?.st_size;
+        let length = usize::try_from(size).ok().filter(|length| *length > 0);
+        let length = length.ok_or(std::io::ErrorKind::InvalidData)?;
+        let base = map_shared(length, file)?;
+        Ok(Self { base, length })
     }
 
     /// Length in bytes.
@@ -87,6 +97,20 @@ impl Region {
         // `self`; the alignment was tested; zeroed memory is a valid `Slot`, and all access to
         // slot sections is atomic because `bytes` and `write` are never used on them.
         Some(unsafe { std::slice::from_raw_parts(start.cast::<Slot>().as_ptr(), count) })
+    }
+
+    /// The 32-bit word at byte `offset` of the header's page, if it is one of those behind the
+    /// header's slots.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn host_word(&self, offset: u64) -> Option<&std::sync::atomic::AtomicU32> {
+        use crate::layout::{PAGE_BYTES, host_word};
+        if !(host_word::FIRST..PAGE_BYTES).contains(&offset) || !offset.is_multiple_of(4) {
+            return None;
+        }
+        let start = self.checked(offset, 4)?;
+        // SAFETY: inside the mapping, which lives as long as `self`; aligned, as was tested; these
+        // bytes are reached through this function alone, so all access to them is atomic.
+        Some(unsafe { start.cast::<std::sync::atomic::AtomicU32>().as_ref() })
     }
 
     /// `length` bytes from `offset` on, if they lie inside.
@@ -140,10 +164,18 @@ fn map(length: usize) -> Result<NonNull<u8>, std::io::Error> {
 #[cfg(target_os = "linux")]
 fn map_file(length: usize) -> Result<(NonNull<u8>, rustix::fd::OwnedFd), std::io::Error> {
     use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
-    use rustix::mm::{MapFlags, ProtFlags, mmap};
 
     let file = memfd_create("orlop", MemfdFlags::CLOEXEC)?;
     ftruncate(&file, length as u64)?;
+    let base = map_shared(length, &file)?;
+    Ok((base, file))
+}
+
+/// `file` has `length` bytes and is not shortened.
+#[cfg(target_os = "linux")]
+fn map_shared(length: usize, file: impl rustix::fd::AsFd) -> Result<NonNull<u8>, std::io::Error> {
+    use rustix::mm::{MapFlags, ProtFlags, mmap};
+
     let (protection, flags) = (
         ProtFlags::READ | ProtFlags::WRITE,
         MapFlags::SHARED | MapFlags::NORESERVE,
@@ -151,9 +183,7 @@ fn map_file(length: usize) -> Result<(NonNull<u8>, rustix::fd::OwnedFd), std::io
     // SAFETY: the address is left to the system and no existing mapping is replaced; the file has
     // `length` bytes, and whoever is given its descriptor keeps it that long.
     let base = unsafe { mmap(std::ptr::null_mut(), length, protection, flags, &file, 0) }?;
-    let base = NonNull::new(base.cast());
-    let base = base.ok_or_else(|| std::io::Error::other("mapped at address zero"))?;
-    Ok((base, file))
+    NonNull::new(base.cast()).ok_or_else(|| std::io::Error::other("mapped at address zero"))
 }
 
 #[cfg(target_os = "linux")]

@@ -109,6 +109,10 @@ pub enum InstallError {
     /// A window has at least one opcode.
     #[error("a window of no opcodes was asked for")]
     Empty,
+    /// Another process runs the operations, and tenants have none of their own there. Run the
+    /// device in this process, or make the operation everybody's.
+    #[error("operations of a tenant's own run in this process only")]
+    Elsewhere,
     /// No gap between windows is as long. Ask for less, or wait until windows of lives that have
     /// left are free.
     #[error("{asked} opcodes were asked for, the longest gap has {longest}")]

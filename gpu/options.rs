@@ -5,6 +5,7 @@ use std::time::Duration;
 use orlop_saga::amount::ByteCount;
 
 use crate::buffer::{UNIT_BYTES, UNITS_MAX};
+use crate::child::{DeviceHost, HostError};
 use crate::layout::{ENTRY_SLOTS_MAX, Layout, PAGE_BYTES, RESULT_BYTES_MAX, Sizes};
 use crate::memory::RegionError;
 use crate::ops::RegisterError;
@@ -31,6 +32,8 @@ pub struct DeviceOptions {
     pub spin: Duration,
     /// The epoch of this device's memory, from 1; raise it when a lost device is opened again.
     pub epoch: u32,
+    /// Where its megakernel runs.
+    pub host: DeviceHost,
 }
 
 impl Default for DeviceOptions {
@@ -45,6 +48,7 @@ impl Default for DeviceOptions {
             tiles_max: 65_536,
             spin: Duration::from_micros(5),
             epoch: 1,
+            host: DeviceHost::InProcess,
         }
     }
 }
@@ -75,6 +79,9 @@ pub enum OpenError {
     /// An operation was refused.
     #[error(transparent)]
     Op(#[from] RegisterError),
+    /// Its process does not run.
+    #[error(transparent)]
+    Host(#[from] HostError),
     /// The system refused a thread.
     #[error("the system refused worker {worker}")]
     Thread {
@@ -172,6 +179,16 @@ impl DeviceOptions {
                     range,
                 });
             }
+        }
+        if let DeviceHost::Child(child) = &self.host
+            && let Some((option, value, range)) = child.wrong()
+        {
+            let value = u64::try_from(value.as_nanos()).unwrap_or(u64::MAX);
+            return Err(OpenError::Option {
+                option,
+                value,
+                range,
+            });
         }
         debug_assert!(self.entry_slots as usize >= 2 * ENTRY_SLOTS_MAX);
         let workers = self.workers_resolved();

@@ -27,6 +27,7 @@ use crate::ticket::{Job, Permits, State};
 pub(crate) enum Gate {
     Open,
     Draining,
+    Lost,
     Closed,
 }
 
@@ -48,7 +49,8 @@ struct Writer {
     position: u64,
     /// Popped, but the ring had no room.
     next: Option<u32>,
-    retired: bool,
+    /// With what it ends that is still to be written.
+    retired: Option<Status>,
 }
 
 #[derive(Debug)]
@@ -73,7 +75,7 @@ impl Pump {
             writer: Mutex::new(Writer {
                 position: 0,
                 next: None,
-                retired: false,
+                retired: None,
             }),
             inbound: Mutex::new(Inbound {
                 queue: VecDeque::new(),
@@ -90,7 +92,7 @@ impl Pump {
         let mut inbound = self.inbound.lock();
         match inbound.gate {
             Gate::Open => {}
-            gate @ (Gate::Draining | Gate::Closed) => return Err(gate),
+            gate @ (Gate::Draining | Gate::Lost | Gate::Closed) => return Err(gate),
         }
         accepted();
         self.waiting
@@ -99,20 +101,22 @@ impl Pump {
         Ok(())
     }
 
-    /// Moves the gate; a closed gate stays closed. Says what it was.
+    /// Moves the gate; that of a lost device opens no more, and a closed one stays closed. Says
+    /// what it was.
     pub(crate) fn set_gate(&self, gate: Gate) -> Gate {
         let mut inbound = self.inbound.lock();
         let was = inbound.gate;
         match was {
             Gate::Open | Gate::Draining => inbound.gate = gate,
-            Gate::Closed => {}
+            Gate::Lost if gate == Gate::Closed => inbound.gate = gate,
+            Gate::Lost | Gate::Closed => {}
         }
         was
     }
 
-    /// Nothing is written any longer; what waits is withdrawn by the next pump.
-    pub(crate) fn retire(&self) {
-        self.writer.lock().retired = true;
+    /// Nothing is written any longer; what waits is withdrawn with `status` by the next pump.
+    pub(crate) fn retire(&self, status: Status) {
+        self.writer.lock().retired.get_or_insert(status);
     }
 
     /// Gives slots back. Whether something waits for them: then pump.
@@ -211,8 +215,8 @@ impl Pump {
         job: &Job,
         writer: &Writer,
     ) -> Result<(EntryWords, u64), Option<Status>> {
-        if writer.retired {
-            return Err(Some(Status::Cancelled));
+        if let Some(status) = writer.retired {
+            return Err(Some(status));
         }
         let mut timed = None;
         if let Some(deadline) = job.deadline {

@@ -35,6 +35,8 @@ pub struct DeviceSnapshot {
     pub device_refused: u64,
     /// Ended by a panic.
     pub faulted: u64,
+    /// Ended because the device was lost.
+    pub lost: u64,
     /// Completions of another epoch or life, or that were none: ignored.
     pub stale_completions: u64,
     /// Callbacks that panicked.

@@ -18,6 +18,12 @@ pub enum Status {
     Refused(RefusedWhy),
     /// It panicked, or broke its own contract; the result is a text that says how.
     Faulted,
+    /// The device was lost before it answered: it may have run, and its result is gone. Publish it
+    /// again on the next epoch. Never on the ring: the host says so.
+    Lost {
+        /// A worker was at it when the device was lost, so it may be what lost it.
+        running: bool,
+    },
 }
 
 /// Why the device refused an operation. Nothing ran.
@@ -62,6 +68,7 @@ impl Status {
             Self::Expired => (4, 0),
             Self::Refused(why) => (5, why as u32),
             Self::Faulted => (6, 0),
+            Self::Lost { running } => (7, running as u32),
         }
     }
 
@@ -85,7 +92,11 @@ impl Status {
     pub(crate) const fn has_result(self) -> bool {
         match self {
             Self::Done | Self::Faulted => true,
-            Self::Failed { .. } | Self::Cancelled | Self::Expired | Self::Refused(_) => false,
+            Self::Failed { .. }
+            | Self::Cancelled
+            | Self::Expired
+            | Self::Refused(_)
+            | Self::Lost { .. } => false,
         }
     }
 }

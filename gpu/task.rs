@@ -81,6 +81,13 @@ pub trait Completion: Send + Sync {
     /// thread that withdrew it), so it must be short and must not block; it may publish. A panic
     /// is caught and counted.
     fn completed(self: Arc<Self>, completed: Completed);
+
+    /// The device is lost, and `completed` follows once nothing of it runs any more: until then
+    /// it holds what it held. `running`: a worker was at it. For whoever wants to know early; the
+    /// same rules as for `completed` hold. Not called for what never reached the ring.
+    fn lost(&self, running: bool) {
+        let _ = running;
+    }
 }
 
 impl<F: Fn(Completed) + Send + Sync> Completion for F {

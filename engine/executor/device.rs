@@ -310,6 +310,9 @@ impl Completion for DeviceJob {
                     "the device refused it: {why:?}"
                 )))
             }
+            Status::Lost { running: _ } => {
+                Ending::Failed(Failure::retryable("the device was lost"))
+            }
             Status::Faulted => {
                 let text = String::from_utf8_lossy(completed.result.as_ref()).into_owned();
                 Ending::Failed(Failure::retryable(format!("the operation faulted: {text}")))

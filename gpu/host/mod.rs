@@ -10,6 +10,7 @@ mod schedule;
 mod task;
 #[cfg(test)]
 mod tests;
+mod threads;
 pub(crate) mod worker;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
@@ -21,6 +22,7 @@ use orlop_saga::id::TenantId;
 use parking_lot::Mutex;
 
 use self::schedule::{Counts, Schedule};
+pub(crate) use self::threads::HostThreads;
 use crate::completion::CompletionEntry;
 use crate::control::Doorbell;
 use crate::entry::{Opcode, Window};
@@ -241,11 +243,6 @@ impl HostKernel {
         if let Some(word) = slot.and_then(|slot| slot.word(0)) {
             word.store(u64::from(sleeping), Ordering::Relaxed);
         }
-    }
-
-    #[cfg(test)]
-    pub(crate) fn says_it_sleeps(&self, worker: u32) -> bool {
-        self.is_sleeping(worker)
     }
 
     fn is_sleeping(&self, worker: u32) -> bool {

@@ -1,7 +1,6 @@
 //! The kernel alone: what it makes of the bytes on its rings, whoever wrote them.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
@@ -263,16 +262,18 @@ fn a_malformed_entry_is_refused_once_and_the_next_one_runs() {
 #[test]
 fn a_late_completion_of_an_older_epoch_or_life_is_refused() {
     let device = device(1, vec![]);
-    for ticket in [1 << 32 | 64, 9 << 32 | 1, 0] {
-        device
-            .hub
-            .kernel
-            .counts
-            .active
-            .fetch_add(1, Ordering::SeqCst);
+    let (hub, layout) = (&device.hub, &device.hub.layout);
+    let posted = Ring::new(
+        Arc::clone(&hub.region),
+        layout.completions,
+        layout.sizes.entry_slots,
+    );
+    let posted = posted.unwrap();
+    for (position, ticket) in (0..).zip([1 << 32 | 64, 9 << 32 | 1, 0]) {
         let late = CompletionEntry::bare(ticket, 1, Status::Done, BusyNanos::new(1));
-        device.hub.kernel.post(late, &[]);
+        posted.write(position, &late.encode());
     }
+    hub.reap();
     let snapshot = device.snapshot();
     assert_eq!((snapshot.stale_completions, snapshot.done), (3, 0));
     assert_eq!(

@@ -9,31 +9,62 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use orlop_saga::id::TenantId;
+
 use super::compiler::{Watch, program, say};
 use super::script::{ALICE, BOB};
-use crate::control::{Control, Doorbell};
+use crate::control::Doorbell;
 use crate::device::Cancel;
 use crate::entry::Opcode;
-use crate::host::{HostKernel, KernelOptions, Listener};
+use crate::host::Listener;
 use crate::hub::Hub;
-use crate::layout::{CONTROL_SLOTS, Layout, Sizes, header_word};
+use crate::layout::{Layout, Sizes, header_word};
 use crate::memory::Region;
-use crate::ops::{Blake3, Crc32c, Noop, OpTable};
-use crate::pump::Pump;
-use crate::ring::Ring;
+use crate::ops::{Blake3, Crc32c, HostOp, Noop, RegisterError};
+use crate::runner::Runner;
 use crate::status::{RefusedWhy, Status};
 use crate::task::{Completed, Task};
-use crate::ticket::Permits;
-use crate::{Buffers, Device};
+use crate::{Device, DeviceOptions, InstallError, LocalOpcode, OpcodeWindow};
 
 const BUFFER_SLOTS: u32 = 64;
 
-/// The other end looks at the rings by itself.
+/// The other end looks at the rings by itself, and has the operations it was compiled with.
 struct Silent;
 
 impl Doorbell for Silent {
     fn entries_written(&self) {}
     fn orders_written(&self) {}
+}
+
+impl Runner for Silent {
+    fn register(&self, _: Arc<dyn HostOp>) -> Result<(), RegisterError> {
+        unimplemented!("the kernel has what it was compiled with")
+    }
+    fn install(
+        &self,
+        _: TenantId,
+        _: OpcodeWindow,
+        _: &[(LocalOpcode, Arc<dyn HostOp>)],
+    ) -> Result<(), InstallError> {
+        unimplemented!("the kernel has what it was compiled with")
+    }
+    fn uninstall(&self, _: &[OpcodeWindow]) -> Vec<Arc<dyn HostOp>> {
+        Vec::new()
+    }
+    fn owner(&self, _: Opcode) -> Option<TenantId> {
+        None
+    }
+    fn active(&self) -> u64 {
+        0
+    }
+    fn wakes(&self) -> u64 {
+        0
+    }
+    fn runs_here(&self) -> bool {
+        false
+    }
+    fn stop(&self) {}
+    fn end(&self) {}
 }
 
 struct Peer {
@@ -64,36 +95,17 @@ impl Peer {
         };
         let layout = Layout::of(sizes).unwrap();
         let (region, file) = shared(&layout);
-        let ring = |at, slots| Ring::new(Arc::clone(&region), at, slots).unwrap();
-        let (orders, replies) = (
-            ring(layout.control, CONTROL_SLOTS),
-            ring(layout.control_done, CONTROL_SLOTS),
-        );
-        let options = KernelOptions {
-            tiles_max: 64,
+        let device_options = DeviceOptions {
+            entry_slots: sizes.entry_slots,
+            tickets_max: sizes.tickets,
+            result_bytes_max: sizes.result_bytes,
+            workers: sizes.workers,
+            arena_bytes: sizes.arena_bytes,
             buffer_slots: BUFFER_SLOTS,
-            spin: Duration::ZERO,
+            ..DeviceOptions::default()
         };
-        // Never run: the hub asks it for counts alone.
-        let idle = HostKernel::new(&region, layout, OpTable::default(), &options).unwrap();
-        let control = Arc::new(Control::new(orders, replies, Arc::new(Silent)));
-        let units = u32::try_from(sizes.arena_bytes / crate::buffer::UNIT_BYTES).unwrap();
-        let buffers = Buffers::new(
-            Arc::clone(&region),
-            layout.arena,
-            units,
-            BUFFER_SLOTS,
-            Arc::clone(&control),
-        );
-        let hub = Arc::new(Hub::new(
-            Pump::new(ring(layout.entries, sizes.entry_slots)),
-            ring(layout.completions, sizes.entry_slots),
-            Arc::new(Permits::new(Arc::clone(&region), layout, 1)),
-            control,
-            Arc::new(idle),
-            Arc::clone(&region),
-            layout,
-        ));
+        let device = Device::assemble(region, layout, &device_options, Arc::new(Silent)).unwrap();
+        let hub = Arc::clone(&device.hub);
         let mut command = Command::new("setarch");
         command
             .arg("-R")
@@ -109,7 +121,7 @@ impl Peer {
         let reaper = |look| reap(Arc::downgrade(&hub), Arc::clone(&over), look);
         let reapers = vec![reaper(Hub::completions_posted), reaper(Hub::replies_posted)];
         let mut peer = Self {
-            device: Device::over(hub, buffers),
+            device,
             child,
             reapers,
             over,
@@ -155,7 +167,7 @@ fn reap(hub: Weak<Hub>, over: Arc<AtomicBool>, look: fn(&Hub)) -> std::thread::J
     })
 }
 
-fn task(opcode: Opcode, tenant: orlop_saga::id::TenantId) -> Task {
+fn task(opcode: Opcode, tenant: TenantId) -> Task {
     Task::new(opcode, tenant)
 }
 
@@ -219,7 +231,8 @@ fn both_ends_meet(watch: Watch, seed: u32) {
             other @ (Status::Failed { .. }
             | Status::Expired
             | Status::Refused(_)
-            | Status::Faulted) => panic!("operation {index} ended as {other:?}"),
+            | Status::Faulted
+            | Status::Lost { .. }) => panic!("operation {index} ended as {other:?}"),
         }
     }
     assert!(

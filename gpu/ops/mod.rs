@@ -263,6 +263,9 @@ pub enum RegisterError {
         /// The bound.
         ops_max: usize,
     },
+    /// Another process runs the operations, and has those that it was started with.
+    #[error("the device's process has the operations that it was started with")]
+    Elsewhere,
 }
 
 /// The most operations of one device.
@@ -319,6 +322,22 @@ impl OpTable {
         }
         self.insert(op);
         Ok(())
+    }
+
+    /// The same for two tables with the same operations under the same opcodes, told by name.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn digest(&self) -> u64 {
+        let mut ops: Vec<_> = self.ops.iter().map(|(op, found)| (*op, found)).collect();
+        ops.sort_unstable_by_key(|(opcode, _)| *opcode);
+        let mut hasher = ::blake3::Hasher::new();
+        for (opcode, found) in ops {
+            hasher.update(&opcode.to_le_bytes());
+            hasher.update(&(found.name.len() as u64).to_le_bytes());
+            hasher.update(found.name.as_bytes());
+        }
+        let digest = hasher.finalize();
+        let first = digest.as_bytes().first_chunk::<8>();
+        first.map_or(0, |bytes| u64::from_le_bytes(*bytes))
     }
 
     /// The operation, if this tenant sees it.

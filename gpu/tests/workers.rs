@@ -1,6 +1,7 @@
 //! Workers: whose tile is next, who sleeps, who tells what runs.
 
 use super::*;
+use crate::layout::worker_slot;
 
 #[test]
 fn tiles_are_claimed_round_robin_over_tenants() {
@@ -35,6 +36,14 @@ fn tiles_are_claimed_round_robin_over_tenants() {
     quiet(&device);
 }
 
+fn says_it_sleeps(device: &Device, worker: usize) -> bool {
+    let (at, lines) = (device.hub.layout.workers, 2 * worker_slot::COUNT);
+    let slots = device.hub.region.slots(at, lines).unwrap();
+    let line = worker * usize::try_from(worker_slot::COUNT).unwrap();
+    let slot = &slots[line + usize::try_from(worker_slot::SLEEPING).unwrap()];
+    slot.word(0).unwrap().load(Ordering::Relaxed) != 0
+}
+
 #[test]
 fn idle_workers_sleep() {
     let device = device(2, vec![]);
@@ -44,7 +53,7 @@ fn idle_workers_sleep() {
         .unwrap();
     next(&completions);
     // Every worker says so itself; nothing but a doorbell ends that.
-    while !(0..2).all(|worker| device.hub.kernel.says_it_sleeps(worker)) {
+    while !(0..2).all(|worker| says_it_sleeps(&device, worker)) {
         std::thread::yield_now();
     }
     assert_eq!(device.snapshot().workers, [Heartbeat::default(); 2]);

@@ -485,7 +485,8 @@ impl House {
             | Status::Cancelled
             | Status::Expired
             | Status::Refused(_)
-            | Status::Faulted => Err(BenchError::Device(format!("{:?}", completed.status))),
+            | Status::Faulted
+            | Status::Lost { .. } => Err(BenchError::Device(format!("{:?}", completed.status))),
         }
     }
 }

@@ -1,0 +1,29 @@
+//! Lost devices: why a device answers no longer.
+
+use std::time::Duration;
+
+/// Why a device is lost. What was in flight may have run; it wrote nothing that anybody reads.
+/// Nothing more is published on it, and the next epoch has new memory. Retry there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeviceLost {
+    /// The process that ran it died.
+    #[error("the device's process died")]
+    Died,
+    /// Its process did not answer, though it had work. It was killed.
+    #[error("the device did not answer for {bound:?}")]
+    Silent {
+        /// How long it may be silent.
+        bound: Duration,
+    },
+    /// A tile ran for longer than a tile may. Its process was killed.
+    #[error("tile {tile} of ticket {ticket:#x} ran for more than {bound:?}")]
+    Stuck {
+        /// The ticket, as it stands on the ring.
+        ticket: u64,
+        /// Which of its tiles.
+        tile: u32,
+        /// How long a tile may run.
+        bound: Duration,
+    },
+}
