@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use crate::audit::Auditor;
 use crate::budget::Treasury;
-use crate::buffer::BufferSource;
+use crate::buffer::{BufferSource, Cache};
 use crate::clock::SystemClock;
 use crate::computation::{Computation, External, Pure, Undo};
 use crate::core::{Core, CoreParts, Projections};
@@ -407,6 +407,7 @@ impl EngineBuilder {
             runtime,
             clock: Arc::clone(&clock),
             source: self.source,
+            cache: Cache::new(options.cached_bytes()),
             treasury: Treasury::new(options.budgets),
             output_max: options.limits.output_bytes_max,
             busy: Arc::default(),

@@ -91,6 +91,7 @@ impl Core {
         self.driver.stop();
         self.feed.close();
         self.executor.device.close();
+        self.executor.cache.forget_all();
         self.interrupt();
         drained?;
         Ok(closed?)

@@ -43,7 +43,7 @@ pub(crate) use self::busy::Busy;
 use self::busy::BusyGuard;
 use crate::audit::Auditor;
 use crate::budget::{Charge, Fee, Treasury};
-use crate::buffer::BufferSource;
+use crate::buffer::{BufferSource, Cache};
 use crate::course::Ending;
 use crate::host::{Attempt, Reconciled};
 use crate::lease::Bounds;
@@ -105,6 +105,8 @@ pub(crate) struct Executor {
     pub(crate) runtime: Arc<OwnRuntime>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) source: Option<Arc<dyn BufferSource>>,
+    /// The buffers on the device that nobody holds.
+    pub(crate) cache: Cache,
     pub(crate) treasury: Arc<Treasury>,
     pub(crate) output_max: usize,
     pub(crate) busy: Arc<Busy>,

@@ -84,7 +84,7 @@ pub use backup::{RestoreOptions, check, clone_store, restore, verify_audit, veri
 pub use batch::Batch;
 pub use blocking::{BlockingEngine, wait};
 pub use budget::{BudgetError, BudgetOptions, Budgets};
-pub use buffer::{Buffer, BufferError, BufferSource};
+pub use buffer::{Buffer, BufferError, BufferSource, BufferUse, Eviction, SourceBytes};
 pub use builder::EngineBuilder;
 pub use clock::SystemClock;
 pub use close::CloseError;

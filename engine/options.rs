@@ -98,6 +98,9 @@ pub struct Limits {
     /// How many bytes the payloads of the signals of one saga may have together; they count in
     /// `saga_bytes_max` too.
     pub saga_signal_bytes_max: usize,
+    /// How many bytes of buffers that nobody holds one tenant may have on the device, beside its
+    /// quotas. 0 is a quarter of the arena in which buffers lie.
+    pub cached_bytes_per_tenant_max: u64,
     /// How long one undo or one reconciliation may take before it counts as unanswered.
     pub settle_timeout: Duration,
     /// How many tenants may be registered.
@@ -135,6 +138,7 @@ impl Default for Limits {
             saga_signals_max: 1024,
             subscribers_max: 64,
             saga_signal_bytes_max: 4 << 20,
+            cached_bytes_per_tenant_max: 0,
             settle_timeout: Duration::from_secs(30),
             tenants_max: 4096,
             retry: RetryPolicy::default(),
@@ -367,6 +371,18 @@ impl Options {
             }
         }
         Ok(())
+    }
+
+    /// The most bytes that one tenant has in the cache.
+    pub(crate) fn cached_bytes(&self) -> u64 {
+        let arena = match self.device.device_bytes {
+            0 => self.device.arena_bytes,
+            bytes => bytes,
+        };
+        match self.limits.cached_bytes_per_tenant_max {
+            0 => arena / 4,
+            bytes => bytes,
+        }
     }
 
     /// The options of the bulkhead of this name.

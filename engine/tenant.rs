@@ -10,8 +10,9 @@ use futures_util::future::{BoxFuture, Shared};
 use orlop_admission::{
     Quotas, RegisterError, TenantAccount, TenantError as AdmissionError, TenantSnapshot,
 };
-use orlop_gpu::InstallError;
+use orlop_gpu::{BufferRef, InstallError};
 use orlop_saga::audit::{Object, Operation};
+use orlop_saga::digest::Digest;
 use orlop_saga::effect::EffectId;
 use orlop_saga::event::Event;
 use orlop_saga::id::TenantId;
@@ -21,7 +22,7 @@ use orlop_store::log::Purpose;
 use tokio::sync::oneshot;
 
 use crate::batch::Batch;
-use crate::buffer::{self, Buffer, BufferError};
+use crate::buffer::{self, Buffer, BufferError, BufferUse, Desk, Eviction};
 use crate::computation::Computation;
 use crate::core::Core;
 use crate::driver::CancelError;
@@ -220,6 +221,7 @@ impl Core {
 
     /// The device refuses the tenant from now on.
     pub(crate) fn leave_device(&self, tenant: TenantId) {
+        self.executor.cache.clear(tenant);
         if let Err(error) = self.executor.device.revoke_tenant_generation(tenant) {
             tracing::error!(%tenant, %error, "the device did not know the tenant");
         }
@@ -227,6 +229,7 @@ impl Core {
 
     fn enter_device(&self, tenant: TenantId) {
         self.tenures.begin(tenant);
+        self.executor.cache.enter(tenant);
         if let Err(error) = self.executor.device.register_tenant_generation(tenant) {
             // Its device work is refused as stale; the rest goes on.
             tracing::error!(%tenant, %error, "the device does not take the tenant");
@@ -297,7 +300,62 @@ impl Tenant {
     /// [`BufferError`]: nothing was put.
     pub fn buffer(&self, bytes: &[u8]) -> Result<Buffer, BufferError> {
         self.core.check_open()?;
-        buffer::put(&self.core.executor.device, &self.account, bytes)
+        buffer::put(self.desk(), bytes)
+    }
+
+    /// Puts bytes into the tenant's cache on the device, under their digest. No handle keeps them
+    /// there: they count against its quotas, make way when it needs the room for something else,
+    /// and come back from the engine's [`BufferSource`](crate::BufferSource), which must have them,
+    /// when work names them.
+    ///
+    /// Copies and hashes on the calling thread, as [`buffer`](Self::buffer) does.
+    ///
+    /// # Errors
+    /// [`BufferError`]: nothing was put.
+    pub fn cache(&self, bytes: &[u8]) -> Result<BufferRef, BufferError> {
+        self.core.check_open()?;
+        if self.core.executor.source.is_none() {
+            return Err(BufferError::NoSource);
+        }
+        let buffer = buffer::put(self.desk(), bytes)?;
+        self.core.executor.cache.keep(&buffer);
+        Ok(buffer.reference())
+    }
+
+    /// Brings the bytes of this digest onto the device from the engine's
+    /// [`BufferSource`](crate::BufferSource), unless they are there, and holds them. Blocks for as
+    /// long as the source does.
+    ///
+    /// # Errors
+    /// [`BufferError`]: nothing is held. [`Lost`](BufferError::Lost): the source does not have it.
+    pub fn fetch(&self, digest: &Digest) -> Result<Buffer, BufferError> {
+        self.core.check_open()?;
+        let desk = self.desk();
+        if let Some(buffer) = buffer::share(desk, digest)? {
+            return Ok(buffer);
+        }
+        let source = self.core.executor.source.as_deref();
+        buffer::load(desk, source, digest, false).map_err(|error| error.0)
+    }
+
+    /// Has a buffer leave the tenant's cache, unless work uses it.
+    pub fn evict(&self, digest: &Digest) -> Eviction {
+        self.core.executor.cache.evict(self.id(), digest)
+    }
+
+    /// What the tenant has in its cache, and what became of what it asked for.
+    pub fn cached(&self) -> BufferUse {
+        self.core.executor.cache.counts(self.id())
+    }
+
+    fn desk(&self) -> Desk<'_> {
+        let executor = &self.core.executor;
+        Desk {
+            device: &executor.device,
+            cache: &executor.cache,
+            tenant: self.account.id(),
+            account: Some(&self.account),
+        }
     }
 }
 

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use orlop_saga::id::TenantId;
 
-use crate::buffer::Buffers;
+use crate::buffer::copy::HostCopy;
+use crate::buffer::{Buffers, ResultWindow};
 #[cfg(target_os = "linux")]
 use crate::child::ChildRunner;
 use crate::child::{ChildOptions, DeviceHost};
@@ -219,15 +220,13 @@ impl Device {
             ring(&region, &layout, layout.control_done, CONTROL_SLOTS)?,
             Arc::clone(&runner) as Arc<dyn Doorbell>,
         ));
-        let units = options.arena_bytes / crate::buffer::UNIT_BYTES;
-        let units = u32::try_from(units).map_err(|_| OpenError::Layout { arena })?;
-        let slots = options.buffer_slots;
-        let buffers = Buffers::new(
+        let buffers = Buffers::with_classes(
             Arc::clone(&region),
             layout.arena,
-            units,
-            slots,
+            &options.classes().ok_or(OpenError::Layout { arena })?,
+            options.buffer_slots,
             Arc::clone(&control),
+            Box::new(HostCopy::new(Arc::clone(&region), layout.arena)),
         );
         let entry_slots = layout.sizes.entry_slots;
         let hub = Arc::new(Hub::new(
@@ -246,6 +245,11 @@ impl Device {
             drain_timeouts: AtomicU64::new(0),
             drain_waited: AtomicU64::new(0),
         })
+    }
+
+    /// The longest result that a permit's area takes; a longer one is given a buffer.
+    pub fn result_bytes_max(&self) -> u64 {
+        self.hub.layout.sizes.result_bytes.into()
     }
 
     /// The device's buffers.
@@ -369,9 +373,11 @@ impl Device {
         if task.opcode == Opcode::PAD {
             return Err(PublishRefused::Pad);
         }
-        crate::entry::slots_needed(task.args.len(), task.windows.len())?;
+        let result = task.result.as_ref().map(ResultWindow::pinned);
+        let windows = task.windows.len() + usize::from(result.is_some());
+        crate::entry::slots_needed(task.args.len(), windows)?;
         let tenant = task.tenant;
-        for (window, pinned) in task.windows.iter().enumerate() {
+        for (window, pinned) in task.windows.iter().chain(result).enumerate() {
             if pinned.tenant() != tenant || !self.buffers.same_as(pinned) {
                 return Err(PublishRefused::ForeignWindow { window, tenant });
             }

@@ -62,7 +62,7 @@ pub type Windows = SmallVec<[Window; 2]>;
 pub struct Entry {
     /// What to do.
     pub opcode: Opcode,
-    /// Reserved; travels unchanged.
+    /// [`Entry::RESULT_WINDOW`], or nothing; the other bits are reserved and travel unchanged.
     pub flags: u8,
     /// For whom.
     pub tenant: TenantId,
@@ -213,6 +213,14 @@ pub fn slots_needed(args: usize, windows: usize) -> Result<usize, EncodeError> {
 }
 
 impl Entry {
+    /// A flag: the last window is none of the operation's, but where its result goes.
+    pub const RESULT_WINDOW: u8 = 1;
+
+    /// Whether the last window is where the result goes.
+    pub fn has_result_window(&self) -> bool {
+        self.flags & Self::RESULT_WINDOW != 0 && !self.windows.is_empty()
+    }
+
     /// The entry's words.
     ///
     /// # Errors

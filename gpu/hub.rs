@@ -13,6 +13,7 @@ use orlop_saga::amount::BusyNanos;
 use parking_lot::{Condvar, Mutex, RwLock};
 use smallvec::SmallVec;
 
+use crate::buffer::ResultWindow;
 use crate::completion::CompletionEntry;
 use crate::control::{Control, Order, Reply};
 use crate::device::{Cancel, PublishRefused};
@@ -207,7 +208,10 @@ impl Hub {
         let (index, ticket) = self.permits.take(serial).ok_or(full)?;
         let entry = Entry {
             opcode: task.opcode,
-            flags: 0,
+            flags: match task.result {
+                Some(_) => Entry::RESULT_WINDOW,
+                None => 0,
+            },
             tenant: task.tenant,
             ticket: ticket.wire(),
             attempt: task.attempt,
@@ -218,11 +222,17 @@ impl Hub {
                 .windows
                 .iter()
                 .map(crate::buffer::PinnedWindow::window)
+                .chain(
+                    task.result
+                        .as_ref()
+                        .map(crate::buffer::ResultWindow::window),
+                )
                 .collect(),
         };
         let job = Job {
             done,
             windows: task.windows,
+            result: task.result,
             // A deadline beyond the clock's end is none.
             deadline: task
                 .deadline
@@ -336,12 +346,12 @@ impl Hub {
                 }
             }
         });
-        let Some((index, ticket, slots, job)) = taken else {
+        let Some((index, ticket, slots, mut job)) = taken else {
             self.counters.stale.fetch_add(1, Ordering::Relaxed);
             return;
         };
         let room_wanted = self.pump.give_back(slots);
-        let result = self.result(index, &completion);
+        let result = self.result(index, &completion, job.result.take());
         if room_wanted {
             self.pump();
         }
@@ -357,8 +367,21 @@ impl Hub {
     }
 
     /// The result; the permit goes with it if it lies in the permit's area, else it is free.
-    fn result(&self, index: u32, completion: &CompletionEntry) -> ResultBytes {
+    fn result(
+        &self,
+        index: u32,
+        completion: &CompletionEntry,
+        window: Option<ResultWindow>,
+    ) -> ResultBytes {
         let length = usize::try_from(completion.length).unwrap_or(usize::MAX);
+        // A text about what went wrong lies in the area in any case.
+        let window = window.filter(|_| completion.status == Status::Done);
+        if length > INLINE_BYTES
+            && let Some(window) = window
+        {
+            self.permits.release(index);
+            return ResultBytes(Bytes::Buffer(window.filled(completion.length)));
+        }
         if length > INLINE_BYTES {
             let guard = ResultGuard::new(Arc::clone(&self.permits), index, completion.length);
             return ResultBytes(Bytes::Area(guard));
@@ -397,9 +420,10 @@ impl Hub {
         let Job {
             done,
             windows,
+            result,
             deadline: _,
         } = job;
-        drop(windows);
+        drop((windows, result));
         if guarded(move || done.completed(completed)).is_err() {
             self.counters.panics.fetch_add(1, Ordering::Relaxed);
         }

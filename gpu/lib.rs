@@ -42,7 +42,8 @@ pub use buffer::error::{
     AccessError, BindError, CreateError, FreeError, PutError, SealError, Stale, WriteError,
 };
 pub use buffer::{
-    BufferId, BufferRef, BufferWriter, Buffers, Freed, Header, MemoryClass, PinnedWindow, Room,
+    BufferId, BufferRef, BufferWriter, Buffers, Evicted, Freed, Header, KeepError, MemoryClass,
+    Named, PinnedWindow, ResultBuffer, ResultWindow, Room,
 };
 #[cfg(target_os = "linux")]
 pub use child::DeviceMain;

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use orlop_saga::amount::ByteCount;
+use smallvec::SmallVec;
 
-use crate::buffer::{UNIT_BYTES, UNITS_MAX};
+use crate::buffer::{MemoryClass, UNIT_BYTES, UNITS_MAX};
 use crate::child::{DeviceHost, HostError};
 use crate::layout::{ENTRY_SLOTS_MAX, Layout, PAGE_BYTES, RESULT_BYTES_MAX, Sizes};
 use crate::memory::RegionError;
@@ -24,6 +25,10 @@ pub struct DeviceOptions {
     pub workers: u32,
     /// Bytes of the buffer arena, a multiple of 4096. Touched when used.
     pub arena_bytes: u64,
+    /// Bytes of the arena of memory class device 0, a multiple of 4096, where buffers with a name
+    /// lie; without any they lie in the arena of the host. Touched when used. Where host threads
+    /// are the device it is host memory as well.
+    pub device_bytes: u64,
     /// Buffer slots, staged windows included: 1 to 1048576.
     pub buffer_slots: u32,
     /// The most tiles of one task: 1 to 1048576.
@@ -44,6 +49,7 @@ impl Default for DeviceOptions {
             result_bytes_max: RESULT_BYTES_MAX,
             workers: 0,
             arena_bytes: 256 << 20,
+            device_bytes: 0,
             buffer_slots: 4096,
             tiles_max: 65_536,
             spin: Duration::from_micros(5),
@@ -114,6 +120,18 @@ impl DeviceOptions {
         if cores > 1 { self.spin } else { Duration::ZERO }
     }
 
+    /// The memory classes of the arena and their units, in the order in which they lie there.
+    pub(crate) fn classes(&self) -> Option<SmallVec<[(MemoryClass, u32); 2]>> {
+        let classes = [
+            (MemoryClass::Host, self.arena_bytes),
+            (MemoryClass::Device(0), self.device_bytes),
+        ];
+        let there = classes.into_iter().filter(|(_, bytes)| *bytes > 0);
+        there
+            .map(|(class, bytes)| Some((class, u32::try_from(bytes / UNIT_BYTES).ok()?)))
+            .collect()
+    }
+
     /// Checks every option.
     pub(crate) fn layout(&self) -> Result<Layout, OpenError> {
         let ring = |value: u32| value.is_power_of_two() && (16..=65_536).contains(&value);
@@ -150,6 +168,13 @@ impl DeviceOptions {
                     && self.arena_bytes / UNIT_BYTES <= UNITS_MAX,
                 self.arena_bytes,
                 "a multiple of 4096, from 4096 to 2^39",
+            ),
+            (
+                "device_bytes",
+                self.device_bytes.is_multiple_of(PAGE_BYTES)
+                    && self.device_bytes / UNIT_BYTES <= UNITS_MAX,
+                self.device_bytes,
+                "a multiple of 4096, to 2^39",
             ),
             (
                 "buffer_slots",
@@ -197,7 +222,7 @@ impl DeviceOptions {
             tickets: self.tickets_max,
             result_bytes: self.result_bytes_max,
             workers,
-            arena_bytes: self.arena_bytes,
+            arena_bytes: self.arena_bytes.saturating_add(self.device_bytes),
         };
         let arena = ByteCount::new(self.arena_bytes);
         Layout::of(sizes).ok_or(OpenError::Layout { arena })

@@ -9,7 +9,7 @@ use orlop_saga::amount::BusyNanos;
 use orlop_saga::id::TenantId;
 use smallvec::SmallVec;
 
-use crate::buffer::PinnedWindow;
+use crate::buffer::{PinnedWindow, ResultBuffer, ResultWindow};
 use crate::entry::{Args, Opcode};
 use crate::layout::INLINE_BYTES;
 use crate::status::Status;
@@ -33,6 +33,9 @@ pub struct Task {
     pub args: Args,
     /// Memory, pinned until the completion.
     pub windows: SmallVec<[PinnedWindow; 2]>,
+    /// Where its result goes if it may be longer than the permit's result area; of the same tenant,
+    /// and one of the windows that an entry carries.
+    pub result: Option<ResultWindow>,
 }
 
 impl Task {
@@ -46,6 +49,7 @@ impl Task {
             tiles_max: 0,
             args: Args::new(),
             windows: SmallVec::new(),
+            result: None,
         }
     }
 }
@@ -109,7 +113,7 @@ pub struct Completed {
     pub result: ResultBytes,
 }
 
-/// Result bytes; while a large one is held, its permit is.
+/// Result bytes; while a large one is held, its permit is, or the buffer that it is in.
 #[derive(Debug)]
 pub struct ResultBytes(pub(crate) Bytes);
 
@@ -121,6 +125,7 @@ pub(crate) enum Bytes {
     },
     Text(String),
     Area(ResultGuard),
+    Buffer(ResultBuffer),
 }
 
 impl ResultBytes {
@@ -128,6 +133,18 @@ impl ResultBytes {
         bytes: [0; INLINE_BYTES],
         length: 0,
     });
+
+    /// The buffer that it is in, if it was given one and has more than 32 bytes; else the same
+    /// again.
+    ///
+    /// # Errors
+    /// `self`: it is in no buffer.
+    pub fn into_buffer(self) -> Result<ResultBuffer, Self> {
+        match self.0 {
+            Bytes::Buffer(buffer) => Ok(buffer),
+            other @ (Bytes::Inline { .. } | Bytes::Text(_) | Bytes::Area(_)) => Err(Self(other)),
+        }
+    }
 
     /// Whether reading it holds a permit, which dropping it gives back.
     pub const fn holds_permit(&self) -> bool {
@@ -143,6 +160,7 @@ impl Deref for ResultBytes {
             Bytes::Inline { bytes, length } => bytes.get(..*length).unwrap_or_default(),
             Bytes::Text(text) => text.as_bytes(),
             Bytes::Area(guard) => guard.bytes(),
+            Bytes::Buffer(buffer) => buffer,
         }
     }
 }

@@ -13,7 +13,7 @@ use std::time::Instant;
 use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 
-use crate::buffer::PinnedWindow;
+use crate::buffer::{PinnedWindow, ResultWindow};
 use crate::entry::Entry;
 use crate::layout::Layout;
 use crate::memory::Region;
@@ -34,6 +34,7 @@ pub(crate) struct Permits {
 pub(crate) struct Job {
     pub(crate) done: Arc<dyn Completion>,
     pub(crate) windows: SmallVec<[PinnedWindow; 2]>,
+    pub(crate) result: Option<ResultWindow>,
     pub(crate) deadline: Option<Instant>,
 }
 

@@ -28,6 +28,7 @@ impl DeviceFunction<Crc32c> for Crc32c {
         Ok(Plan {
             args: SmallVec::new(),
             sources: SmallVec::from_iter([input]),
+            ..Plan::default()
         })
     }
 
@@ -65,6 +66,7 @@ impl DeviceFunction<Crc32cPages> for Crc32cPages {
         Ok(Plan {
             args: SmallVec::from_iter([input.page_bytes]),
             sources: SmallVec::from_iter([input.bytes]),
+            ..Plan::default()
         })
     }
 

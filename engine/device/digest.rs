@@ -29,6 +29,7 @@ impl DeviceFunction<Blake3> for Blake3 {
         Ok(Plan {
             args: SmallVec::new(),
             sources: SmallVec::from_iter([input]),
+            ..Plan::default()
         })
     }
 
@@ -82,6 +83,7 @@ impl DeviceFunction<Blake3Many> for Blake3Many {
         Ok(Plan {
             args: SmallVec::new(),
             sources: SmallVec::from_iter([input.bytes, input.bounds]),
+            ..Plan::default()
         })
     }
 

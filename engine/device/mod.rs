@@ -83,6 +83,9 @@ pub struct Plan {
     pub args: SmallVec<[u32; 8]>,
     /// What the windows show, in the opcode's order.
     pub sources: SmallVec<[Source; 2]>,
+    /// The longest result, in bytes. Above the device's `result_bytes_max` a buffer is taken for it,
+    /// within the tenant's quotas, and is free again once the output was made from it.
+    pub result_bytes_max: u64,
 }
 
 /// The code behind a device computation: an opcode of the megakernel and the way to it.

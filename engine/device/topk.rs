@@ -65,6 +65,7 @@ impl DeviceFunction<VectorTopk> for VectorTopk {
         Ok(Plan {
             args: SmallVec::from_slice(&args),
             sources: SmallVec::from_iter([input.vectors, input.queries]),
+            ..Plan::default()
         })
     }
 

@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use orlop_admission::Reservation;
 use orlop_gpu::{
     Completed, Completion, Device, OpError, Opcode, OpcodeWindow, PinnedOpcode, PublishRefused,
     RefusedWhy, Status, Task, TranslateError,
@@ -21,7 +22,7 @@ use parking_lot::Mutex;
 
 use super::{Executor, Running, guarded};
 use crate::audit::Auditor;
-use crate::buffer::{self, Buffer};
+use crate::buffer::{self, Buffer, Desk, ResultRoom};
 use crate::course::Ending;
 use crate::device::{DeviceCode, Plan};
 use crate::host::Attempt;
@@ -45,7 +46,8 @@ impl Executor {
             timeout,
             plan,
         };
-        match buffer::bind(&self.device, launch.attempt.tenant, &launch.plan.sources) {
+        let tenant = launch.attempt.tenant;
+        match buffer::bind(&self.device, &self.cache, tenant, &launch.plan.sources) {
             Ok(windows) => self.publish(launch, windows, Vec::new(), run),
             Err(buffer::BindPlanError::Absent(reference)) => {
                 let executor = Arc::clone(self);
@@ -67,19 +69,25 @@ impl Executor {
         let mut brought = Vec::new();
         let account = run.account().cloned();
         for _ in 0..=launch.plan.sources.len() {
-            let whose = (tenant, account.as_ref());
-            match buffer::load(&self.device, self.source.as_deref(), whose, &absent) {
+            let desk = Desk {
+                device: &self.device,
+                cache: &self.cache,
+                tenant,
+                account: account.as_ref(),
+            };
+            match buffer::load(desk, self.source.as_deref(), &absent.digest, true) {
                 // Held until the operation is over: it is the tenant's memory all that time.
                 Ok(buffer) => brought.push(buffer),
                 Err(error) => {
-                    if error.is_gone {
+                    if error.is_gone() {
                         let object = Object::Buffer(absent.digest);
                         self.audit.suspect(tenant, Operation::Run, object);
                     }
-                    return run.end(Ending::Failed(error.failure), BusyNanos::default());
+                    let failure = Failure::retryable(error.0);
+                    return run.end(Ending::Failed(failure), BusyNanos::default());
                 }
             }
-            match buffer::bind(&self.device, tenant, &launch.plan.sources) {
+            match buffer::bind(&self.device, &self.cache, tenant, &launch.plan.sources) {
                 Ok(windows) => return self.publish(launch, windows, brought, run),
                 Err(buffer::BindPlanError::Absent(reference)) => absent = reference,
                 Err(buffer::BindPlanError::Failed(failure)) => {
@@ -91,6 +99,27 @@ impl Executor {
         run.end(Ending::Failed(failure), BusyNanos::default());
     }
 
+    /// Room for a result that is longer than a permit's area, if the plan has one.
+    fn result_room(
+        &self,
+        launch: &DeviceLaunch,
+        run: &Running,
+    ) -> Result<Option<ResultRoom>, Failure> {
+        let bytes = launch.plan.result_bytes_max;
+        if bytes <= self.device.result_bytes_max() {
+            return Ok(None);
+        }
+        let desk = Desk {
+            device: &self.device,
+            cache: &self.cache,
+            tenant: launch.attempt.tenant,
+            account: run.account(),
+        };
+        buffer::result(desk, bytes)
+            .map(Some)
+            .map_err(Failure::retryable)
+    }
+
     fn publish(
         &self,
         launch: DeviceLaunch,
@@ -98,6 +127,10 @@ impl Executor {
         brought: Vec<Buffer>,
         run: Running,
     ) {
+        let (result, reserved) = match self.result_room(&launch, &run) {
+            Ok(room) => room.unzip(),
+            Err(failure) => return run.end(Ending::Failed(failure), BusyNanos::default()),
+        };
         let DeviceLaunch {
             code,
             attempt,
@@ -126,6 +159,7 @@ impl Executor {
             tiles_max: 0,
             args: plan.args,
             windows,
+            result,
         };
         let job = Arc::new(DeviceJob {
             code,
@@ -135,7 +169,14 @@ impl Executor {
             tag: run.audit(),
             audit: Arc::clone(&self.audit),
             device: Arc::downgrade(&self.device),
-            run: Mutex::new(Some((run, Kept { brought, pinned }))),
+            run: Mutex::new(Some((
+                run,
+                Kept {
+                    brought,
+                    pinned,
+                    reserved: reserved.flatten(),
+                },
+            ))),
         });
         let uncorked = CORK.with_borrow_mut(|cork| match cork {
             Some(corked) => {
@@ -227,6 +268,9 @@ struct Kept {
     /// What keeps its opcode its tenant's.
     #[expect(dead_code, reason = "held, and not read")]
     pinned: Option<PinnedOpcode>,
+    /// What its result counts as.
+    #[expect(dead_code, reason = "held, and not read")]
+    reserved: Option<Reservation>,
 }
 
 /// An attempt on the ring: what its entry's record owns.
@@ -293,9 +337,15 @@ impl DeviceJob {
 
 impl Completion for DeviceJob {
     fn completed(self: Arc<Self>, completed: Completed) {
-        let ending = match completed.status {
+        let Completed {
+            status,
+            cost,
+            result,
+            ..
+        } = completed;
+        let ending = match status {
             Status::Done => {
-                let result = completed.result.as_ref();
+                let result = result.as_ref();
                 Ending::of_result(guarded(|| self.code.output(result, self.output_max)))
             }
             Status::Failed { code } => Ending::Failed(Failure::permanent(OpError::new(code))),
@@ -314,11 +364,13 @@ impl Completion for DeviceJob {
                 Ending::Failed(Failure::retryable("the device was lost"))
             }
             Status::Faulted => {
-                let text = String::from_utf8_lossy(completed.result.as_ref()).into_owned();
+                let text = String::from_utf8_lossy(result.as_ref()).into_owned();
                 Ending::Failed(Failure::retryable(format!("the operation faulted: {text}")))
             }
         };
-        self.end(ending, completed.cost);
+        // Whoever hears of the end may want the room.
+        drop(result);
+        self.end(ending, cost);
     }
 }
 

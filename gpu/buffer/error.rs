@@ -4,7 +4,7 @@ use orlop_saga::amount::ByteCount;
 use orlop_saga::digest::Digest;
 use orlop_saga::id::TenantId;
 
-use super::BufferId;
+use super::{BufferId, MemoryClass};
 
 /// An id of another life of its slot: freed (perhaps twice) or never given out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,6 +35,13 @@ pub enum CreateError {
         largest_free: ByteCount,
         /// Free bytes in all.
         total_free: ByteCount,
+    },
+    /// The device was opened without memory of this class. Open it with `device_bytes`, or use
+    /// another class.
+    #[error("the device has no memory of class {class}")]
+    NoSuchClass {
+        /// Which.
+        class: MemoryClass,
     },
 }
 
@@ -67,6 +74,14 @@ pub enum SealError {
     /// The device did not map the buffer.
     #[error("the device refused to map the buffer")]
     NotMapped,
+    /// What was written is not what it was to be. Look for what the digest names elsewhere.
+    #[error("the bytes written have digest {found}, not {expected}")]
+    OtherContent {
+        /// The digest that was asked for.
+        expected: Digest,
+        /// The digest of what was written.
+        found: Digest,
+    },
 }
 
 /// Why content was not stored. Nothing is held.

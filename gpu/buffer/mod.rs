@@ -10,10 +10,13 @@
 //! - The device maps a buffer before it can be named, and unmaps it before its bytes are reused.
 #![allow(unsafe_code)]
 
+pub(crate) mod copy;
 pub(crate) mod error;
+mod result;
 mod table;
 #[cfg(test)]
 mod tests;
+mod writer;
 
 use std::fmt;
 use std::ops::Deref;
@@ -25,12 +28,13 @@ use orlop_saga::id::TenantId;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use self::error::{
-    AccessError, BindError, CreateError, FreeError, PutError, SealError, WriteError,
-};
+use self::copy::CopyEngine;
+use self::error::{AccessError, BindError, CreateError, FreeError, PutError};
+pub use self::result::{KeepError, ResultBuffer, ResultWindow};
 use self::table::{Departure, Place, Table};
 pub(crate) use self::table::{UNIT_BYTES, UNITS_MAX};
-use crate::control::{Control, Order, Reply};
+pub use self::writer::{BufferWriter, Named};
+use crate::control::{Control, Order};
 use crate::entry::Window;
 use crate::memory::Region;
 
@@ -67,6 +71,15 @@ pub enum MemoryClass {
     Device(u32),
 }
 
+impl fmt::Display for MemoryClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host => f.write_str("host"),
+            Self::Device(number) => write!(f, "device {number}"),
+        }
+    }
+}
+
 /// What is known of a sealed buffer without its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
@@ -97,6 +110,23 @@ pub enum Freed {
     },
 }
 
+/// What an eviction did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Evicted {
+    /// The id is stale, slot and bytes are free.
+    Now,
+    /// Something uses it: nothing changed.
+    Pinned {
+        /// Pins held.
+        pins: u64,
+    },
+    /// The same content was put more often; one share less, and the bytes stay.
+    Shared {
+        /// How many owners are left.
+        shares: u64,
+    },
+}
+
 /// Slots and bytes of the arena, free and in all, of one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Room {
@@ -110,6 +140,7 @@ struct Shared {
     region: Arc<Region>,
     arena: u64,
     control: Arc<Control>,
+    copy: Box<dyn CopyEngine>,
     table: Mutex<Table>,
 }
 
@@ -136,6 +167,8 @@ fn room((slots, bytes): (u32, u64)) -> Room {
 }
 
 impl Buffers {
+    /// Over one arena of the host.
+    #[cfg(test)]
     pub(crate) fn new(
         region: Arc<Region>,
         arena: u64,
@@ -143,12 +176,28 @@ impl Buffers {
         slots: u32,
         control: Arc<Control>,
     ) -> Self {
+        let copy = Box::new(copy::HostCopy::new(Arc::clone(&region), arena));
+        let classes = [(MemoryClass::Host, units)];
+        Self::with_classes(region, arena, &classes, slots, control, copy)
+    }
+
+    /// Over several memory classes, which lie in the arena one after the other; `copy` moves bytes
+    /// into all of them.
+    pub(crate) fn with_classes(
+        region: Arc<Region>,
+        arena: u64,
+        classes: &[(MemoryClass, u32)],
+        slots: u32,
+        control: Arc<Control>,
+        copy: Box<dyn CopyEngine>,
+    ) -> Self {
         Self {
             shared: Arc::new(Shared {
                 region,
                 arena,
                 control,
-                table: Mutex::new(Table::new(slots, units)),
+                copy,
+                table: Mutex::new(Table::new(slots, classes)),
             }),
         }
     }
@@ -160,30 +209,46 @@ impl Buffers {
     /// Slots and bytes in all.
     pub fn capacity(&self) -> Room {
         let table = self.shared.table.lock();
-        room((table.slots().0, table.bytes().0))
+        room((table.slots().0, table.bytes(None).0))
     }
 
     /// Slots and bytes that are free at this moment. Free bytes may lie apart.
     pub fn available(&self) -> Room {
         let table = self.shared.table.lock();
-        room((table.slots().1, table.bytes().1))
+        room((table.slots().1, table.bytes(None).1))
     }
 
-    /// Takes a slot and `length` bytes, to be written and sealed.
+    /// Bytes of one memory class that are free at this moment, of how many.
+    pub fn available_of(&self, class: MemoryClass) -> (ByteCount, ByteCount) {
+        let (all, free) = self.shared.table.lock().bytes(Some(class));
+        (ByteCount::new(free), ByteCount::new(all))
+    }
+
+    /// Takes a slot and `length` bytes, to be written and sealed: in the device's own memory, if it
+    /// was opened with any, else in the host's.
     ///
     /// # Errors
     /// [`CreateError`]: nothing is held.
     pub fn create(&self, tenant: TenantId, length: u64) -> Result<BufferWriter, CreateError> {
-        let (id, place) = self.shared.table.lock().create(tenant, length)?;
-        Ok(BufferWriter {
-            shared: Arc::clone(&self.shared),
-            id,
-            tenant,
-            place,
-            written: 0,
-            mapped: false,
-            left: false,
-        })
+        let mut table = self.shared.table.lock();
+        let class = table.class_of_names();
+        let (id, place) = table.create(tenant, class, length)?;
+        drop(table);
+        Ok(BufferWriter::new(&self.shared, id, tenant, place))
+    }
+
+    /// The same in a memory class of the caller's choice.
+    ///
+    /// # Errors
+    /// [`CreateError`]: nothing is held.
+    pub fn create_in(
+        &self,
+        tenant: TenantId,
+        class: MemoryClass,
+        length: u64,
+    ) -> Result<BufferWriter, CreateError> {
+        let (id, place) = self.shared.table.lock().create(tenant, class, length)?;
+        Ok(BufferWriter::new(&self.shared, id, tenant, place))
     }
 
     /// Stores content, or shares the tenant's buffer of the same content; each put is undone by
@@ -192,13 +257,16 @@ impl Buffers {
     /// # Errors
     /// [`PutError`]: nothing is held.
     pub fn put(&self, tenant: TenantId, content: &[u8]) -> Result<BufferId, PutError> {
-        let digest = Digest::of(content);
-        if let Some(id) = self.shared.table.lock().share(tenant, &digest) {
-            return Ok(id);
+        let named = Named::of(content);
+        match self.share(tenant, &named.digest()) {
+            Some(id) => Ok(id),
+            None => self.create(tenant, content.len() as u64)?.put(&named),
         }
-        let mut writer = self.create(tenant, content.len() as u64)?;
-        writer.write(content)?;
-        Ok(writer.seal_as(digest)?)
+    }
+
+    /// One more owner of the tenant's buffer of this content, if there is one; undone by one free.
+    pub fn share(&self, tenant: TenantId, digest: &Digest) -> Option<BufferId> {
+        self.shared.table.lock().share(tenant, digest)
     }
 
     /// A transient window over a copy of `content`, without digest and name; its bytes are free
@@ -207,20 +275,19 @@ impl Buffers {
     /// # Errors
     /// [`PutError`]: nothing is held.
     pub fn stage(&self, tenant: TenantId, content: &[u8]) -> Result<PinnedWindow, PutError> {
-        let mut writer = self.create(tenant, content.len() as u64)?;
-        writer.write(content)?;
-        writer.map()?;
-        let staged = self.shared.table.lock().stage(writer.id);
-        staged.map_err(|_| SealError::NotMapped)?;
-        writer.left = true;
-        Ok(PinnedWindow {
-            shared: Arc::clone(&self.shared),
-            id: writer.id,
-            tenant,
-            place: writer.place,
-            offset: 0,
-            length: writer.place.length,
-        })
+        let mut writer = self.create_in(tenant, MemoryClass::Host, content.len() as u64)?;
+        writer.write_known(content)?;
+        Ok(writer.stage()?)
+    }
+
+    /// Takes `length` bytes for the result of one operation, which is longer than a permit's result
+    /// area; see [`Task::result`](crate::Task::result).
+    ///
+    /// # Errors
+    /// [`PutError`]: nothing is held.
+    pub fn result(&self, tenant: TenantId, length: u64) -> Result<ResultWindow, PutError> {
+        let writer = self.create(tenant, length)?;
+        Ok(ResultWindow::new(writer.stage_unwritten()?))
     }
 
     /// The tenant's buffer of this content.
@@ -280,6 +347,17 @@ impl Buffers {
         Ok(freed)
     }
 
+    /// Frees one share of a buffer, unless something pins it: then nothing changes. For whoever can
+    /// bring the bytes back.
+    ///
+    /// # Errors
+    /// [`FreeError`]: nothing changed.
+    pub fn evict(&self, tenant: TenantId, id: BufferId) -> Result<Evicted, FreeError> {
+        let (evicted, departure) = self.shared.table.lock().evict(tenant, id)?;
+        self.shared.leave(departure, true);
+        Ok(evicted)
+    }
+
     fn pinned(
         &self,
         tenant: TenantId,
@@ -308,105 +386,6 @@ impl Shared {
             self.control.call(Order::Unmap { slot, generation }, None);
         }
         self.table.lock().depart(&departure);
-    }
-}
-
-/// A buffer that is being written. Dropped unsealed (by a panic, too), it leaves nothing behind.
-pub struct BufferWriter {
-    shared: Arc<Shared>,
-    id: BufferId,
-    tenant: TenantId,
-    place: Place,
-    written: u64,
-    mapped: bool,
-    left: bool,
-}
-
-impl fmt::Debug for BufferWriter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BufferWriter")
-            .field("id", &self.id)
-            .field("written", &self.written)
-            .finish_non_exhaustive()
-    }
-}
-
-impl BufferWriter {
-    /// Appends bytes.
-    ///
-    /// # Errors
-    /// [`WriteError`]: nothing was appended.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
-        let left = self.place.length - self.written;
-        let too_long = WriteError::TooLong {
-            asked: ByteCount::of(bytes),
-            left: ByteCount::new(left),
-        };
-        if bytes.len() as u64 > left {
-            return Err(too_long);
-        }
-        let at = self.shared.arena + self.place.offset + self.written;
-        // SAFETY: the range lies in this buffer's own bytes (its length was just tested), which
-        // the table gave to this writer alone; nobody reads them before they are sealed.
-        let copied = unsafe { self.shared.region.write(at, bytes) };
-        if !copied {
-            return Err(too_long);
-        }
-        self.written += bytes.len() as u64;
-        Ok(())
-    }
-
-    /// Computes the digest; from now on the bytes never change. If the tenant has the same content
-    /// already, that buffer is shared and this one's bytes are free again.
-    ///
-    /// # Errors
-    /// [`SealError`]: nothing is held.
-    pub fn seal(self) -> Result<BufferId, SealError> {
-        let at = self.shared.arena + self.place.offset;
-        // SAFETY: this buffer's own bytes, and the only writer is consumed by this call.
-        let bytes = unsafe { self.shared.region.bytes(at, self.written) };
-        let digest = Digest::of(bytes.unwrap_or_default());
-        self.seal_as(digest)
-    }
-
-    /// `digest` is that of the bytes written.
-    fn seal_as(mut self, digest: Digest) -> Result<BufferId, SealError> {
-        self.map()?;
-        let sealed = self.shared.table.lock().seal(self.id, digest);
-        let (id, departure) = sealed.map_err(|_| SealError::NotMapped)?;
-        self.left = true;
-        self.shared.leave(departure, true);
-        Ok(id)
-    }
-
-    fn map(&mut self) -> Result<(), SealError> {
-        if self.written != self.place.length {
-            return Err(SealError::Incomplete {
-                written: ByteCount::new(self.written),
-                length: ByteCount::new(self.place.length),
-            });
-        }
-        let order = Order::Map {
-            slot: self.id.slot,
-            generation: self.id.generation,
-            offset: self.place.offset,
-            length: self.place.length,
-            tenant: self.tenant,
-        };
-        if self.shared.control.call(order, None) != Some(Reply::Done) {
-            return Err(SealError::NotMapped);
-        }
-        self.mapped = true;
-        Ok(())
-    }
-}
-
-impl Drop for BufferWriter {
-    fn drop(&mut self) {
-        if !self.left {
-            let departure = self.shared.table.lock().abandon(self.id);
-            self.shared.leave(departure, self.mapped);
-        }
     }
 }
 
@@ -453,7 +432,7 @@ impl Deref for PinnedWindow {
 
     fn deref(&self) -> &[u8] {
         let at = self.shared.arena + self.place.offset + self.offset;
-        // SAFETY: the buffer is sealed or staged, so nothing writes to it, and its bytes were
+        // SAFETY: the buffer is sealed, staged or a finished result, so nothing writes to it, and its bytes were
         // written before the lock through which this pin was made; the pin keeps them from being
         // given to another buffer.
         let bytes = unsafe { self.shared.region.bytes(at, self.length) };

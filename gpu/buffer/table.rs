@@ -3,8 +3,8 @@
 //! Pure accounting under one short lock; no bytes are touched and no order is given here.
 //!
 //! Invariants
-//! - Free slots + live slots = all slots; free bytes + live bytes = the arena. Both are counted
-//!   where they change, so neither can underflow.
+//! - Free slots + live slots = all slots; free bytes + live bytes = the arena, of each memory
+//!   class. Both are counted where they change, so neither can underflow.
 //! - A slot's generation changes when the slot is recycled, before it can be taken again.
 //! - A digest names at most one buffer of a tenant, and only one that may still be read.
 
@@ -16,7 +16,7 @@ use orlop_saga::digest::Digest;
 use orlop_saga::id::TenantId;
 
 use super::error::{AccessError, CreateError, FreeError, Stale};
-use super::{BufferId, Freed, Header, MemoryClass};
+use super::{BufferId, Evicted, Freed, Header, MemoryClass};
 
 /// Granularity of the arena: a cache line pair, so that neighbours never share one.
 pub(crate) const UNIT_BYTES: u64 = 256;
@@ -37,6 +37,7 @@ enum Phase {
 
 struct Life {
     tenant: TenantId,
+    arena: usize,
     offset: u64,
     length: u64,
     units: u32,
@@ -60,12 +61,40 @@ struct SlotState {
     life: Option<Life>,
 }
 
-pub(super) struct Table {
-    slots: Vec<SlotState>,
-    free: VecDeque<u32>,
+/// The bytes of one memory class: a part of the arena that windows are told in.
+struct Arena {
+    class: MemoryClass,
+    /// Its first unit.
+    first: u32,
     allocator: Allocator,
     units: u32,
     units_free: u32,
+}
+
+impl Arena {
+    fn allocate(&mut self, length: u64) -> Result<(u32, Allocation), CreateError> {
+        let units = length.div_ceil(UNIT_BYTES).max(1);
+        let fitting = u32::try_from(units)
+            .ok()
+            .filter(|units| *units <= self.units_free);
+        if let Some(units) = fitting
+            && let Some(allocation) = self.allocator.allocate(units)
+        {
+            return Ok((units, allocation));
+        }
+        let largest = self.allocator.storage_report().largest_free_region;
+        Err(CreateError::OutOfMemory {
+            asked: ByteCount::new(length),
+            largest_free: ByteCount::new(u64::from(largest) * UNIT_BYTES),
+            total_free: ByteCount::new(u64::from(self.units_free) * UNIT_BYTES),
+        })
+    }
+}
+
+pub(super) struct Table {
+    slots: Vec<SlotState>,
+    free: VecDeque<u32>,
+    arenas: Vec<Arena>,
     digests: HashMap<(TenantId, Digest), u32>,
 }
 
@@ -82,7 +111,8 @@ pub(super) struct Place {
 pub(super) struct Departure(pub(super) BufferId);
 
 impl Table {
-    pub(super) fn new(slots: u32, units: u32) -> Self {
+    /// `classes` lie in the arena one after the other, each so many units long.
+    pub(super) fn new(slots: u32, classes: &[(MemoryClass, u32)]) -> Self {
         // Each live allocation may leave one free neighbour; one more for the rest of the arena,
         // and the allocator keeps some nodes back.
         let nodes = slots.saturating_mul(2).saturating_add(8);
@@ -90,12 +120,22 @@ impl Table {
             generation: 1,
             life: None,
         };
+        let mut end = 0_u32;
+        let arenas = classes.iter().map(|&(class, units)| {
+            let first = end;
+            end = end.saturating_add(units);
+            Arena {
+                class,
+                first,
+                allocator: Allocator::with_max_allocs(units, nodes),
+                units,
+                units_free: units,
+            }
+        });
         Self {
             slots: (0..slots).map(slot).collect(),
             free: (0..slots).collect(),
-            allocator: Allocator::with_max_allocs(units, nodes),
-            units,
-            units_free: units,
+            arenas: arenas.collect(),
             digests: HashMap::new(),
         }
     }
@@ -105,34 +145,58 @@ impl Table {
         (u32::try_from(self.slots.len()).unwrap_or(u32::MAX), free)
     }
 
-    pub(super) fn bytes(&self) -> (u64, u64) {
-        (
-            u64::from(self.units) * UNIT_BYTES,
-            u64::from(self.units_free) * UNIT_BYTES,
-        )
+    /// Bytes in all and free bytes, of one class or of all.
+    pub(super) fn bytes(&self, class: Option<MemoryClass>) -> (u64, u64) {
+        let asked = self
+            .arenas
+            .iter()
+            .filter(|arena| class.is_none_or(|class| arena.class == class));
+        asked.fold((0, 0), |(all, free), arena| {
+            (
+                all + u64::from(arena.units) * UNIT_BYTES,
+                free + u64::from(arena.units_free) * UNIT_BYTES,
+            )
+        })
+    }
+
+    /// Where buffers go that are named: to the device's own memory, if there is any.
+    pub(super) fn class_of_names(&self) -> MemoryClass {
+        self.arenas
+            .last()
+            .map_or(MemoryClass::Host, |arena| arena.class)
     }
 
     /// Takes a slot and its bytes, for writing.
     pub(super) fn create(
         &mut self,
         tenant: TenantId,
+        class: MemoryClass,
         length: u64,
     ) -> Result<(BufferId, Place), CreateError> {
         let slots_max = self.slots().0;
         let Some(&slot) = self.free.front() else {
             return Err(CreateError::NoFreeSlot { slots_max });
         };
-        let (units, allocation) = self.allocate(length)?;
-        let offset = u64::from(allocation.offset) * UNIT_BYTES;
+        let found = self
+            .arenas
+            .iter_mut()
+            .enumerate()
+            .find(|(_, arena)| arena.class == class);
+        let Some((arena, from)) = found else {
+            return Err(CreateError::NoSuchClass { class });
+        };
+        let (units, allocation) = from.allocate(length)?;
+        let offset = (u64::from(from.first) + u64::from(allocation.offset)) * UNIT_BYTES;
         let Some(state) = self.slots.get_mut(slot as usize) else {
-            self.allocator.free(allocation);
+            from.allocator.free(allocation);
             return Err(CreateError::NoFreeSlot { slots_max });
         };
         self.free.pop_front();
-        self.units_free -= units;
+        from.units_free -= units;
         let generation = state.generation;
         state.life = Some(Life {
             tenant,
+            arena,
             offset,
             length,
             units,
@@ -142,24 +206,6 @@ impl Table {
             shares: 0,
         });
         Ok((BufferId { slot, generation }, Place { offset, length }))
-    }
-
-    fn allocate(&mut self, length: u64) -> Result<(u32, Allocation), CreateError> {
-        let units = length.div_ceil(UNIT_BYTES).max(1);
-        let fitting = u32::try_from(units)
-            .ok()
-            .filter(|units| *units <= self.units_free);
-        if let Some(units) = fitting
-            && let Some(allocation) = self.allocator.allocate(units)
-        {
-            return Ok((units, allocation));
-        }
-        let largest = self.allocator.storage_report().largest_free_region;
-        Err(CreateError::OutOfMemory {
-            asked: ByteCount::new(length),
-            largest_free: ByteCount::new(u64::from(largest) * UNIT_BYTES),
-            total_free: ByteCount::new(self.bytes().1),
-        })
     }
 
     /// A buffer that was written (and is mapped) becomes readable under its digest; or, if the
@@ -199,6 +245,27 @@ impl Table {
         life.phase = Phase::Staged;
         life.pins = 1;
         Ok(())
+    }
+
+    /// A transient buffer, whose only pin its owner has, becomes readable under its digest; or, if
+    /// the tenant has the same content already, that buffer is shared and this one leaves with its
+    /// pin.
+    pub(super) fn keep(
+        &mut self,
+        id: BufferId,
+        digest: Digest,
+        length: u64,
+    ) -> Result<BufferId, AccessError> {
+        let tenant = self.life(id)?.tenant;
+        if let Some(shared) = self.share(tenant, &digest) {
+            return Ok(shared);
+        }
+        let life = self.life_mut(id)?;
+        life.phase = Phase::Sealed(digest);
+        life.shares = 1;
+        life.length = length;
+        self.digests.insert((tenant, digest), id.slot);
+        Ok(id)
     }
 
     /// A writer gives up.
@@ -251,7 +318,10 @@ impl Table {
         Ok(Header {
             length: ByteCount::new(life.length),
             digest,
-            class: MemoryClass::Host,
+            class: self
+                .arenas
+                .get(life.arena)
+                .map_or(MemoryClass::Host, |arena| arena.class),
             tenant,
         })
     }
@@ -291,6 +361,29 @@ impl Table {
         Ok((freed, departure))
     }
 
+    /// Frees one share, unless something pins the buffer: then nothing changes.
+    pub(super) fn evict(
+        &mut self,
+        tenant: TenantId,
+        id: BufferId,
+    ) -> Result<(Evicted, Option<Departure>), FreeError> {
+        if let Ok(life) = self.life(id)
+            && life.tenant == tenant
+            && matches!(life.phase, Phase::Sealed(_))
+            && life.pins > 0
+        {
+            let pins = life.pins;
+            return Ok((Evicted::Pinned { pins }, None));
+        }
+        let (freed, departure) = self.free(tenant, id)?;
+        let evicted = match freed {
+            Freed::Now => Evicted::Now,
+            Freed::WhenUnpinned { pins } => Evicted::Pinned { pins },
+            Freed::Shared { shares } => Evicted::Shared { shares },
+        };
+        Ok((evicted, departure))
+    }
+
     /// The device has let go: slot and bytes are free again.
     pub(super) fn depart(&mut self, departed: &Departure) {
         let id = departed.0;
@@ -302,8 +395,10 @@ impl Table {
         }
         if let Some(life) = state.life.take() {
             state.generation = state.generation.checked_add(1).unwrap_or(1);
-            self.units_free += life.units;
-            self.allocator.free(life.allocation);
+            if let Some(arena) = self.arenas.get_mut(life.arena) {
+                arena.units_free += life.units;
+                arena.allocator.free(life.allocation);
+            }
             self.free.push_back(id.slot);
         }
     }

@@ -9,7 +9,7 @@ use orlop_saga::digest::Digest;
 use proptest::prelude::*;
 
 use super::error::{AccessError, BindError, CreateError, FreeError, SealError, WriteError};
-use super::{BufferId, BufferRef, Buffers, Freed, MemoryClass, PinnedWindow, Room};
+use super::{BufferId, BufferRef, Buffers, Evicted, Freed, MemoryClass, PinnedWindow, Room};
 use crate::tests::{ALICE, BOB, device, options};
 use crate::{Device, DeviceOptions};
 
@@ -213,7 +213,7 @@ fn an_unsealed_buffer_is_not_read_and_an_unwritten_one_is_not_sealed() {
     let device = device(1, vec![]);
     let buffers = device.buffers();
     let mut writer = buffers.create(ALICE, 10).unwrap();
-    let id = writer.id;
+    let id = writer.id();
     assert_eq!(
         buffers.read(ALICE, id).unwrap_err(),
         AccessError::NotSealed { id }
@@ -318,6 +318,88 @@ fn a_persisted_name_reads_back_the_same() {
     assert_eq!(postcard::from_bytes::<BufferRef>(&bytes).unwrap(), name);
 }
 
+#[test]
+fn an_eviction_takes_one_share_of_what_nothing_pins_and_leaves_the_rest_alone() {
+    let device = device(1, vec![]);
+    let buffers = device.buffers();
+    let id = buffers.put(ALICE, b"content").unwrap();
+    assert_eq!(buffers.put(ALICE, b"content"), Ok(id));
+    let pinned = buffers.read(ALICE, id).unwrap();
+    assert_eq!(buffers.evict(ALICE, id), Ok(Evicted::Pinned { pins: 1 }));
+    drop(pinned);
+    assert_eq!(
+        buffers.evict(BOB, id),
+        Err(FreeError::NotOwner { tenant: BOB })
+    );
+    assert_eq!(buffers.evict(ALICE, id), Ok(Evicted::Shared { shares: 1 }));
+    assert_eq!(*buffers.read(ALICE, id).unwrap(), *b"content");
+    assert_eq!(buffers.evict(ALICE, id), Ok(Evicted::Now));
+    assert!(matches!(buffers.evict(ALICE, id), Err(FreeError::Stale(_))));
+    full(buffers);
+}
+
+#[test]
+fn what_is_written_in_pieces_has_the_digest_of_the_whole_or_is_refused() {
+    let device = device(1, vec![]);
+    let buffers = device.buffers();
+    let content: Vec<u8> = (0..=250_u8).cycle().take(3 << 20).collect();
+    let write = |expected: Digest| {
+        let mut writer = buffers.create(ALICE, content.len() as u64).unwrap();
+        for piece in content.chunks(700_001) {
+            writer.write(piece).unwrap();
+        }
+        writer.seal_expecting(expected)
+    };
+    let found = Digest::of(&content);
+    let expected = Digest::of(b"else");
+    let refused = Err(SealError::OtherContent { expected, found });
+    assert_eq!(write(expected), refused);
+    assert_eq!(buffers.find(ALICE, &expected), None);
+    full(buffers);
+    let id = write(found).unwrap();
+    assert_eq!(*buffers.read(ALICE, id).unwrap(), content[..]);
+    assert_eq!(buffers.find(ALICE, &found), Some(id));
+}
+
+#[test]
+fn each_memory_class_has_bytes_of_its_own_and_names_lie_in_the_devices() {
+    let whole = 1 << 20;
+    let options = DeviceOptions {
+        arena_bytes: whole,
+        device_bytes: 2 * whole,
+        ..options(1)
+    };
+    let device = Device::open(&options, vec![]).unwrap();
+    let buffers = device.buffers();
+    let free = |class| buffers.available_of(class).0.get();
+    let own = MemoryClass::Device(0);
+    assert_eq!((free(MemoryClass::Host), free(own)), (whole, 2 * whole));
+    let id = buffers.put(ALICE, &vec![1; 2 << 20]).unwrap();
+    assert_eq!(buffers.header(ALICE, id).unwrap().class, own);
+    assert_eq!((free(MemoryClass::Host), free(own)), (whole, 0));
+    // What is carried along lies in the host's, and one class never overlaps the other.
+    let staged = buffers.stage(ALICE, &vec![2; 1 << 20]).unwrap();
+    assert_eq!((free(MemoryClass::Host), free(own)), (0, 0));
+    assert!(
+        buffers
+            .read(ALICE, id)
+            .unwrap()
+            .iter()
+            .all(|byte| *byte == 1)
+    );
+    assert!(staged.iter().all(|byte| *byte == 2));
+    assert!(matches!(
+        buffers.create_in(ALICE, own, 1),
+        Err(CreateError::OutOfMemory { .. })
+    ));
+    let class = MemoryClass::Device(1);
+    let unknown = buffers.create_in(ALICE, class, 1).unwrap_err();
+    assert_eq!(unknown, CreateError::NoSuchClass { class });
+    drop(staged);
+    assert_eq!(buffers.free(ALICE, id), Ok(Freed::Now));
+    full(buffers);
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Put(bool, u8, u16),
@@ -325,6 +407,7 @@ enum Step {
     Read(usize),
     Unpin(usize),
     Free(usize, bool),
+    Evict(usize),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -334,6 +417,7 @@ fn step() -> impl Strategy<Value = Step> {
         any::<usize>().prop_map(Step::Read),
         any::<usize>().prop_map(Step::Unpin),
         (any::<usize>(), any::<bool>()).prop_map(|(i, t)| Step::Free(i, t)),
+        any::<usize>().prop_map(Step::Evict),
     ]
 }
 
@@ -402,7 +486,26 @@ proptest! {
                         _ => prop_assert!(buffers.free(tenant(bob), id).is_err()),
                     }
                 }
-                Step::Read(_) | Step::Unpin(_) | Step::Free(..) => {}
+                Step::Evict(at) if !ids.is_empty() => {
+                    let id = ids[at % ids.len()];
+                    let pinned = pins.iter().filter(|(pin, _)| pin.id() == id).count() as u64;
+                    match live.get_mut(&id) {
+                        Some((owner, _, shares)) => {
+                            let evicted = buffers.evict(tenant(*owner), id).unwrap();
+                            if pinned > 0 {
+                                prop_assert_eq!(evicted, Evicted::Pinned { pins: pinned });
+                            } else if *shares > 1 {
+                                *shares -= 1;
+                                prop_assert_eq!(evicted, Evicted::Shared { shares: *shares });
+                            } else {
+                                prop_assert_eq!(evicted, Evicted::Now);
+                                live.remove(&id);
+                            }
+                        }
+                        None => prop_assert!(buffers.evict(ALICE, id).is_err()),
+                    }
+                }
+                Step::Read(_) | Step::Unpin(_) | Step::Free(..) | Step::Evict(_) => {}
             }
             let held: HashSet<_> = live.keys().copied().chain(pins.iter().map(|(p, _)| p.id())).collect();
             prop_assert_eq!(buffers.available().slots as usize, 8 - held.len());

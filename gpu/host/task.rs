@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use crate::entry::Entry;
 use crate::layout::Layout;
 use crate::memory::Region;
-use crate::ops::{HostOp, Partial, Scratch, TaskArgs};
+use crate::ops::{HostOp, Output, Partial, Scratch, TaskArgs};
 use crate::status::Status;
 
 /// A validated entry.
@@ -26,7 +26,8 @@ pub(super) struct Task {
 impl Task {
     /// What the operation sees. Valid while the task is not completed.
     pub(super) fn args<'a>(&'a self, region: &'a Region, layout: &Layout) -> TaskArgs<'a> {
-        let windows = self.entry.windows.iter().zip(&self.offsets);
+        let given = self.entry.windows.len() - usize::from(self.entry.has_result_window());
+        let windows = self.entry.windows.iter().zip(&self.offsets).take(given);
         let windows = windows.map(|(window, offset)| {
             let at = layout.arena + offset;
             // SAFETY: the dispatcher checked generation, owner and bounds against the window
@@ -38,6 +39,19 @@ impl Task {
         });
         let (tenant, attempt) = (self.entry.tenant, self.entry.attempt);
         TaskArgs::with_windows(tenant, attempt, &self.entry.args, windows.collect())
+    }
+
+    /// Where its result goes: into its last window, if that is there for it, or else into the area
+    /// of its permit.
+    pub(super) fn output<'a>(&self, region: &'a Region, layout: &Layout) -> Output<'a> {
+        let last = self.entry.windows.last().zip(self.offsets.last());
+        match last.filter(|_| self.entry.has_result_window()) {
+            Some((window, offset)) => Output::new(region, layout.arena + offset, window.length),
+            None => {
+                let area = layout.result_of(self.entry.ticket);
+                Output::new(region, area, u64::from(layout.sizes.result_bytes))
+            }
+        }
     }
 
     pub(super) fn expired(&self) -> bool {

@@ -204,7 +204,7 @@ impl HostKernel {
         partials: &[Partial],
         all: &mut [u64],
     ) -> Result<CompletionEntry, Verdict> {
-        let mut out = self.output(task.entry.ticket);
+        let mut out = task.output(&self.region, &self.layout);
         let args = task.args(&self.region, &self.layout);
         flat(guarded(|| task.op.reduce(&args, partials, all, &mut out)))?;
         let mut done = CompletionEntry::bare(

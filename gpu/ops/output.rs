@@ -1,7 +1,8 @@
 //! Outputs: where an operation puts its result.
 //!
 //! Invariant: up to 32 bytes stay inline; one byte more and all of them lie in the permit's
-//! result area, which nobody else reads or writes until the completion is posted.
+//! result area, or in the window that the entry has for them. Nobody else reads or writes these
+//! until the completion is posted.
 #![allow(unsafe_code)]
 
 use crate::layout::INLINE_BYTES;
@@ -19,8 +20,9 @@ pub struct Output<'a> {
 }
 
 impl<'a> Output<'a> {
-    /// An empty output over the result area of one permit. The caller owns that permit, which no
-    /// other thread does: this is what makes the copies below exclusive.
+    /// An empty output over the result area of one permit, or the result window of its entry. The
+    /// caller owns that permit, which no other thread does: this is what makes the copies below
+    /// exclusive.
     pub(crate) fn new(region: &'a Region, offset: u64, capacity: u64) -> Self {
         Self {
             region,
@@ -34,7 +36,7 @@ impl<'a> Output<'a> {
     /// Appends to the result.
     ///
     /// # Errors
-    /// [`OpError::RESULT_TOO_LONG`]: it exceeds the result area; nothing was appended.
+    /// [`OpError::RESULT_TOO_LONG`]: it exceeds what there is room for; nothing was appended.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), OpError> {
         let length = self.length + bytes.len() as u64;
         if length <= INLINE_BYTES as u64 {
@@ -52,6 +54,11 @@ impl<'a> Output<'a> {
         }
         self.length = length;
         Ok(())
+    }
+
+    /// The longest result that there is room for.
+    pub const fn capacity(&self) -> u64 {
+        self.capacity
     }
 
     /// Bytes so far.
@@ -93,8 +100,8 @@ impl<'a> Output<'a> {
     }
 
     fn copy(&self, at: u64, bytes: &[u8]) -> Result<(), OpError> {
-        // SAFETY: the range lies in this permit's result area (`write` tested the length against
-        // its capacity), which only this thread touches between fetch and completion; the host
+        // SAFETY: the range lies in this permit's result area or window (`write` tested the length
+        // against its capacity), which only this thread touches between fetch and completion; the host
         // reads it after the completion and hands the permit out again only when it is done.
         let copied = unsafe { self.region.write(self.offset + at, bytes) };
         copied.then_some(()).ok_or(OpError::RESULT_TOO_LONG)

@@ -21,6 +21,7 @@ mod forks;
 mod hostile;
 mod operations;
 mod refusals;
+mod results;
 mod windows;
 mod workers;
 

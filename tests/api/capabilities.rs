@@ -247,6 +247,7 @@ impl DeviceFunction<Occurs> for Occurs {
         Ok(Plan {
             args: [u32::from(byte)].into_iter().collect(),
             sources: [source].into_iter().collect(),
+            ..Plan::default()
         })
     }
 

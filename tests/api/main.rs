@@ -15,6 +15,7 @@ mod backups;
 mod bills;
 mod blobs;
 mod budgets;
+mod buffers;
 mod capabilities;
 mod children;
 mod counters;

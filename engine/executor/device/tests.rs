@@ -217,9 +217,14 @@ fn a_window_of_another_tenant_is_not_published_and_audited() {
     let bind = || {
         let device = &bench.engine.core.executor.device;
         let source = Source::from(&buffer);
-        buffer::bind(device, bench.alice.id(), &[source])
-            .ok()
-            .unwrap()
+        buffer::bind(
+            device,
+            &bench.engine.core.executor.cache,
+            bench.alice.id(),
+            &[source],
+        )
+        .ok()
+        .unwrap()
     };
     let ending = bench.publish(bench.mallory.id(), bind());
     assert!(matches!(ending, Ending::Failed(_)));
