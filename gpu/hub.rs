@@ -232,7 +232,7 @@ impl Hub {
         let job = Job {
             done,
             windows: task.windows,
-            result: task.result,
+            result: task.result.map(Box::new),
             // A deadline beyond the clock's end is none.
             deadline: task
                 .deadline
@@ -371,7 +371,7 @@ impl Hub {
         &self,
         index: u32,
         completion: &CompletionEntry,
-        window: Option<ResultWindow>,
+        window: Option<Box<ResultWindow>>,
     ) -> ResultBytes {
         let length = usize::try_from(completion.length).unwrap_or(usize::MAX);
         // A text about what went wrong lies in the area in any case.

@@ -27,6 +27,7 @@ pub mod memory;
 mod opcodes;
 mod ops;
 mod options;
+pub mod placement;
 mod pump;
 mod ring;
 mod runner;

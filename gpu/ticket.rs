@@ -34,7 +34,8 @@ pub(crate) struct Permits {
 pub(crate) struct Job {
     pub(crate) done: Arc<dyn Completion>,
     pub(crate) windows: SmallVec<[PinnedWindow; 2]>,
-    pub(crate) result: Option<ResultWindow>,
+    /// Rare, and so not a part of every record.
+    pub(crate) result: Option<Box<ResultWindow>>,
     pub(crate) deadline: Option<Instant>,
 }
 

@@ -45,13 +45,11 @@ impl Task {
     /// of its permit.
     pub(super) fn output<'a>(&self, region: &'a Region, layout: &Layout) -> Output<'a> {
         let last = self.entry.windows.last().zip(self.offsets.last());
-        match last.filter(|_| self.entry.has_result_window()) {
-            Some((window, offset)) => Output::new(region, layout.arena + offset, window.length),
-            None => {
-                let area = layout.result_of(self.entry.ticket);
-                Output::new(region, area, u64::from(layout.sizes.result_bytes))
-            }
+        if let Some((window, offset)) = last.filter(|_| self.entry.has_result_window()) {
+            return Output::new(region, layout.arena + offset, window.length);
         }
+        let area = layout.result_of(self.entry.ticket);
+        Output::new(region, area, u64::from(layout.sizes.result_bytes))
     }
 
     pub(super) fn expired(&self) -> bool {

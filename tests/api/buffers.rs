@@ -107,7 +107,7 @@ fn a_column_is_uploaded_once_used_often_and_comes_back_after_an_eviction_and_a_r
     assert_eq!(storage.opened(), [digest]);
     // Accepted, and not waited for: it runs in this life or in the next.
     let key = Key::named("accepted");
-    wait(tenant.enqueue(Blake3, named).key(key)).unwrap();
+    drop(wait(tenant.enqueue(Blake3, named).key(key)).unwrap());
     engine.blocking().close().unwrap();
     drop((tenant, engine));
 
@@ -152,7 +152,7 @@ fn what_is_cached_makes_way_within_its_tenants_quota_and_is_never_why_a_buffer_i
     assert_eq!(digest_of(&tenant, names[1]), Ok(names[1].digest));
     assert_eq!(other.cached().evicted, 0);
     assert_eq!(digest_of(&other, hers), Ok(hers.digest));
-    assert!(!storage.opened().contains(&hers.digest) || other.cached().loads == 0);
+    assert_eq!(other.cached().loads, 0);
     engine.blocking().close().unwrap();
 }
 
