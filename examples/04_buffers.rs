@@ -94,7 +94,7 @@ fn main() -> Outcome<()> {
     tell("uploaded once, queried ten times", &acme);
 
     let globex = engine.blocking().tenant("globex")?;
-    let _large = globex.buffer(&vec![0; 64 << 20])?;
+    let large = globex.buffer(&vec![0; 64 << 20])?;
     tell("another tenant holds 64 MiB", &acme);
     let scratch = acme.buffer(&vec![0; 10 << 20])?;
     tell("its own tenant needs 10 MiB", &acme);
@@ -102,7 +102,7 @@ fn main() -> Outcome<()> {
     query(&acme, named, 500)?;
     tell("queried after the eviction", &acme);
     engine.blocking().close()?;
-    drop((acme, globex, _large, engine));
+    drop((acme, globex, large, engine));
 
     let engine = open(&store, &columns)?;
     let acme = engine.blocking().tenant("acme")?;

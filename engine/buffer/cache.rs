@@ -14,7 +14,7 @@ use orlop_saga::digest::Digest;
 use orlop_saga::id::TenantId;
 use parking_lot::Mutex;
 
-use super::Buffer;
+use super::{Buffer, HeldBuffer};
 
 /// What one tenant has in the cache, and what became of what it asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -213,13 +213,10 @@ impl Cache {
 
     /// Has it leave the device, with no table locked; puts it back if something pins it.
     fn evict_taken(&self, tenant: TenantId, entry: Entry) -> bool {
-        let used = entry.used;
-        let evicted = match Arc::try_unwrap(entry.buffer.held) {
-            Ok(held) => held.evict().map_err(Arc::new),
-            Err(held) => Err(held),
-        };
-        let is_evicted = evicted.is_ok();
-        let mut back = evicted.err().map(|held| Buffer { held });
+        let Entry { mut buffer, used } = entry;
+        let is_evicted = Arc::get_mut(&mut buffer.held).is_some_and(HeldBuffer::evict);
+        // Dropped here, and with it what it counted as given back, if it left.
+        let mut back = (!is_evicted).then_some(buffer);
         if let Some(mut shelf) = self.tenants.get_mut(&tenant) {
             shelf.counts.evicted += u64::from(is_evicted);
             back = back.and_then(|buffer| shelf.put_back(buffer, used));

@@ -126,14 +126,14 @@ pub(crate) struct HeldBuffer {
 }
 
 impl HeldBuffer {
-    /// Gives its count back, unless something pins the buffer.
-    fn evict(mut self) -> Result<(), Self> {
+    /// Gives its count back, unless something pins the buffer: then nothing changes.
+    fn evict(&mut self) -> bool {
         match self.device.buffers().evict(self.tenant, self.id) {
-            Ok(Evicted::Pinned { .. }) => Err(self),
+            Ok(Evicted::Pinned { .. }) => false,
             // Stale only if the device was closed, which freed everything.
             Ok(Evicted::Now | Evicted::Shared { .. }) | Err(_) => {
                 self.is_evicted = true;
-                Ok(())
+                true
             }
         }
     }
@@ -163,12 +163,11 @@ pub(crate) fn put(desk: Desk<'_>, bytes: &[u8]) -> Result<Buffer, BufferError> {
     let named = Named::of(bytes);
     let reserved = desk.reserve(ByteCount::of(bytes))?;
     let shared = desk.device.buffers().share(desk.tenant, &named.digest());
-    let id = match shared {
-        Some(id) => id,
-        None => {
-            let writer = desk.create(ByteCount::of(bytes)).map_err(PutError::from)?;
-            writer.put(&named)?
-        }
+    let id = if let Some(id) = shared {
+        id
+    } else {
+        let length = ByteCount::of(bytes);
+        desk.create(length).map_err(PutError::from)?.put(&named)?
     };
     let reference = BufferRef {
         digest: named.digest(),
@@ -288,7 +287,7 @@ impl BufferError {
                 digest,
                 reason: format!("it ended after {written} of {length}"),
             },
-            other => Self::Put(other.into()),
+            other @ (SealError::NotMapped | _) => Self::Put(other.into()),
         }
     }
 }

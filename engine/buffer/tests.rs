@@ -168,8 +168,8 @@ struct Rig {
 }
 
 impl Rig {
-    fn new(options: DeviceOptions, quotas: Quotas, cached_max: u64) -> Self {
-        let device = Arc::new(Device::open(&options, Vec::new()).unwrap());
+    fn new(options: &DeviceOptions, quotas: Quotas, cached_max: u64) -> Self {
+        let device = Arc::new(Device::open(options, Vec::new()).unwrap());
         let tenants = Tenants::new(2).unwrap();
         let cache = Cache::new(cached_max);
         let side = |label| {
@@ -363,7 +363,7 @@ proptest! {
             ..Quotas::UNLIMITED
         };
         let options = DeviceOptions { workers: 1, arena_bytes: 4 << 20, ..DeviceOptions::default() };
-        let mut rig = Rig::new(options, quotas, CACHED_MAX);
+        let mut rig = Rig::new(&options, quotas, CACHED_MAX);
         for (side, step) in steps {
             take(&mut rig, side, step)?;
             check(&rig)?;
@@ -392,7 +392,7 @@ proptest! {
             device_bytes: 24 << 10,
             ..DeviceOptions::default()
         };
-        let rig = Rig::new(options, Quotas::UNLIMITED, u64::MAX);
+        let rig = Rig::new(&options, Quotas::UNLIMITED, u64::MAX);
         for number in hers {
             if let Ok(buffer) = put(rig.desk(0), &content(number)) {
                 rig.cache.keep(&buffer);
@@ -437,7 +437,7 @@ fn what_the_source_has_lost_or_damaged_or_breaks_off_is_told_apart_and_nothing_i
         workers: 1,
         ..DeviceOptions::default()
     };
-    let rig = Rig::new(options, Quotas::UNLIMITED, u64::MAX);
+    let rig = Rig::new(&options, Quotas::UNLIMITED, u64::MAX);
     let asked = digest(3);
     let ask = |source: Option<&dyn BufferSource>| {
         let loaded = load(rig.desk(0), source, &asked, false);

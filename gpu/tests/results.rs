@@ -59,7 +59,7 @@ fn a_short_result_is_inline_and_leaves_no_buffer_and_a_shorter_one_shows_nothing
     let (done, completions) = listener();
     let buffers = device.buffers();
     // What lay there before is not shown.
-    let secret = buffers.put(BOB, &[9; 100_000]).unwrap();
+    let secret = buffers.put(BOB, &vec![9; 100_000]).unwrap();
     buffers.free(BOB, secret).unwrap();
     for (length, in_buffer) in [(32, false), (33, true), (70_000, true)] {
         let room = buffers.result(ALICE, 100_000).unwrap();
