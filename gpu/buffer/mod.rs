@@ -167,20 +167,6 @@ fn room((slots, bytes): (u32, u64)) -> Room {
 }
 
 impl Buffers {
-    /// Over one arena of the host.
-    #[cfg(test)]
-    pub(crate) fn new(
-        region: Arc<Region>,
-        arena: u64,
-        units: u32,
-        slots: u32,
-        control: Arc<Control>,
-    ) -> Self {
-        let copy = Box::new(copy::HostCopy::new(Arc::clone(&region), arena));
-        let classes = [(MemoryClass::Host, units)];
-        Self::with_classes(region, arena, &classes, slots, control, copy)
-    }
-
     /// Over several memory classes, which lie in the arena one after the other; `copy` moves bytes
     /// into all of them.
     pub(crate) fn with_classes(
