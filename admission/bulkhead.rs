@@ -15,12 +15,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crossbeam_utils::CachePadded;
+use orlop_saga::amount::BusyNanos;
 use orlop_saga::id::TenantId;
 use orlop_saga::time::{Clock, Monotonic};
 
 use crate::acquire::Acquire;
 use crate::contention::Contention;
-use crate::credits::Credits;
+use crate::credits::{Amounts, Credits};
 use crate::drain::{Drain, Gate, Gated, Queued};
 use crate::engagement::Reservation;
 use crate::estimate::{Estimates, Kind};
@@ -30,9 +31,10 @@ use crate::options::{BulkheadOptions, OptionsError};
 use crate::outbox::{Delivery, Outbox};
 use crate::permit::Permit;
 use crate::pool::{Expiry, Limits, Pool, Waiter, class_of, deadline_of, exclusion_of};
+use crate::prediction::Published;
 use crate::queue::{OwnerKey, Piece};
 use crate::refusal::{Refusal, Scope};
-use crate::request::{Grantee, Lane, Request};
+use crate::request::{CostVector, Grantee, Lane, Request};
 use crate::share::Share;
 use crate::snapshot::BulkheadSnapshot;
 use crate::state::{State, is_due, sweep_locked, take_expired};
@@ -64,6 +66,8 @@ pub(crate) struct Core {
     alarm: Option<Arc<dyn Alarm>>,
     /// Of the ordinary lane.
     pub(crate) limits: Limits,
+    /// As it is when nothing is out.
+    published: Published,
     pub(crate) credits: Credits,
     pub(crate) estimates: Estimates,
     retired: AtomicBool,
@@ -73,6 +77,15 @@ pub(crate) struct Core {
 }
 
 impl Core {
+    /// What ordinary work of this cost and estimate takes of the bulkhead.
+    #[inline]
+    pub(crate) fn amounts(&self, cost: &CostVector, estimate: BusyNanos) -> Amounts {
+        Amounts {
+            published: self.published.part(estimate),
+            ..cost.amounts()
+        }
+    }
+
     /// Something of `tenant` was given back: whoever waits in front hears of it.
     pub(crate) fn freed(&self, tenant: TenantId, outbox: &mut Outbox) {
         if let Some(room) = self.room.get()
@@ -101,16 +114,14 @@ impl Core {
         G: FnOnce() -> Arc<dyn Grantee>,
     {
         let nested = HeldScope::is_inside(self.id);
-        if request.lane == Lane::Ordinary
-            && request.exclusion.is_none()
-            && let Some(answer) = self.acquire_fast(request, nested)
-        {
-            return answer.map(Acquired::Granted);
+        if request.lane == Lane::Ordinary && request.exclusion.is_none() {
+            return self.acquire_fast(request, nested, grantee);
         }
         self.acquire_queued(request, nested, grantee)
     }
 
-    fn acquire_queued<G>(
+    /// Grants, queues or refuses under the bulkhead's lock.
+    pub(crate) fn acquire_queued<G>(
         self: &Arc<Self>,
         request: &Request<'_>,
         nested: bool,
@@ -179,7 +190,7 @@ impl Core {
         if pool.queue.may_start(owner, slots, piece.exclusion) && pool.has_free(slots) {
             let reservation = Reservation::of(request, estimate)?;
             ledger.reserve(lane, cost, false);
-            ledger.pass(lane, &cost, now);
+            ledger.pass(lane, &cost, 1, now);
             let booking = pool.queue.start(owner, share, piece, estimate);
             pool.reserve_staging(cost);
             pool.occupy(cost, booking);
@@ -207,7 +218,7 @@ impl Core {
         // Before anything is reserved: it is foreign code, which may panic.
         let grantee = grantee();
         ledger.reserve(lane, cost, true);
-        ledger.pass(lane, &cost, now);
+        ledger.pass(lane, &cost, 1, now);
         drop(ledger);
         let expiry = now.and_then(|now| Expiry::earlier(now, deadline, timeout));
         let waiter = Waiter {
@@ -409,21 +420,15 @@ impl Bulkhead {
         alarm: Option<Arc<dyn Alarm>>,
     ) -> Result<Self, OptionsError> {
         let name = options.check()?;
-        let mut ordinary = Pool::ordinary(options);
-        // What is out is to be bounded by its cost, which only the pool knows.
-        let always = options.published_cost_max.is_some();
-        let credits = if always {
-            ordinary.free = ordinary.whole();
-            Credits::contended()
-        } else {
-            Credits::new(ordinary.whole())
-        };
+        let ordinary = Pool::ordinary(options);
+        let credits = Credits::new(ordinary.whole(options));
         Ok(Self::of(Core {
             id: BulkheadId::fresh(),
             name,
             clock,
             alarm,
             limits: ordinary.limits,
+            published: ordinary.published,
             credits,
             estimates: Estimates::new(options.cost_guess),
             retired: AtomicBool::new(false),
@@ -435,7 +440,7 @@ impl Bulkhead {
                 expiries: Expiries::default(),
                 serial: 0,
                 room: None,
-                contention: Contention::new(always),
+                contention: Contention::default(),
             })),
         }))
     }

@@ -7,7 +7,8 @@
 //! Invariants
 //! - While the bulkhead is contended its pool knows all that is out, and all that is free is in the
 //!   pool or on its way there with somebody who is about to hand it on.
-//! - Contention does not end while somebody waits, an exclusion group is held or a drain goes on.
+//! - Contention does not end while somebody waits, an exclusion group is held, a drain goes on or
+//!   more is out than may be by its cost.
 
 use std::sync::Arc;
 
@@ -22,7 +23,7 @@ use crate::state::State;
 const CALM: u32 = 16;
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Contention {
     on: bool,
     /// It never ends.
@@ -31,14 +32,6 @@ pub(crate) struct Contention {
 }
 
 impl Contention {
-    pub(crate) const fn new(always: bool) -> Self {
-        Self {
-            on: always,
-            always,
-            calm: 0,
-        }
-    }
-
     pub(crate) const fn is_on(&self) -> bool {
         self.on
     }
@@ -61,6 +54,7 @@ impl State {
                     return false;
                 };
                 pool.collect(&mut seat.counts);
+                pool.recall(seat.empty_pocket());
                 seat.listed = seat.permits > 0;
                 if seat.listed {
                     live += seat.permits;
@@ -73,8 +67,8 @@ impl State {
             self.gate.enter_all(live);
         }
         let recalled = core.credits.recall();
-        self.ordinary.free.add(recalled);
-        recalled.slots > 0 && self.ordinary.queue.len() > 0
+        self.ordinary.recall(recalled);
+        recalled.lets_start() && self.ordinary.queue.len() > 0
     }
 
     /// The same, and hands on what came back.
@@ -91,7 +85,7 @@ impl State {
             return;
         }
         let queue = &self.ordinary.queue;
-        if queue.len() > 0 || queue.excludes() {
+        if queue.len() > 0 || queue.excludes() || self.ordinary.is_exceeded() {
             contention.calm = 0;
             return;
         }
@@ -118,7 +112,7 @@ impl State {
     ///
     /// Nothing is granted meanwhile, so that nothing is counted twice that goes from one to another.
     fn out_at_seats(&mut self, core: &Core) -> (u64, Amounts) {
-        let (mut permits, mut held) = (0, Amounts::default());
+        let (mut permits, mut held, mut free) = (0, Amounts::default(), Amounts::default());
         if !self.contention.on {
             core.credits.begin_contention();
         }
@@ -131,11 +125,12 @@ impl State {
             pool.collect(&mut seat.counts);
             permits += seat.permits;
             held.add(seat.held);
+            free.add(seat.empty_pocket());
             seat.listed = seat.permits > 0;
             seat.listed
         });
         if !self.contention.on {
-            core.credits.end_contention(Amounts::default());
+            core.credits.end_contention(free);
         }
         (permits, held)
     }
@@ -159,6 +154,120 @@ impl State {
             draining: self.gate.is_closed(),
             ordinary: self.ordinary.snapshot(permits, held),
             reserved: self.reserved.snapshot(0, Amounts::default()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use orlop_saga::amount::BusyNanos;
+    use orlop_saga::tenant::TenantLabel;
+    use orlop_saga::time::{Clock, Monotonic, WallMillis};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        Acquired, Bulkhead, BulkheadOptions, ComputationId, Grantee, Permit, Quotas, Refusal,
+        Request, TenantAccount, Tenants,
+    };
+
+    #[derive(Debug)]
+    struct Stopped;
+
+    impl Clock for Stopped {
+        fn wall(&self) -> WallMillis {
+            WallMillis::new(0)
+        }
+
+        fn monotonic(&self) -> Monotonic {
+            Monotonic::new(0)
+        }
+    }
+
+    /// Gives its permit back at once.
+    struct Returns;
+
+    impl Grantee for Returns {
+        fn granted(self: Arc<Self>, permit: Permit) {
+            permit.settle(BusyNanos::new(77));
+        }
+
+        fn refused(self: Arc<Self>, _refusal: Refusal) {}
+    }
+
+    fn bounded(published: u64, slots: u32) -> Bulkhead {
+        let options = BulkheadOptions {
+            in_flight_max: slots,
+            workers: 2,
+            published_cost_max: Some(BusyNanos::new(published)),
+            cost_guess: BusyNanos::new(100),
+            ..BulkheadOptions::new("bounded")
+        };
+        Bulkhead::new(&options, Arc::new(Stopped)).unwrap()
+    }
+
+    fn accounts() -> Vec<Arc<TenantAccount>> {
+        let tenants = Tenants::new(3).unwrap();
+        let names = ["ada", "bob", "eve"].map(|name| TenantLabel::new(name).unwrap());
+        let accounts = names.map(|name| tenants.register_next(name, Quotas::UNLIMITED));
+        accounts.map(Result::unwrap).into()
+    }
+
+    fn ask(bulkhead: &Bulkhead, account: &Arc<TenantAccount>, kind: u32) -> Option<Permit> {
+        let request = Request::new(account, ComputationId::new(kind));
+        match bulkhead.acquire(&request, Arc::new(Returns)) {
+            Ok(Acquired::Granted(permit)) => Some(permit),
+            Ok(Acquired::Queued(_)) | Err(_) => None,
+        }
+    }
+
+    #[test]
+    fn work_within_the_cost_that_may_be_out_needs_no_queue_and_what_is_beyond_does() {
+        let (bulkhead, accounts) = (bounded(250, 64), accounts());
+        let credits = &bulkhead.core().credits;
+        let first = ask(&bulkhead, &accounts[0], 1).unwrap();
+        let second = ask(&bulkhead, &accounts[1], 1).unwrap();
+        assert!(!credits.is_contended());
+        let third = ask(&bulkhead, &accounts[2], 1).unwrap();
+        assert!(credits.is_contended(), "300 are out of 250");
+        assert!(ask(&bulkhead, &accounts[2], 1).is_none());
+        drop((first, second, third));
+        for _ in 0..CALM {
+            drop(ask(&bulkhead, &accounts[0], 1));
+        }
+        assert!(!credits.is_contended());
+    }
+
+    proptest! {
+        /// However estimates move meanwhile, and however often contention begins and ends.
+        #[test]
+        fn free_slots_and_room_for_cost_are_conserved(
+            published in 0..2_000_u64,
+            slots in prop_oneof![1..6_u32, 64..70_u32],
+            steps in proptest::collection::vec((0..3_usize, 0..3_u32, 0..3_u8, 0..900_u64), 1..200),
+        ) {
+            let (bulkhead, accounts) = (bounded(published, slots), accounts());
+            let mut out = Vec::new();
+            for (who, kind, turn, cost) in steps {
+                match turn {
+                    0 | 1 => out.extend(ask(&bulkhead, &accounts[who], kind)),
+                    _ if out.is_empty() => {}
+                    _ => {
+                        let permit: Permit = out.swap_remove(who % out.len());
+                        permit.settle(BusyNanos::new(cost));
+                    }
+                }
+                if cost % 7 == 0 {
+                    drop(bulkhead.snapshot());
+                }
+            }
+            drop(out);
+            let core = bulkhead.core();
+            let mut state = core.state.lock();
+            state.contend(core);
+            prop_assert_eq!(state.ordinary.queue.len(), 0);
+            prop_assert_eq!(state.ordinary.free.slots, u64::from(slots));
+            prop_assert_eq!(state.ordinary.published.room(), Some(published.cast_signed()));
         }
     }
 }

@@ -1,12 +1,13 @@
-//! Credits: the free slots and staging bytes of a bulkhead, spread so that tenants do not collide.
+//! Credits: the free slots and staging bytes of a bulkhead, and how much more estimated cost may be
+//! out, spread so that tenants do not collide.
 //!
 //! While nobody waits, what is free lies in shards; a tenant takes from its own and, if that has
 //! too little, from the others, and gives back to its own. Once somebody has to wait the bulkhead
 //! is *contended*: everything free is recalled to the bulkhead's lock, and who comes goes there.
 //!
 //! Invariants
-//! - Credits are conserved: in a shard, in the hands of one critical section, in a pool under the
-//!   bulkhead's lock, or with a permit.
+//! - Credits are conserved: in a shard, in the pocket of a seat, in the hands of one critical
+//!   section, in a pool under the bulkhead's lock, or with a permit.
 //! - Who takes credits looks at `contended` after taking, and who gives them back after giving.
 //!   If it is set by then, the former puts them back, and either goes to the bulkhead's lock,
 //!   recalls what lies in the shards, and hands it on. So nothing that is free is left lying while
@@ -33,19 +34,29 @@ const CROWD: usize = 64;
 pub(crate) struct Amounts {
     pub(crate) slots: u64,
     pub(crate) staging: u64,
+    /// Estimated cost, where what may be out is bounded by it; nothing otherwise.
+    pub(crate) published: u64,
 }
 
 impl Amounts {
     pub(crate) const fn add(&mut self, other: Self) {
         self.slots = self.slots.saturating_add(other.slots);
         self.staging = self.staging.saturating_add(other.staging);
+        self.published = self.published.saturating_add(other.published);
     }
-}
 
-impl Amounts {
-    pub(crate) const fn subtract(&mut self, other: Self) {
-        self.slots = self.slots.saturating_sub(other.slots);
-        self.staging = self.staging.saturating_sub(other.staging);
+    /// `count` times as much.
+    pub(crate) const fn times(self, count: u64) -> Self {
+        Self {
+            slots: self.slots.saturating_mul(count),
+            staging: self.staging.saturating_mul(count),
+            published: self.published.saturating_mul(count),
+        }
+    }
+
+    /// Whether somebody who waits may be able to start with it.
+    pub(crate) const fn lets_start(self) -> bool {
+        self.slots > 0 || self.published > 0
     }
 }
 
@@ -56,6 +67,7 @@ pub(crate) type Listed = (Arc<TenantAccount>, u32);
 struct Shard {
     slots: AtomicU64,
     staging: AtomicU64,
+    published: AtomicU64,
     /// Seats that have done something since contention last began, or hold something.
     seats: Mutex<Vec<Listed>>,
 }
@@ -122,11 +134,18 @@ impl Credits {
         if !take_from(&own.slots, asked.slots) && !self.gather(own, |s| &s.slots, asked.slots) {
             return false;
         }
-        if asked.staging == 0
+        let staged = asked.staging == 0
             || take_from(&own.staging, asked.staging)
-            || self.gather(own, |s| &s.staging, asked.staging)
+            || self.gather(own, |s| &s.staging, asked.staging);
+        if staged
+            && (asked.published == 0
+                || take_from(&own.published, asked.published)
+                || self.gather(own, |s| &s.published, asked.published))
         {
             return true;
+        }
+        if staged && asked.staging > 0 {
+            give_to(&own.staging, asked.staging);
         }
         give_to(&own.slots, asked.slots);
         false
@@ -141,6 +160,9 @@ impl Credits {
         }
         if amounts.staging > 0 {
             give_to(&own.staging, amounts.staging);
+        }
+        if amounts.published > 0 {
+            give_to(&own.published, amounts.published);
         }
     }
 
@@ -240,6 +262,7 @@ impl Credits {
             free.add(Amounts {
                 slots: take_all(&shard.slots),
                 staging: take_all(&shard.staging),
+                published: take_all(&shard.published),
             });
         }
         free
@@ -251,6 +274,7 @@ impl Credits {
             let part = |of: u64| of / SHARDS as u64 + u64::from(place < of % SHARDS as u64);
             give_to(&shard.slots, part(free.slots));
             give_to(&shard.staging, part(free.staging));
+            give_to(&shard.published, part(free.published));
         }
         switch_point();
         self.contended.store(false, Ordering::SeqCst);
@@ -262,7 +286,11 @@ mod tests {
     use super::*;
 
     fn amounts(slots: u64, staging: u64) -> Amounts {
-        Amounts { slots, staging }
+        Amounts {
+            slots,
+            staging,
+            published: 0,
+        }
     }
 
     #[test]
@@ -282,5 +310,26 @@ mod tests {
         assert!(!credits.take(0, amounts(1, 11)));
         assert!(!credits.take(7, amounts(3, 1)));
         assert_eq!(credits.recall(), amounts(2, 10));
+    }
+
+    #[test]
+    fn what_is_refused_for_its_cost_alone_takes_neither_slots_nor_staging() {
+        let whole = Amounts {
+            published: 100,
+            ..amounts(2, 10)
+        };
+        let credits = Credits::new(whole);
+        let dear = Amounts {
+            published: 101,
+            ..amounts(1, 1)
+        };
+        assert!(!credits.take(0, dear));
+        let cheap = Amounts {
+            published: 100,
+            ..dear
+        };
+        assert!(credits.take(0, cheap));
+        credits.give(5, cheap);
+        assert_eq!(credits.recall(), whole);
     }
 }

@@ -388,6 +388,7 @@ impl Reservation {
     }
 
     /// Settles it; what was drawn beyond, if there is a purse.
+    #[inline]
     pub(crate) fn settle(&mut self, cost: BusyNanos) -> Option<BusyNanos> {
         let purse = self.purse.take()?;
         Some(purse.settle(self.reserved, cost))
@@ -395,6 +396,7 @@ impl Reservation {
 }
 
 impl Drop for Reservation {
+    #[inline]
     fn drop(&mut self) {
         if let Some(purse) = &self.purse
             && self.reserved > BusyNanos::default()

@@ -29,13 +29,16 @@ const SHIFT: u32 = 3;
 pub(crate) struct Kind {
     computation: ComputationId,
     lane: Lane,
-    bucket: u32,
+    bucket: u8,
 }
 
 impl Kind {
     pub(crate) const fn new(computation: ComputationId, lane: Lane, size: ByteCount) -> Self {
-        // 0 bytes, 1, 2 to 3, 4 to 7, ...: at most 65 buckets.
-        let bucket = u64::BITS - size.get().leading_zeros();
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "0 bytes, 1, 2 to 3, 4 to 7, ...: at most 65 buckets"
+        )]
+        let bucket = (u64::BITS - size.get().leading_zeros()) as u8;
         Self {
             computation,
             lane,
@@ -122,6 +125,15 @@ impl Estimates {
     #[inline]
     pub(crate) fn of(&self, kind: Kind) -> BusyNanos {
         self.known(kind).unwrap_or(BusyNanos::new(self.guess))
+    }
+
+    /// What `kind` is taken to cost, and whether that is known.
+    #[inline]
+    pub(crate) fn guess(&self, kind: Kind) -> (BusyNanos, bool) {
+        match self.known(kind) {
+            Some(known) => (known, true),
+            None => (BusyNanos::new(self.guess), false),
+        }
     }
 
     /// What was learnt of `kind`, if anything was.

@@ -49,13 +49,33 @@ impl Held {
         ]
     }
 
+    /// Whether it is of slots and staging alone, as that of most work is.
+    #[inline]
+    const fn is_plain(&self) -> bool {
+        self.buffers | self.device | self.kernels | self.retained == 0
+    }
+
+    /// `count` times as much.
+    #[inline]
+    pub(crate) fn times(mut self, count: u64) -> Self {
+        for own in self.each() {
+            *own = own.saturating_mul(count);
+        }
+        self
+    }
+
     /// Whether `asked` beside this stays within `cap`. Who asks for nothing gets it.
     #[inline]
     pub(crate) fn has_room(&self, asked: &Self, cap: &Self) -> bool {
-        let all = self.all().into_iter().zip(asked.all()).zip(cap.all());
-        all.fold(true, |fits, ((used, asked), cap)| {
-            fits & (asked == 0 || used.checked_add(asked).is_some_and(|sum| sum <= cap))
-        })
+        let fits = |used: u64, asked: u64, cap: u64| {
+            asked == 0 || used.checked_add(asked).is_some_and(|sum| sum <= cap)
+        };
+        if asked.is_plain() {
+            return fits(self.slots, asked.slots, cap.slots)
+                && fits(self.staging, asked.staging, cap.staging);
+        }
+        let mut all = self.all().into_iter().zip(asked.all()).zip(cap.all());
+        all.all(|((used, asked), cap)| fits(used, asked, cap))
     }
 
     /// The bounds of `asked` beside this, in the order in which they are told.
@@ -82,6 +102,11 @@ impl Held {
 
     #[inline]
     pub(crate) fn add(&mut self, other: &Self) {
+        if other.is_plain() {
+            self.slots = self.slots.saturating_add(other.slots);
+            self.staging = self.staging.saturating_add(other.staging);
+            return;
+        }
         for (own, other) in self.each().into_iter().zip(other.all()) {
             *own = own.saturating_add(other);
         }
@@ -90,6 +115,12 @@ impl Held {
     /// Takes `other` away; says whether there was as much.
     #[inline]
     pub(crate) fn subtract(&mut self, other: &Self) -> bool {
+        if other.is_plain() {
+            let all = self.slots >= other.slots && self.staging >= other.staging;
+            self.slots = self.slots.saturating_sub(other.slots);
+            self.staging = self.staging.saturating_sub(other.staging);
+            return all;
+        }
         let mut all = true;
         for (own, other) in self.each().into_iter().zip(other.all()) {
             all &= *own >= other;

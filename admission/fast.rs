@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use orlop_saga::time::Monotonic;
 
-use crate::bulkhead::{Core, owner_key};
+use crate::bulkhead::{Acquired, Core, owner_key};
 use crate::credits::Amounts;
 use crate::engagement::{self, Reservation};
 use crate::estimate::Kind;
@@ -23,7 +23,7 @@ use crate::permit::Permit;
 use crate::prediction;
 use crate::queue::Booking;
 use crate::refusal::Refusal;
-use crate::request::{CostVector, Lane, Request};
+use crate::request::{CostVector, Grantee, Lane, Request};
 use crate::tenant::{Ledger, Settlement, TenantAccount};
 
 /// A permit that is given back.
@@ -36,29 +36,63 @@ pub(crate) struct Returned<'a> {
     pub(crate) settlement: Settlement,
 }
 
-impl Core {
-    /// Grants or refuses without the bulkhead's lock; `None` if that has to decide.
+/// A grant whose permit is not made yet: that is large, and is made where it is to stay.
+pub(crate) struct Grant {
+    pub(crate) place: u32,
+    pub(crate) booking: Booking,
+    pub(crate) kind: Kind,
+    pub(crate) reservation: Reservation,
+}
+
+impl Grant {
+    /// The permit for `request`, which was granted this.
     #[inline]
-    pub(crate) fn acquire_fast(
+    pub(crate) fn permit(self, core: &Core, request: &Request<'_>) -> Permit {
+        Permit::new(
+            self.place,
+            core.id,
+            Arc::clone(request.tenant),
+            self.booking,
+            self.kind,
+            request.audit,
+            self.reservation,
+            request.cost,
+        )
+    }
+}
+
+impl Core {
+    /// Grants or refuses without the bulkhead's lock, if it need not decide.
+    #[inline]
+    pub(crate) fn acquire_fast<G>(
         self: &Arc<Self>,
         request: &Request<'_>,
         nested: bool,
-    ) -> Option<Result<Permit, Refusal>> {
+        grantee: &mut Option<G>,
+    ) -> Result<Acquired, Refusal>
+    where
+        G: FnOnce() -> Arc<dyn Grantee>,
+    {
         let account = request.tenant;
         // Read before the lock: an earlier time admits no more than a later one.
         let timed = request.deadline.is_some() || account.is_timed();
         let now = timed.then(|| self.clock.monotonic());
-        let mut guard = account.ledger.lock();
-        let ledger = &mut *guard;
-        let at = ledger.seat_in(self);
-        if self.credits.is_contended() || (ledger.is_timed(Lane::Ordinary) && now.is_none()) {
-            return None;
+        {
+            let mut guard = account.ledger.lock();
+            let ledger = &mut *guard;
+            let at = ledger.seat_in(self);
+            let knows_time = now.is_some() || !ledger.is_timed(Lane::Ordinary);
+            if knows_time
+                && !self.credits.is_contended()
+                && let Some(answer) = self.admit(ledger, at, request, nested, now)
+            {
+                return answer.map(|grant| Acquired::Granted(grant.permit(self, request)));
+            }
         }
-        self.admit(ledger, at, request, nested, now, false)
+        self.acquire_queued(request, nested, grantee)
     }
 
-    /// Admits one request of an ordinary lane under its ledger's lock. If it is `prepaid`, the
-    /// caller has the credits for it, and gets them back if it is not granted.
+    /// Admits one request of an ordinary lane under its ledger's lock.
     #[inline]
     pub(crate) fn admit(
         &self,
@@ -67,19 +101,19 @@ impl Core {
         request: &Request<'_>,
         nested: bool,
         now: Option<Monotonic>,
-        prepaid: bool,
-    ) -> Option<Result<Permit, Refusal>> {
+    ) -> Option<Result<Grant, Refusal>> {
         let (account, cost) = (request.tenant, request.cost);
+        let held = cost.of_tenant();
         let place = u32::try_from(at).ok()?;
         let kind = Kind::new(request.computation, Lane::Ordinary, request.size);
-        let passes = !nested && self.limits.fit(&cost) && ledger.passes(request, now);
+        let passes = !nested && self.limits.fit(&cost) && ledger.passes(request, &held, 1, now);
         if !passes && let Some(refusal) = self.refusal(ledger, request, kind, nested, now) {
             let seat = ledger.seats.get_mut(at)?;
             seat.counts.refused.count(&refusal);
             seat.list(account, place);
             return Some(Err(refusal));
         }
-        let estimate = self.estimates.of(kind);
+        let (estimate, known) = self.estimates.guess(kind);
         let reservation = match Reservation::of(request, estimate) {
             Ok(reservation) => reservation,
             Err(refusal) => {
@@ -90,31 +124,27 @@ impl Core {
             }
         };
         let seat = ledger.seats.get_mut(at)?;
-        let amounts = cost.amounts();
+        let amounts = self.amounts(&cost, estimate);
         if seat.held.slots.saturating_add(amounts.slots) > self.limits.slots_per_tenant {
             return None;
         }
         seat.list(account, place);
-        if !prepaid && !self.take(account, amounts) {
+        if !seat.take_from_pocket(amounts) && !self.take(account, amounts) {
             return None;
         }
         let slots = cost.slots.get();
-        let booking = Booking::at_once(request.class, slots, estimate);
+        let booking = Booking::at_once(request.class, slots, estimate, known);
         seat.out = seat.out.saturating_add(1);
         seat.start(&cost, request.class, estimate.get());
         seat.counts.granted = seat.counts.granted.saturating_add(1);
-        ledger.reserve(Lane::Ordinary, cost, false);
-        ledger.pass(Lane::Ordinary, &cost, now);
-        Some(Ok(Permit::new(
+        ledger.start_many(&held, 1);
+        ledger.pass(Lane::Ordinary, &cost, 1, now);
+        Some(Ok(Grant {
             place,
-            self.id,
-            Arc::clone(account),
             booking,
             kind,
-            request.audit,
             reservation,
-            cost,
-        )))
+        }))
     }
 
     /// Takes credits, unless contention has begun by then.

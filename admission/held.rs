@@ -3,20 +3,20 @@
 //! Waiting for a bulkhead from inside work that occupies one of its slots can wait for itself.
 //! Whoever runs such work enters a scope around it, and `acquire` refuses inside.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use smallvec::SmallVec;
 
 /// Names a bulkhead; unique in the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct BulkheadId(u64);
+pub struct BulkheadId(u32);
 
 impl BulkheadId {
     pub(crate) fn fresh() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
+        static NEXT: AtomicU32 = AtomicU32::new(1);
         Self(NEXT.fetch_add(1, Ordering::Relaxed))
     }
 }
@@ -31,6 +31,8 @@ type Stack = SmallVec<[BulkheadId; 4]>;
 
 thread_local! {
     static HELD: RefCell<Stack> = RefCell::default();
+    /// How many scopes are open; mostly none, and then nothing else is looked at.
+    static OPEN: Cell<usize> = const { Cell::new(0) };
 }
 
 /// While it lives, this thread runs work that occupies a slot of one bulkhead.
@@ -49,7 +51,11 @@ pub struct HeldScope {
 impl HeldScope {
     /// Enters the scope of `bulkhead` on this thread.
     pub fn enter(bulkhead: BulkheadId) -> Self {
-        let _ = HELD.try_with(|held| held.borrow_mut().push(bulkhead));
+        let _ = HELD.try_with(|held| {
+            let mut held = held.borrow_mut();
+            held.push(bulkhead);
+            OPEN.set(held.len());
+        });
         Self {
             bulkhead,
             thread_bound: PhantomData,
@@ -57,7 +63,12 @@ impl HeldScope {
     }
 
     /// Whether this thread is inside a scope of `bulkhead`.
+    #[inline]
     pub fn is_inside(bulkhead: BulkheadId) -> bool {
+        OPEN.get() > 0 && Self::is_open(bulkhead)
+    }
+
+    fn is_open(bulkhead: BulkheadId) -> bool {
         HELD.try_with(|held| held.borrow().contains(&bulkhead))
             .unwrap_or(false)
     }
@@ -70,6 +81,7 @@ impl Drop for HeldScope {
             if let Some(at) = held.iter().rposition(|&id| id == self.bulkhead) {
                 held.remove(at);
             }
+            OPEN.set(held.len());
         });
     }
 }
@@ -80,8 +92,11 @@ pub(crate) struct Unheld(Stack);
 impl Unheld {
     pub(crate) fn enter() -> Self {
         Self(
-            HELD.try_with(|held| std::mem::take(&mut *held.borrow_mut()))
-                .unwrap_or_default(),
+            HELD.try_with(|held| {
+                OPEN.set(0);
+                std::mem::take(&mut *held.borrow_mut())
+            })
+            .unwrap_or_default(),
         )
     }
 }
@@ -89,6 +104,9 @@ impl Unheld {
 impl Drop for Unheld {
     fn drop(&mut self) {
         let hidden = std::mem::take(&mut self.0);
-        let _ = HELD.try_with(|held| *held.borrow_mut() = hidden);
+        let _ = HELD.try_with(|held| {
+            OPEN.set(hidden.len());
+            *held.borrow_mut() = hidden;
+        });
     }
 }

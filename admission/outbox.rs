@@ -72,10 +72,15 @@ impl Outbox {
     }
 
     /// Runs everything. Call with no lock held.
+    #[inline]
     pub(crate) fn deliver(self) {
-        if self.deliveries.is_empty() {
-            return;
+        if !self.deliveries.is_empty() {
+            self.deliver_all();
         }
+    }
+
+    #[inline(never)]
+    fn deliver_all(self) {
         // While a thread is torn down its locals are gone; then deliveries nest instead.
         match DELIVERING.try_with(|delivering| delivering.replace(true)) {
             Ok(false) => {

@@ -11,7 +11,7 @@ use crate::engagement::Reservation;
 use crate::estimate::Kind;
 use crate::fast::Returned;
 use crate::held::BulkheadId;
-use crate::queue::Booking;
+use crate::queue::{Booking, Mark};
 use crate::request::{ComputationId, CostVector, Lane};
 use crate::tenant::{Settlement, TenantAccount};
 
@@ -26,12 +26,12 @@ pub struct Permit {
     seat: u32,
     bulkhead: BulkheadId,
     account: Arc<TenantAccount>,
-    booking: Booking,
+    mark: Mark,
+    charged: BusyNanos,
     kind: Kind,
     audit: AuditTag,
     reservation: Reservation,
     cost: CostVector,
-    settlement: Settlement,
     /// It was given back already.
     forgotten: bool,
 }
@@ -55,12 +55,12 @@ impl Permit {
             seat,
             bulkhead,
             account,
-            booking,
+            mark: booking.mark(),
+            charged: booking.charged(),
             kind,
             audit,
             reservation,
             cost,
-            settlement: Settlement::Unsettled,
             forgotten: false,
         }
     }
@@ -72,24 +72,41 @@ impl Permit {
     ///
     /// Dropping it gives it back as well, and counts it as unsettled.
     pub fn settle(mut self, cost: BusyNanos) -> Option<BusyNanos> {
-        self.measure(cost)
+        let beyond = self.pay(cost);
+        self.give_back(Settlement::Settled(cost));
+        beyond
     }
 
-    /// Says what it cost, and pays; it is given back with that when it is dropped.
-    pub(crate) fn measure(&mut self, cost: BusyNanos) -> Option<BusyNanos> {
-        self.settlement = Settlement::Settled(cost);
+    /// Pays what it cost.
+    #[inline]
+    pub(crate) fn pay(&mut self, cost: BusyNanos) -> Option<BusyNanos> {
         self.reservation.settle(cost)
     }
 
-    pub(crate) const fn returned(&self) -> Returned<'_> {
+    /// Gives it back, unless it was.
+    #[inline]
+    pub(crate) fn give_back(&mut self, settlement: Settlement) {
+        if !self.forgotten {
+            self.forgotten = true;
+            Core::give_back(&self.returned(settlement));
+        }
+    }
+
+    #[inline]
+    pub(crate) const fn returned(&self, settlement: Settlement) -> Returned<'_> {
         Returned {
             seat: self.seat,
             account: &self.account,
-            booking: self.booking,
+            booking: self.booking(),
             kind: self.kind,
             cost: self.cost,
-            settlement: self.settlement,
+            settlement,
         }
+    }
+
+    #[inline]
+    pub(crate) const fn booking(&self) -> Booking {
+        self.mark.booking(self.cost.slots.get(), self.charged)
     }
 
     /// It has been given back.
@@ -106,6 +123,16 @@ impl Permit {
         Arc::ptr_eq(&self.account, &other.account)
             && self.seat == other.seat
             && self.lane() == other.lane()
+    }
+
+    /// Whether the two occupy the same and were expected to cost the same.
+    #[inline]
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        self.charged == other.charged && self.mark == other.mark && self.cost == other.cost
+    }
+
+    pub(crate) const fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// Whose work it is for.
@@ -130,7 +157,7 @@ impl Permit {
 
     /// What it was expected to cost when it was granted, in the unit of the bulkhead.
     pub const fn estimate(&self) -> BusyNanos {
-        self.booking.charged()
+        self.charged
     }
 
     /// Which pool its slots belong to.
@@ -146,9 +173,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if !self.forgotten {
-            Core::give_back(&self.returned());
-        }
+        self.give_back(Settlement::Unsettled);
     }
 }
 

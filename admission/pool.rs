@@ -119,7 +119,17 @@ pub(crate) struct Limits {
     staging: u64,
 }
 
+/// With fewer slots than this, what one tenant keeps for its next permit is missed by others.
+const POCKETS_FROM: u64 = 64;
+
 impl Limits {
+    /// Whether tenants may keep a free slot each.
+    #[inline]
+    pub(crate) const fn has_pockets(&self) -> bool {
+        self.slots >= POCKETS_FROM
+    }
+
+    #[inline]
     pub(crate) fn fit(&self, cost: &CostVector) -> bool {
         let slots = u64::from(cost.slots.get());
         slots <= self.slots && slots <= self.slots_per_tenant && cost.staging.get() <= self.staging
@@ -153,7 +163,7 @@ pub(crate) struct Pool {
     queue_max: u32,
     queue_per_tenant_max: u32,
     backfill_max: u32,
-    published: Published,
+    pub(crate) published: Published,
     pub(crate) queue_timeout: Option<Duration>,
     /// What is at hand to be granted and reserved.
     pub(crate) free: Amounts,
@@ -193,17 +203,31 @@ impl Pool {
             free: Amounts {
                 slots: u64::from(slots_max),
                 staging: options.reserved_staging_bytes_max.get(),
+                published: 0,
             },
             ..Self::new(slots_max, slots_max, options.reserved_staging_bytes_max)
         }
     }
 
     /// All that it has.
-    pub(crate) const fn whole(&self) -> Amounts {
+    pub(crate) fn whole(&self, options: &BulkheadOptions) -> Amounts {
         Amounts {
             slots: self.limits.slots,
             staging: self.limits.staging,
+            published: Published::whole(options),
         }
+    }
+
+    /// Takes back what lay elsewhere.
+    pub(crate) fn recall(&mut self, free: Amounts) {
+        self.published.give(free.published);
+        self.free.slots = self.free.slots.saturating_add(free.slots);
+        self.free.staging = self.free.staging.saturating_add(free.staging);
+    }
+
+    /// Whether more is out than may be by its cost, so that nothing can be handed over.
+    pub(crate) const fn is_exceeded(&self) -> bool {
+        self.published.is_exceeded()
     }
 
     fn new(slots_max: u32, slots_per_tenant_max: u32, staging_max: ByteCount) -> Self {
@@ -379,12 +403,12 @@ impl Pool {
     /// permits that are out, and what is free.
     pub(crate) fn hand_over(&mut self) -> (u64, Amounts) {
         self.held = Amounts::default();
-        self.published.forget();
         self.queue.forget_all();
-        (
-            std::mem::take(&mut self.permits),
-            std::mem::take(&mut self.free),
-        )
+        let free = Amounts {
+            published: self.published.give_away(),
+            ..std::mem::take(&mut self.free)
+        };
+        (std::mem::take(&mut self.permits), free)
     }
 
     /// With what is out at seats.

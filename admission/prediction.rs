@@ -34,9 +34,22 @@ pub(crate) fn late(deadline: Monotonic, now: Monotonic, nanos: u64) -> Option<Re
 /// are workers is always let out, so that none of these has to wait for a grant.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Published {
-    cost: u64,
-    cost_max: u64,
+    /// How much more may be out; 0 and below, nothing but what workers wait for. `None`: the slots
+    /// are the bound.
+    room: Option<i64>,
     workers: u64,
+}
+
+/// No amount is larger, so that sums of a few do not overflow.
+const COST_MAX: u64 = 1 << 60;
+
+fn signed(cost: u64) -> i64 {
+    cost.min(COST_MAX).cast_signed()
+}
+
+/// What a permit of this estimate counts as: also what is expected to cost nothing is something.
+fn counted(estimate: BusyNanos) -> u64 {
+    estimate.get().clamp(1, COST_MAX)
 }
 
 impl Published {
@@ -46,35 +59,75 @@ impl Published {
             workers => workers.min(slots_max),
         };
         Self {
-            cost_max: options.published_cost_max.map_or(u64::MAX, BusyNanos::get),
+            room: options.published_cost_max.map(|_| 0),
             ..Self::unbounded(workers)
         }
     }
 
     pub(crate) fn unbounded(workers: u32) -> Self {
         Self {
-            cost: 0,
-            cost_max: u64::MAX,
+            room: None,
             workers: u64::from(workers),
         }
     }
 
     /// Whether one more may be out beside `permits`.
     pub(crate) const fn has_room(&self, permits: u64) -> bool {
-        self.cost < self.cost_max || permits <= self.workers
+        match self.room {
+            Some(room) => room > 0 || permits <= self.workers,
+            None => true,
+        }
     }
 
-    pub(crate) const fn add(&mut self, cost: BusyNanos) {
-        self.cost = self.cost.saturating_add(cost.get());
+    /// What a bulkhead of these options has to give out, in all.
+    pub(crate) fn whole(options: &BulkheadOptions) -> u64 {
+        let cost_max = options.published_cost_max;
+        cost_max.map_or(0, |cost| cost.get().min(COST_MAX))
     }
 
-    pub(crate) const fn take(&mut self, cost: BusyNanos) {
-        self.cost = self.cost.saturating_sub(cost.get());
+    /// What a permit of this estimate takes of it.
+    pub(crate) fn part(&self, cost: BusyNanos) -> u64 {
+        match self.room {
+            Some(_) => counted(cost),
+            None => 0,
+        }
     }
 
-    /// Counts anew.
-    pub(crate) const fn forget(&mut self) {
-        self.cost = 0;
+    /// A permit of this estimate is out.
+    pub(crate) fn add(&mut self, cost: BusyNanos) {
+        self.room = self
+            .room
+            .map(|room| room.saturating_sub(signed(counted(cost))));
+    }
+
+    /// A permit of this estimate came back.
+    pub(crate) fn take(&mut self, cost: BusyNanos) {
+        self.give(counted(cost));
+    }
+
+    /// `room` came back from where it lay.
+    pub(crate) fn give(&mut self, room: u64) {
+        self.room = self.room.map(|own| own.saturating_add(signed(room)));
+    }
+
+    /// How much more may be out, where it is bounded.
+    #[cfg(test)]
+    pub(crate) fn room(&self) -> Option<i64> {
+        self.room
+    }
+
+    /// Whether more is out than may be, for workers that would have had to wait.
+    pub(crate) const fn is_exceeded(&self) -> bool {
+        match self.room {
+            Some(room) => room < 0,
+            None => false,
+        }
+    }
+
+    /// Gives away all room that there is.
+    pub(crate) fn give_away(&mut self) -> u64 {
+        let room = self.room.as_mut().map(std::mem::take);
+        room.map_or(0, |room| u64::try_from(room).unwrap_or(0))
     }
 
     /// How long it takes to carry out what goes ahead, in nanoseconds, if a tenant may occupy

@@ -43,25 +43,55 @@ pub(crate) struct OwnerKey(pub(crate) TenantId);
 /// What was booked when work started, and what its tenant was charged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Booking {
-    class: Class,
-    exclusion: Option<ExclusionId>,
+    mark: Mark,
     slots: u32,
     charged: u64,
 }
 
+/// What of a booking is neither cost nor slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mark {
+    class: Class,
+    exclusion: Option<ExclusionId>,
+    /// Whether the cost was known, and not guessed.
+    known: bool,
+}
+
+impl Mark {
+    /// The booking with it.
+    #[inline]
+    pub(crate) const fn booking(self, slots: u32, charged: BusyNanos) -> Booking {
+        Booking {
+            mark: self,
+            slots,
+            charged: charged.get(),
+        }
+    }
+}
+
 impl Booking {
-    /// Work that starts while nobody waits.
-    pub(crate) const fn at_once(class: Class, slots: u32, cost: BusyNanos) -> Self {
-        Self {
+    /// Work that starts while nobody waits, at a `cost` that is `known` or guessed.
+    #[inline]
+    pub(crate) const fn at_once(class: Class, slots: u32, cost: BusyNanos, known: bool) -> Self {
+        let mark = Mark {
             class,
             exclusion: None,
-            slots,
-            charged: cost.get(),
-        }
+            known,
+        };
+        mark.booking(slots, cost)
+    }
+
+    pub(crate) const fn mark(self) -> Mark {
+        self.mark
+    }
+
+    /// Whether what it was estimated to cost had been measured before.
+    pub(crate) const fn is_known(self) -> bool {
+        self.mark.known
     }
 
     pub(crate) const fn class(self) -> Class {
-        self.class
+        self.mark.class
     }
 
     /// What it was estimated to cost.
@@ -305,7 +335,7 @@ impl<W> FairQueue<W> {
     /// Books that work which had started has ended, and corrects what it was charged to what it
     /// cost, if that was measured.
     pub(crate) fn end(&mut self, owner: OwnerKey, booking: Booking, actual: Option<BusyNanos>) {
-        self.exclusion.release(booking.exclusion);
+        self.exclusion.release(booking.mark.exclusion);
         let Some(&key) = self.lane_of.get(&owner) else {
             debug_assert!(false, "what ended was not in flight");
             return;
@@ -316,8 +346,9 @@ impl<W> FairQueue<W> {
             lane.in_flight = lane.in_flight.saturating_sub(slots);
             if let (Some(actual), Some(group)) = (actual, self.groups.get_mut(lane.group)) {
                 let (charged, actual) = (booking.charged, actual.get());
-                let weight = self.classes.of(booking.class);
-                lane.classes.correct(booking.class, weight, charged, actual);
+                let class = booking.class();
+                let weight = self.classes.of(class);
+                lane.classes.correct(class, weight, charged, actual);
                 let turns = &mut group.turns;
                 turns.correct(key, &mut lane.tag, lane.weight, charged, actual);
                 let (key, weight) = (lane.group, group.weight);
@@ -380,12 +411,12 @@ impl<W> FairQueue<W> {
             slots,
             ..
         } = piece;
-        let booking = Booking {
+        let mark = Mark {
             class,
             exclusion,
-            slots,
-            charged,
+            known: false,
         };
+        let booking = mark.booking(slots, cost);
         self.exclusion.hold(exclusion);
         let Some(lane) = self.lanes.get_mut(key) else {
             return booking;

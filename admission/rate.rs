@@ -157,16 +157,40 @@ impl Arrivals {
         (excess > 0).then(|| Duration::from_nanos(excess))
     }
 
-    /// Counts `bytes` that pass at `now`.
-    pub(crate) fn pass_of(&mut self, rate: ByteRate, bytes: u64, now: Monotonic) {
-        let nanos = self.ahead(now).saturating_add(rate.nanos(bytes));
-        self.count(now, nanos, rate.per_second());
+    /// Whether `count` requests may pass at `now`, one after the other.
+    #[inline]
+    pub(crate) fn admits(self, rate: Rate, count: u64, now: Monotonic) -> bool {
+        let before = rate.interval_nanos.saturating_mul(count.saturating_sub(1));
+        self.ahead(now).saturating_add(before) <= rate.tolerance()
     }
 
-    /// Counts one that passes at `now`.
-    pub(crate) fn pass(&mut self, rate: Rate, now: Monotonic) {
-        let nanos = self.ahead(now).saturating_add(rate.interval_nanos);
-        self.count(now, nanos, rate.interval_nanos);
+    /// The same, of requests that write `bytes` each.
+    #[inline]
+    pub(crate) fn admits_of(self, rate: ByteRate, bytes: u64, count: u64, now: Monotonic) -> bool {
+        let nanos = || rate.nanos(bytes).saturating_mul(count);
+        bytes == 0 || self.ahead(now).saturating_add(nanos()) <= rate.nanos(rate.burst())
+    }
+
+    /// Counts `count` requests that write `bytes` each and pass at `now`.
+    #[inline]
+    pub(crate) fn pass_of(&mut self, rate: ByteRate, bytes: u64, count: u64, now: Monotonic) {
+        let nanos = rate.nanos(bytes).saturating_mul(count);
+        self.count(
+            now,
+            self.ahead(now).saturating_add(nanos),
+            rate.per_second(),
+        );
+    }
+
+    /// Counts `count` that pass at `now`.
+    #[inline]
+    pub(crate) fn pass(&mut self, rate: Rate, count: u64, now: Monotonic) {
+        let nanos = rate.interval_nanos.saturating_mul(count);
+        self.count(
+            now,
+            self.ahead(now).saturating_add(nanos),
+            rate.interval_nanos,
+        );
     }
 }
 
@@ -179,7 +203,7 @@ mod tests {
         let now = Monotonic::new(now);
         let passes = arrivals.wait(rate, now).is_none();
         if passes {
-            arrivals.pass(rate, now);
+            arrivals.pass(rate, 1, now);
         }
         passes
     }
@@ -244,7 +268,7 @@ mod tests {
                     prop_assert_eq!(arrivals.wait_for(rate, bytes.min(burst), later), None);
                     continue;
                 }
-                arrivals.pass_of(rate, bytes, at);
+                arrivals.pass_of(rate, bytes, 1, at);
                 passed.push((now, bytes));
             }
             for (first, (from, _)) in passed.iter().enumerate() {
@@ -254,6 +278,40 @@ mod tests {
                     let time = u128::from(to - from) * u128::from(per_second) / 1_000_000_000;
                     let rounding = u128::from(per_second) / 1_000_000_000 + 1;
                     prop_assert!(sum <= u128::from(burst) + time + rounding, "{sum} from {from} to {to}");
+                }
+            }
+        }
+
+        #[test]
+        fn many_at_once_are_admitted_and_counted_as_they_are_one_by_one(
+            per_second in 1..2_000_u32,
+            bytes_per_second in 1..2_000_000_000_u64,
+            burst in 1..20_u32,
+            asks in proptest::collection::vec((0..50_000_000_u64, 1..20_u64, 0..9_u64), 1..50),
+        ) {
+            let rate = Rate::new(per_second, burst).unwrap();
+            let bytes_rate = ByteRate::new(bytes_per_second, u64::from(burst) * 3).unwrap();
+            let (mut arrivals, mut written, mut now) = (Arrivals::default(), Arrivals::default(), 0);
+            for (gap, count, bytes) in asks {
+                now += gap;
+                let at = Monotonic::new(now);
+                let (mut one, mut one_of) = (arrivals, written);
+                let (mut all, mut all_of) = (true, true);
+                for _ in 0..count {
+                    all &= one.wait(rate, at).is_none();
+                    one.pass(rate, 1, at);
+                    all_of &= one_of.wait_for(bytes_rate, bytes, at).is_none();
+                    one_of.pass_of(bytes_rate, bytes, 1, at);
+                }
+                prop_assert_eq!(arrivals.admits(rate, count, at), all);
+                prop_assert_eq!(written.admits_of(bytes_rate, bytes, count, at), all_of);
+                if all {
+                    arrivals.pass(rate, count, at);
+                    prop_assert_eq!(arrivals, one);
+                }
+                if all_of {
+                    written.pass_of(bytes_rate, bytes, count, at);
+                    prop_assert_eq!(written, one_of);
                 }
             }
         }

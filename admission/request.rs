@@ -79,6 +79,7 @@ impl CostVector {
         Amounts {
             slots: self.slots.get() as u64,
             staging: self.staging.get(),
+            published: 0,
         }
     }
 

@@ -104,13 +104,14 @@ pub(crate) struct Books {
 }
 
 impl Books {
-    fn reserve(&mut self, cost: &CostVector, waits: bool) {
+    #[inline]
+    fn reserve(&mut self, held: &Held, count: u64, waits: bool) {
         if waits {
-            self.queued = self.queued.saturating_add(1);
+            self.queued = self.queued.saturating_add(count);
         } else {
-            self.in_flight = self.in_flight.saturating_add(1);
+            self.in_flight = self.in_flight.saturating_add(count);
         }
-        self.held.add(&cost.of_tenant());
+        self.held.add(held);
     }
 
     fn dispatch(&mut self) {
@@ -119,15 +120,16 @@ impl Books {
         self.in_flight = self.in_flight.saturating_add(1);
     }
 
-    fn release(&mut self, cost: &CostVector, waited: bool) {
-        let count = if waited {
+    #[inline]
+    fn release(&mut self, held: &Held, count: u64, waited: bool) {
+        let counted = if waited {
             &mut self.queued
         } else {
             &mut self.in_flight
         };
-        debug_assert!(*count > 0, "released more than was held");
-        *count = count.saturating_sub(1);
-        let held = self.held.subtract(&cost.of_tenant());
+        debug_assert!(*counted >= count, "released more than was held");
+        *counted = counted.saturating_sub(count);
+        let held = self.held.subtract(held);
         debug_assert!(held, "released more than was held");
     }
 
@@ -209,16 +211,33 @@ impl Ledger {
         }
     }
 
-    /// Whether an ordinary request without a deadline passes all checks of the tenant.
+    /// Whether `count` ordinary requests like this, without a deadline, pass all checks of the
+    /// tenant, one after the other.
     #[inline]
-    pub(crate) fn passes(&self, request: &Request<'_>, now: Option<Monotonic>) -> bool {
+    pub(crate) fn passes(
+        &self,
+        request: &Request<'_>,
+        asked: &Held,
+        count: u64,
+        now: Option<Monotonic>,
+    ) -> bool {
         self.state == TenantState::Active
-            && self.used().has_room(&request.cost.of_tenant(), &self.cap)
+            && self.used().has_room(asked, &self.cap)
             && request.deadline.is_none()
-            && self.check_rates(request, now).is_none()
+            && self.is_within_rates(request.cost.journal.get(), count, now)
+    }
+
+    /// Whether `count` ordinary requests that write `bytes` each may come at once.
+    #[inline]
+    fn is_within_rates(&self, bytes: u64, count: u64, now: Option<Monotonic>) -> bool {
+        let Some(now) = now else { return true };
+        let (rate, journal) = (self.quotas.rate, self.quotas.journal);
+        rate.is_none_or(|rate| self.arrivals.admits(rate, count, now))
+            && journal.is_none_or(|rate| self.written.admits_of(rate, bytes, count, now))
     }
 
     /// What counts against the quotas.
+    #[inline]
     pub(crate) fn used(&self) -> Held {
         let mut used = self.ordinary.held;
         used.add(&self.kept);
@@ -227,6 +246,10 @@ impl Ledger {
 
     /// Whether `request` is beyond the whole quota.
     pub(crate) fn check_fits(&self, request: &Request<'_>) -> Option<Refusal> {
+        let asked = request.cost.of_tenant();
+        if Held::default().has_room(&asked, &self.cap) && self.quotas.journal.is_none() {
+            return None;
+        }
         let mut bounds = self.bounds(request);
         let beyond = bounds.find(|bound| bound.asked > bound.cap);
         let journal = || {
@@ -299,14 +322,22 @@ impl Ledger {
         }
     }
 
-    /// Counts a request that is accepted.
-    pub(crate) fn pass(&mut self, lane: Lane, cost: &CostVector, now: Option<Monotonic>) {
+    /// Counts `count` requests of `cost` each that are accepted.
+    #[inline]
+    pub(crate) fn pass(
+        &mut self,
+        lane: Lane,
+        cost: &CostVector,
+        count: u64,
+        now: Option<Monotonic>,
+    ) {
         let Some(now) = now else { return };
         if let Some(rate) = self.rate(lane) {
-            self.arrivals.pass(rate, now);
+            self.arrivals.pass(rate, count, now);
         }
         if let Some(rate) = self.journal(lane) {
-            self.written.pass_of(rate, cost.journal.get(), now);
+            let bytes = cost.journal.get();
+            self.written.pass_of(rate, bytes, count, now);
         }
     }
 
@@ -324,7 +355,14 @@ impl Ledger {
 
     pub(crate) fn reserve(&mut self, lane: Lane, cost: CostVector, waits: bool) {
         self.gate.enter();
-        self.holding(lane).reserve(&cost, waits);
+        self.holding(lane).reserve(&cost.of_tenant(), 1, waits);
+    }
+
+    /// Books `count` ordinary requests that start at once and take `held` together.
+    #[inline]
+    pub(crate) fn start_many(&mut self, held: &Held, count: u64) {
+        self.gate.enter_all(count);
+        self.ordinary.reserve(held, count, false);
     }
 
     pub(crate) fn dispatch(&mut self, lane: Lane) {
@@ -333,7 +371,7 @@ impl Ledger {
 
     /// Gives back what waited and will not run.
     pub(crate) fn withdraw(&mut self, lane: Lane, cost: CostVector, outbox: &mut Outbox) {
-        self.holding(lane).release(&cost, true);
+        self.holding(lane).release(&cost.of_tenant(), 1, true);
         self.gate.leave(outbox);
     }
 
@@ -345,7 +383,7 @@ impl Ledger {
         settlement: Settlement,
         outbox: &mut Outbox,
     ) {
-        self.holding(lane).release(&cost, false);
+        self.holding(lane).release(&cost.of_tenant(), 1, false);
         match settlement {
             Settlement::Settled(busy) => {
                 self.settled = self.settled.saturating_add(1);
@@ -356,17 +394,40 @@ impl Ledger {
         self.gate.leave(outbox);
     }
 
+    /// Gives back `held` of `count` ordinary pieces that ran, and cost `busy` together.
+    pub(crate) fn settle_many(
+        &mut self,
+        held: &Held,
+        count: u64,
+        busy: BusyNanos,
+        outbox: &mut Outbox,
+    ) {
+        self.ordinary.release(held, count, false);
+        self.settled = self.settled.saturating_add(count);
+        self.busy = self.busy.saturating_add(busy);
+        self.gate.leave_many(count, outbox);
+    }
+
     /// The place of its seat in `core`; one is made if it has none.
+    #[inline]
     pub(crate) fn seat_in(&mut self, core: &Arc<Core>) -> usize {
-        if let Some(at) = self.seats.iter().position(|seat| seat.core.id == core.id) {
+        let mut seats = self.seats.iter();
+        if let Some(at) = seats.position(|seat| Arc::ptr_eq(&seat.core, core)) {
             return at;
         }
+        self.take_seat(core)
+    }
+
+    #[cold]
+    fn take_seat(&mut self, core: &Arc<Core>) -> usize {
         let seat = Seat::new(Arc::clone(core));
         let unused = |seat: &Seat| seat.core.is_retired() && seat.out == 0;
         if let Some((at, old)) = (0..).zip(&mut self.seats).find(|(_, seat)| unused(seat)) {
             *old = seat;
             return at;
         }
+        // Most tenants are in one or two bulkheads, and a seat is large.
+        self.seats.reserve_exact(1);
         self.seats.push(seat);
         self.seats.len() - 1
     }

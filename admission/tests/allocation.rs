@@ -97,17 +97,13 @@ fn a_refusal_allocates_nothing() {
 fn a_batch_that_fits_its_answers_allocates_nothing() {
     let (bulkhead, ada) = house(Rate::new(Rate::PER_SECOND_MAX, u32::MAX).unwrap());
     let requests = [Request::new(&ada, ComputationId::new(1)); 64];
-    let (mut answers, mut permits) = (Vec::with_capacity(64), Vec::with_capacity(64));
+    let mut permits = Vec::with_capacity(64);
     let mut turn = || {
-        bulkhead.acquire_batch(&requests, |_| Arc::new(Nobody), &mut answers);
-        for answer in answers.drain(..) {
-            match answer {
-                Ok(Acquired::Granted(permit)) => permits.push((permit, BusyNanos::new(1))),
-                Ok(Acquired::Queued(_)) => panic!("queued"),
-                Err(refusal) => panic!("{refusal}"),
-            }
-        }
-        Permit::settle_batch(&mut permits, |_, _| {});
+        let nobody = |_| -> Arc<dyn Grantee> { Arc::new(Nobody) };
+        bulkhead.acquire_batch(&requests, nobody, &mut permits, |_, other| {
+            panic!("{other:?}")
+        });
+        Permit::settle_batch(&mut permits, &[BusyNanos::new(1); 64], |_, _| {});
     };
     turn();
     assert_eq!(measure(turn).count_total, 0);

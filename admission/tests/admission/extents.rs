@@ -329,28 +329,26 @@ proptest! {
             .zip(wanted(0))
             .map(|(id, request)| houses[0].ask(id, request))
             .collect();
-        let (mut answers, all) = (Vec::new(), wanted(1).collect::<Vec<_>>());
+        let (mut permits, all) = (Vec::new(), wanted(1).collect::<Vec<_>>());
         let grantee = |place: usize| filing(u32::try_from(place).unwrap(), &houses[1].inbox);
-        houses[1].bulkhead.acquire_batch(&all, grantee, &mut answers);
-        prop_assert_eq!(answers.len(), alone.len());
-        let mut permits = Vec::new();
-        for (one, other) in alone.into_iter().zip(answers) {
-            match (one, other) {
-                (Ok(Acquired::Granted(one)), Ok(Acquired::Granted(other))) => {
-                    permits.push((other, BusyNanos::new(1)));
-                    drop(one);
-                }
-                (Ok(Acquired::Queued(one)), Ok(Acquired::Queued(other))) => {
+        let mut others = std::collections::BTreeMap::new();
+        let other = |place, other| assert!(others.insert(place, other).is_none());
+        houses[1].bulkhead.acquire_batch(&all, grantee, &mut permits, other);
+        prop_assert_eq!(permits.len() + others.len(), alone.len());
+        for (place, one) in alone.into_iter().enumerate() {
+            match (one, others.remove(&place)) {
+                (Ok(Acquired::Granted(one)), None) => drop(one),
+                (Ok(Acquired::Queued(one)), Some(Ok(other))) => {
                     // Who is let through by that is given back with the rest.
                     one.cancel();
                     other.cancel();
                 }
-                (Err(one), Err(other)) => prop_assert_eq!(one, other),
+                (Err(one), Some(Err(other))) => prop_assert_eq!(one, other),
                 (one, other) => panic!("{other:?} where alone it is {one:?}"),
             }
         }
         let granted = permits.len() as u64;
-        Permit::settle_batch(&mut permits, |_, _| {});
+        Permit::settle_batch(&mut permits, &vec![BusyNanos::new(1); all.len()], |_, _| {});
         while !houses[1].inbox.lock().unwrap().is_empty() {
             drop(crate::support::take_all(&houses[1].inbox));
         }

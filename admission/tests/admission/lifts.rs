@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use orlop_admission::{
-    Acquired, Alarm, Bulkhead, BulkheadOptions, ByteRate, ConflictMatrix, CostVector, ExclusionId,
-    Grantee, Kept, Patient, Permit, Quotas, Rate, Refusal, Request, TenantAccount, WaitingRoom,
+    Alarm, Bulkhead, BulkheadOptions, ByteRate, ConflictMatrix, CostVector, ExclusionId, Grantee,
+    Kept, Patient, Permit, Quotas, Rate, Refusal, Request, TenantAccount, WaitingRoom,
 };
 use orlop_saga::amount::{BusyNanos, ByteCount};
 use orlop_saga::time::{Clock, Monotonic};
@@ -178,17 +178,15 @@ fn a_batch_beside_a_waiter_is_answered_as_its_requests_would_be_alone() {
     let house = House::new(2);
     let ada = tenant(&house.tenants, "ada");
     let bulkhead: &Bulkhead = &house.bulkhead;
-    let mut answers = Vec::new();
+    let (mut permits, mut others) = (Vec::new(), Vec::new());
     let requests = [request(&ada); 3];
     let inbox = &house.inbox;
     let grantee = |place| crate::support::filing(u32::try_from(place).unwrap(), inbox);
-    bulkhead.acquire_batch(&requests, grantee, &mut answers);
-    let told: Vec<bool> = answers
-        .iter()
-        .map(|answer| matches!(answer, Ok(Acquired::Granted(_))))
-        .collect();
-    assert_eq!(told, [true, true, false]);
-    drop(answers);
+    let other = |place, other| others.push((place, other));
+    bulkhead.acquire_batch(&requests, grantee, &mut permits, other);
+    assert_eq!(permits.len(), 2);
+    assert!(matches!(others[..], [(2, Ok(_))]), "{others:?}");
+    drop((permits, others));
     assert_eq!(granted(inbox).len(), 1);
     house.assert_quiet();
 }

@@ -190,8 +190,6 @@ impl Run {
                 workers => workers.min(options.in_flight_max).into(),
             },
             published_max: options.published_cost_max.map(BusyNanos::get),
-            always: options.published_cost_max.is_some(),
-            contended: options.published_cost_max.is_some(),
             ..PoolModel::default()
         };
         let reserved = PoolModel {

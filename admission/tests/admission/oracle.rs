@@ -133,8 +133,20 @@ impl PoolModel {
 
     /// Whether one more may be out.
     pub fn has_room(&self) -> bool {
-        let out = sum(self.running.iter(), |item| item.charged);
+        let out = self.published();
         self.published_max.is_none_or(|max| out < max) || self.running.len() as u64 <= self.workers
+    }
+
+    /// The cost that is out; what is expected to cost nothing counts as something.
+    fn published(&self) -> u64 {
+        sum(self.running.iter(), |item| item.charged.max(1))
+    }
+
+    /// Whether what is out stays within its bound with one more.
+    fn stays_within_cost(&self) -> bool {
+        let more = self.average.map_or(self.guess, |average| average / 16);
+        let out = self.published() + more.max(1);
+        self.published_max.is_none_or(|max| out <= max)
     }
 
     fn has_free(&self, slots: u64) -> bool {
@@ -272,7 +284,8 @@ impl PoolModel {
         if !self.contended || self.always {
             return;
         }
-        if !self.waiting.is_empty() {
+        let exceeded = self.published_max.is_some_and(|max| self.published() > max);
+        if !self.waiting.is_empty() || exceeded {
             self.calm = 0;
             return;
         }
@@ -551,6 +564,9 @@ impl Oracle {
         item.known = pool.known();
         item.timeout_at = pool.timeout.map(|timeout| now.after(timeout));
         if pool.starts_at_once(&item) {
+            if !pool.stays_within_cost() {
+                pool.contend();
+            }
             pool.start(item);
             return Ok(true);
         }
