@@ -10,6 +10,7 @@
 )]
 
 mod asynchronous;
+mod batches;
 mod deadlines;
 mod exclusion;
 mod extents;
