@@ -7,6 +7,7 @@
 //!   a new one.
 //! - The ledger's lock is the innermost: while it is held no other lock is taken.
 
+mod books;
 mod state;
 
 use std::fmt;
@@ -33,6 +34,8 @@ use crate::share::Share;
 use crate::sync::Mutex;
 use crate::unfinished::Unfinished;
 
+use self::books::Books;
+pub use self::books::Holding;
 pub(crate) use self::state::TenantCommand;
 pub use self::state::TenantState;
 
@@ -72,79 +75,6 @@ impl Quotas {
         rate: None,
         share: Share::ORDINARY,
     };
-}
-
-/// What a tenant holds in one lane, over all bulkheads.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Holding {
-    /// Requests that wait.
-    pub queued: u64,
-    /// Permits that were granted and not given back.
-    pub in_flight: u64,
-    /// Slots of both.
-    pub slots: u64,
-    /// Staging bytes of both.
-    pub staging: ByteCount,
-    /// Buffers of both.
-    pub buffers: u64,
-    /// Bytes of device memory of both.
-    pub device: ByteCount,
-    /// Kernels of both.
-    pub kernels: u64,
-    /// Bytes that stay stored, of both.
-    pub retained: ByteCount,
-}
-
-/// What is held in one lane.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Books {
-    queued: u64,
-    in_flight: u64,
-    held: Held,
-}
-
-impl Books {
-    #[inline]
-    fn reserve(&mut self, held: &Held, count: u64, waits: bool) {
-        if waits {
-            self.queued = self.queued.saturating_add(count);
-        } else {
-            self.in_flight = self.in_flight.saturating_add(count);
-        }
-        self.held.add(held);
-    }
-
-    fn dispatch(&mut self) {
-        debug_assert!(self.queued > 0, "dispatched what does not wait");
-        self.queued = self.queued.saturating_sub(1);
-        self.in_flight = self.in_flight.saturating_add(1);
-    }
-
-    #[inline]
-    fn release(&mut self, held: &Held, count: u64, waited: bool) {
-        let counted = if waited {
-            &mut self.queued
-        } else {
-            &mut self.in_flight
-        };
-        debug_assert!(*counted >= count, "released more than was held");
-        *counted = counted.saturating_sub(count);
-        let held = self.held.subtract(held);
-        debug_assert!(held, "released more than was held");
-    }
-
-    fn snapshot(&self) -> Holding {
-        Holding {
-            queued: self.queued,
-            in_flight: self.in_flight,
-            slots: self.held.slots,
-            staging: ByteCount::new(self.held.staging),
-            buffers: self.held.buffers,
-            device: ByteCount::new(self.held.device),
-            kernels: self.held.kernels,
-            retained: ByteCount::new(self.held.retained),
-        }
-    }
 }
 
 /// How a piece of work gave its permit back.
