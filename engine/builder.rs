@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use orlop_admission::{AuditSink, Bulkhead, BulkheadOptions, TracingSink, WaitingRoom};
-use orlop_gpu::{Device, HostOp, LocalOpcode};
+use orlop_gpu::{Backend, Device, HostOp, LocalOpcode};
 use orlop_saga::effect::CodeRef;
 use orlop_saga::tenant::TenantLabel;
 use orlop_saga::time::Clock;
@@ -39,6 +39,7 @@ use crate::saga::Saga;
 pub struct EngineBuilder {
     place: Place,
     options: Options,
+    backend: Option<Backend>,
     registry: Registry,
     ops: Vec<Arc<dyn HostOp>>,
     clock: Arc<dyn Clock>,
@@ -70,6 +71,7 @@ impl EngineBuilder {
         let builder = Self {
             place,
             options: Options::default(),
+            backend: None,
             registry: Registry::default(),
             ops: Vec::new(),
             clock: Arc::new(SystemClock::default()),
@@ -92,6 +94,24 @@ impl EngineBuilder {
     /// Bounds and sizes.
     pub fn options(mut self, options: Options) -> Self {
         self.options = options;
+        self
+    }
+
+    /// What device work runs on, whatever the options say; [`Engine::device_choice`] says what it
+    /// came to.
+    ///
+    /// ```
+    /// use orlop::{Backend, CudaOptions, Engine};
+    ///
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// let engine = Engine::builder(folder.path())
+    ///     .backend(Backend::Auto(CudaOptions::default()))
+    ///     .open_blocking()
+    ///     .unwrap();
+    /// println!("device work runs on {}", engine.device_choice());
+    /// ```
+    pub fn backend(mut self, backend: Backend) -> Self {
+        self.backend = Some(backend);
         self
     }
 
@@ -366,7 +386,8 @@ impl EngineBuilder {
         if let Some(error) = self.error {
             return Err(error.into());
         }
-        let options = self.options;
+        let mut options = self.options;
+        options.device.backend = self.backend.unwrap_or(options.device.backend);
         options.check()?;
         let mut registry = self.registry;
         registry.packs.check()?;
@@ -378,7 +399,8 @@ impl EngineBuilder {
         let blocking = blocking_max(&options);
         let runtime = OwnRuntime::start(options.io_threads, blocking, Arc::clone(&clock))
             .map_err(|source| OpenError::Thread { source })?;
-        let bulkheads = bulkheads(&options, &clock)?;
+        let device = Arc::new(Device::open(&options.device, self.ops)?);
+        let bulkheads = bulkheads(&options, device.workers(), &clock)?;
         for name in registry.undo_bulkheads().chain([crate::host::HOST_IO]) {
             if options.reserved_slots(name) == Some(0) {
                 return Err(OpenError::NothingReserved {
@@ -392,7 +414,6 @@ impl EngineBuilder {
                 return Err(RegisterError::NoBulkhead { name, bulkhead }.into());
             }
         }
-        let device = Arc::new(Device::open(&options.device, self.ops)?);
         let runtime = Arc::new(runtime);
         let bell = Bell::new(Arc::clone(&runtime), Arc::clone(&clock));
         let alarm: Arc<Bell> = Arc::clone(&bell);
@@ -465,12 +486,13 @@ fn blocking_max(options: &Options) -> usize {
 
 fn bulkheads(
     options: &Options,
+    workers: u32,
     clock: &Arc<dyn Clock>,
 ) -> Result<HashMap<Box<str>, Gate>, OpenError> {
     let mut bulkheads = HashMap::new();
     let mut device = options.device_bulkhead.clone();
     if device.workers == 0 {
-        device.workers = options.device.workers_resolved();
+        device.workers = workers;
     }
     let own = [&device, &options.io_bulkhead, &options.cpu_bulkhead];
     for options in own.into_iter().chain(&options.bulkheads) {

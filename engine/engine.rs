@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use orlop_admission::{BulkheadSnapshot, PurseSnapshot, Quotas, TenantSnapshot};
-use orlop_gpu::DeviceSnapshot;
+use orlop_gpu::{Choice, DeviceSnapshot};
 use orlop_saga::audit::ChainHead;
 use orlop_store::backup::{Backup, BackupError};
 use orlop_store::projector::ProjectorError;
@@ -81,6 +81,11 @@ impl Engine {
             core: Handle::new(core),
             recovery: Arc::new(recovery),
         }
+    }
+
+    /// What device work runs on, and why.
+    pub fn device_choice(&self) -> Choice {
+        self.core.executor.device.choice().clone()
     }
 
     /// The capability to submit for the tenant called `label`, which is registered durably at its

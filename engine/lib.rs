@@ -137,8 +137,8 @@ pub use orlop_admission::{
 };
 pub use orlop_gpu::topk::query::{ElementType, VectorMetric};
 pub use orlop_gpu::{
-    BufferRef, DeviceOptions, DeviceSnapshot, HostOp, InstallError, LocalOpcode, Opcode,
-    OpcodeWindow, TranslateError,
+    Backend, BufferRef, CallFailed, Choice, CudaError, CudaFound, CudaOptions, DeviceOptions,
+    DeviceSnapshot, HostOp, InstallError, LocalOpcode, Opcode, OpcodeWindow, TranslateError,
 };
 pub use orlop_saga::amount::{BusyNanos, ByteCount};
 pub use orlop_saga::audit::{

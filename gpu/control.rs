@@ -235,6 +235,12 @@ impl Control {
         state.written != state.read
     }
 
+    /// Replies read so far.
+    #[cfg(all(feature = "cuda", target_os = "linux"))]
+    pub(crate) fn answered(&self) -> u64 {
+        self.state.lock().read
+    }
+
     /// Nobody answers any more: whoever waits is told so, and no further order is given.
     pub(crate) fn lose(&self) {
         self.state.lock().lost = true;
@@ -260,7 +266,7 @@ impl Control {
                 return Some(reply);
             }
             if !self.wait(&mut state, until) {
-                // The reply still comes; nobody will ask for it.
+                // Should the reply still come, nobody will ask for it.
                 state.waiting.remove(&number);
                 return None;
             }

@@ -5,6 +5,8 @@
 //! - After `drain` or `close` returned, no publish lands.
 //! - Callbacks run with no lock held.
 
+mod open;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,29 +14,23 @@ use std::time::{Duration, Instant};
 
 use orlop_saga::id::TenantId;
 
-use crate::buffer::copy::HostCopy;
+#[cfg(any(test, all(feature = "cuda", target_os = "linux")))]
+pub(crate) use self::open::write_header;
+use crate::backend::Choice;
 use crate::buffer::{Buffers, ResultWindow};
-#[cfg(target_os = "linux")]
-use crate::child::ChildRunner;
-use crate::child::{ChildOptions, DeviceHost};
-use crate::control::{Control, Doorbell, Order, Reply};
+use crate::control::{Order, Reply};
+#[cfg(all(feature = "cuda", target_os = "linux"))]
+use crate::cuda::runner::CudaRunner;
 use crate::entry::{EncodeError, Opcode};
-use crate::host::{HostKernel, HostThreads, KernelOptions};
 use crate::hub::{Hub, beats};
-use crate::layout::{CONTROL_SLOTS, LAYOUT_VERSION, Layout, MAGIC, header_word};
 use crate::lost::DeviceLost;
-use crate::memory::Region;
 use crate::opcodes::{InstallError, LocalOpcode, OpcodeWindow, PinnedOpcode, TranslateError};
-use crate::ops::{HostOp, OpTable, RegisterError};
-use crate::options::{DeviceOptions, OpenError};
-use crate::pump::{Gate, Pump};
-use crate::ring::Ring;
-use crate::runner::Runner;
+use crate::ops::{HostOp, RegisterError};
+use crate::pump::Gate;
 use crate::slot::join;
 use crate::snapshot::{DeviceSnapshot, Heartbeat};
 use crate::status::Status;
 use crate::task::{Completion, Task, Ticket};
-use crate::ticket::Permits;
 
 /// Why an operation was not published. Its completion will not be called, and its windows are
 /// unpinned.
@@ -124,127 +120,69 @@ pub enum TenantError {
 pub struct Device {
     pub(crate) hub: Arc<Hub>,
     buffers: Buffers,
+    choice: Choice,
+    #[cfg(all(feature = "cuda", target_os = "linux"))]
+    cuda: Option<Arc<CudaRunner>>,
     drains: AtomicU64,
     drain_timeouts: AtomicU64,
     drain_waited: AtomicU64,
 }
 
-fn ring(region: &Arc<Region>, layout: &Layout, at: u64, slots: u32) -> Result<Ring, OpenError> {
-    let arena = orlop_saga::amount::ByteCount::new(layout.sizes.arena_bytes);
-    Ring::new(Arc::clone(region), at, slots).ok_or(OpenError::Layout { arena })
-}
-
 impl Device {
-    /// Maps the shared memory and starts the workers.
+    /// What the megakernel runs on, and why.
+    pub const fn choice(&self) -> &Choice {
+        &self.choice
+    }
+
+    /// Workers: threads of the host, or blocks of a chip.
+    pub fn workers(&self) -> u32 {
+        self.hub.layout.sizes.workers
+    }
+
+    /// With the runner that its hub has, for what only that can do.
+    #[cfg(all(feature = "cuda", target_os = "linux"))]
+    pub(crate) fn with_cuda(mut self, runner: Arc<CudaRunner>) -> Self {
+        self.cuda = Some(runner);
+        self
+    }
+
+    /// Drains, and has the kernel leave the chip, so that the embedder may wait for the whole
+    /// device or load code. Publishes stay refused, and no kernel runs, until [`Device::resume`].
+    /// On threads of the host it is a drain. Blocks; as [`Device::drain`].
     ///
     /// # Errors
-    /// [`OpenError`]: nothing runs and nothing is held.
-    pub fn open(options: &DeviceOptions, ops: Vec<Arc<dyn HostOp>>) -> Result<Self, OpenError> {
-        let layout = options.layout()?;
-        let mut table = OpTable::built_in();
-        for op in ops {
-            table.register(op)?;
+    /// [`DrainError`]: something still runs; publishes stay refused.
+    pub fn quiesce(&self, limit: Duration) -> Result<(), DrainError> {
+        let start = Instant::now();
+        self.drain(limit)?;
+        #[cfg(all(feature = "cuda", target_os = "linux"))]
+        if let Some(runner) = &self.cuda
+            && !runner.quiesce(start + limit)
+        {
+            return Err(DrainError::TimedOut {
+                outstanding: 0,
+                waited: start.elapsed(),
+            });
         }
-        match &options.host {
-            DeviceHost::InProcess => Self::open_in_process(layout, options, table),
-            DeviceHost::Child(child) => Self::open_in_child(layout, options, child, table),
+        Ok(())
+    }
+
+    /// Has another launch of the kernel take over from the one that runs; what is in flight goes
+    /// on. Without effect on threads of the host. Does not wait.
+    pub fn hand_over(&self) {
+        #[cfg(all(feature = "cuda", target_os = "linux"))]
+        if let Some(runner) = &self.cuda {
+            runner.hand_over();
         }
     }
 
-    fn open_in_process(
-        layout: Layout,
-        options: &DeviceOptions,
-        table: OpTable,
-    ) -> Result<Self, OpenError> {
-        let region = Arc::new(Region::new(layout.total)?);
-        write_header(&region, &layout, options.epoch);
-        let kernel = KernelOptions {
-            tiles_max: options.tiles_max,
-            buffer_slots: options.buffer_slots,
-            spin: options.spin_on(DeviceOptions::cores()),
-        };
-        let arena = orlop_saga::amount::ByteCount::new(layout.sizes.arena_bytes);
-        let kernel = HostKernel::new(&region, layout, table, &kernel);
-        let threads = Arc::new(HostThreads::new(kernel.ok_or(OpenError::Layout { arena })?));
-        let runner: Arc<dyn Runner> = Arc::<HostThreads>::clone(&threads);
-        let device = Self::assemble(region, layout, options, runner)?;
-        // Should a thread be refused, dropping the device stops those that run.
-        threads.start(&device.hub)?;
-        Ok(device)
-    }
-
-    #[cfg(target_os = "linux")]
-    fn open_in_child(
-        layout: Layout,
-        options: &DeviceOptions,
-        child: &ChildOptions,
-        table: OpTable,
-    ) -> Result<Self, OpenError> {
-        let (region, memory) = Region::shared(layout.total)?;
-        let region = Arc::new(region);
-        write_header(&region, &layout, options.epoch);
-        let runner = ChildRunner::new(&region, table, options, child)?;
-        let runner = Arc::new(runner);
-        let seen: Arc<dyn Runner> = Arc::<ChildRunner>::clone(&runner);
-        let device = Self::assemble(region, layout, options, seen)?;
-        if let Err(error) = runner.start(&device.hub, memory.into()) {
-            // Nobody is there to be ordered anything.
-            device.hub.control.lose();
-            return Err(error.into());
+    /// Kernels launched on a chip so far; none on threads of the host.
+    pub fn launches(&self) -> u64 {
+        #[cfg(all(feature = "cuda", target_os = "linux"))]
+        if let Some(runner) = &self.cuda {
+            return runner.launches();
         }
-        Ok(device)
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    fn open_in_child(
-        _: Layout,
-        _: &DeviceOptions,
-        _: &ChildOptions,
-        _: OpTable,
-    ) -> Result<Self, OpenError> {
-        Err(crate::child::HostError::Unsupported.into())
-    }
-
-    /// This side of a device over memory whose header is written, with `runner` at the other end.
-    /// The runner may be told of entries and orders from now on; what it posts is for
-    /// [`Hub::as_listener`].
-    pub(crate) fn assemble(
-        region: Arc<Region>,
-        layout: Layout,
-        options: &DeviceOptions,
-        runner: Arc<dyn Runner>,
-    ) -> Result<Self, OpenError> {
-        let arena = orlop_saga::amount::ByteCount::new(layout.sizes.arena_bytes);
-        let control = Arc::new(Control::new(
-            ring(&region, &layout, layout.control, CONTROL_SLOTS)?,
-            ring(&region, &layout, layout.control_done, CONTROL_SLOTS)?,
-            Arc::clone(&runner) as Arc<dyn Doorbell>,
-        ));
-        let buffers = Buffers::with_classes(
-            Arc::clone(&region),
-            layout.arena,
-            &options.classes().ok_or(OpenError::Layout { arena })?,
-            options.buffer_slots,
-            Arc::clone(&control),
-            Box::new(HostCopy::new(Arc::clone(&region), layout.arena)),
-        );
-        let entry_slots = layout.sizes.entry_slots;
-        let hub = Arc::new(Hub::new(
-            Pump::new(ring(&region, &layout, layout.entries, entry_slots)?),
-            ring(&region, &layout, layout.completions, entry_slots)?,
-            Arc::new(Permits::new(Arc::clone(&region), layout, options.epoch)),
-            control,
-            runner,
-            region,
-            layout,
-        ));
-        Ok(Self {
-            hub,
-            buffers,
-            drains: AtomicU64::new(0),
-            drain_timeouts: AtomicU64::new(0),
-            drain_waited: AtomicU64::new(0),
-        })
+        0
     }
 
     /// The longest result that a permit's area takes; a longer one is given a buffer.
@@ -444,6 +382,10 @@ impl Device {
 
     /// Accepts publishes again after a drain; without effect on a closed or lost device.
     pub fn resume(&self) {
+        #[cfg(all(feature = "cuda", target_os = "linux"))]
+        if let Some(runner) = &self.cuda {
+            runner.linger();
+        }
         self.hub.pump.set_gate(Gate::Open);
     }
 
@@ -502,26 +444,5 @@ impl Device {
 impl Drop for Device {
     fn drop(&mut self) {
         self.close();
-    }
-}
-
-pub(crate) fn write_header(region: &Region, layout: &Layout, epoch: u32) {
-    let sizes = layout.sizes;
-    let words = [
-        (header_word::MAGIC, MAGIC),
-        (header_word::VERSION, LAYOUT_VERSION),
-        (header_word::ENTRY_SLOTS, u64::from(sizes.entry_slots)),
-        (header_word::CONTROL_SLOTS, u64::from(CONTROL_SLOTS)),
-        (header_word::TICKETS, u64::from(sizes.tickets)),
-        (header_word::RESULT_BYTES, u64::from(sizes.result_bytes)),
-        (header_word::WORKERS, u64::from(sizes.workers)),
-        (header_word::ARENA_BYTES, sizes.arena_bytes),
-        (header_word::EPOCH, u64::from(epoch)),
-    ];
-    let header = region.slots(0, 1).and_then(<[_]>::first);
-    for (index, value) in words {
-        if let Some(word) = header.and_then(|header| header.word(index)) {
-            word.store(value, Ordering::Relaxed);
-        }
     }
 }

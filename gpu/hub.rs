@@ -504,7 +504,10 @@ impl Hub {
     fn running(&self, why: DeviceLost) -> SmallVec<[u64; 16]> {
         match why {
             DeviceLost::Stuck { ticket, .. } => smallvec::smallvec![ticket],
-            DeviceLost::Died | DeviceLost::Silent { .. } => {
+            DeviceLost::Died
+            | DeviceLost::Silent { .. }
+            | DeviceLost::Faulted(_)
+            | DeviceLost::Ended => {
                 let beats = beats(&self.region, &self.layout);
                 let tickets = beats.map(|words| join(words[0], words[1]));
                 tickets.filter(|ticket| *ticket != 0).collect()
@@ -543,12 +546,11 @@ impl Hub {
             if let State::InFlight { slots, job } = state {
                 self.pump.give_back(slots);
                 self.permits.release(index);
-                let (status, result) = match lost {
-                    Some(lost) => (lost.status_of(ticket), ResultBytes::EMPTY),
-                    None => {
-                        let text = "the device was closed before it answered".to_owned();
-                        (Status::Faulted, ResultBytes(Bytes::Text(text)))
-                    }
+                let (status, result) = if let Some(lost) = lost {
+                    (lost.status_of(ticket), ResultBytes::EMPTY)
+                } else {
+                    let text = "the device was closed before it answered".to_owned();
+                    (Status::Faulted, ResultBytes(Bytes::Text(text)))
                 };
                 let cost = BusyNanos::new(0);
                 self.deliver(
@@ -562,6 +564,12 @@ impl Hub {
                 );
             }
         }
+    }
+
+    /// Completions taken off the ring so far.
+    #[cfg(all(feature = "cuda", target_os = "linux"))]
+    pub(crate) fn reaped(&self) -> u64 {
+        *self.reaped.lock()
     }
 
     pub(crate) fn count_into(&self, into: &mut DeviceSnapshot) {

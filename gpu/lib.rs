@@ -1,8 +1,8 @@
 //! The ring protocol of `orlop`, its host megakernel, buffers and device operations.
 //!
 //! Host and device share one memory (`memory`) in which every byte has its place (`layout`).
-//! Submitters write entries onto a ring (`pump`), a megakernel (`host`) consumes exactly those
-//! bytes, runs operations (`ops`) on windows of buffers (`buffer`), and posts completions.
+//! Submitters write entries onto a ring (`pump`), a megakernel (`host`, or a chip's through `cuda`) consumes
+//! exactly those bytes, runs operations (`ops`) on windows of buffers (`buffer`), and posts completions.
 //! [`Device`] is what an embedder holds.
 //!
 //! Invariants
@@ -10,11 +10,13 @@
 //! - Host and device only load and store each other's words; no read-modify-write crosses sides.
 //! - A stale slot, window, tenant or ticket is refused, never served.
 
+mod backend;
 mod baton;
 mod buffer;
 mod child;
 pub mod completion;
 mod control;
+mod cuda;
 mod device;
 pub mod entry;
 mod epochs;
@@ -39,6 +41,7 @@ mod task;
 mod tests;
 mod ticket;
 
+pub use backend::{Backend, Choice};
 pub use buffer::error::{
     AccessError, BindError, CreateError, FreeError, PutError, SealError, Stale, WriteError,
 };
@@ -50,6 +53,9 @@ pub use buffer::{
 pub use child::DeviceMain;
 pub use child::{ChildOptions, DeviceHost, HostError, device_main};
 pub use control::{Order, Reply};
+pub use cuda::error::{CallFailed, CudaError};
+pub use cuda::found::CudaFound;
+pub use cuda::options::CudaOptions;
 pub use device::{Cancel, Device, DrainError, PublishRefused, TenantError};
 pub use entry::{Opcode, Window};
 pub use epochs::Epochs;

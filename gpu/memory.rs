@@ -85,6 +85,12 @@ impl Region {
         self.length as u64
     }
 
+    /// Where it is mapped.
+    #[cfg(all(feature = "cuda", target_os = "linux"))]
+    pub(crate) const fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
     /// `count` slots from byte `offset` on, if they lie inside and are aligned.
     pub(crate) fn slots(&self, offset: u64, count: u64) -> Option<&[Slot]> {
         let bytes = count.checked_mul(size_of::<Slot>() as u64)?;

@@ -131,6 +131,12 @@ pub enum InstallError {
         /// The opcode, counted from zero.
         local: u32,
     },
+    /// The device is a chip, and an operation has code for host threads only.
+    #[error("operation {name} has no code for the device")]
+    HostOnly {
+        /// The operation.
+        name: &'static str,
+    },
     /// The device's table has no room for as many operations.
     #[error("the device holds {ops_max} operations at most")]
     TableFull {

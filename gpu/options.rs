@@ -5,8 +5,10 @@ use std::time::Duration;
 use orlop_saga::amount::ByteCount;
 use smallvec::SmallVec;
 
+use crate::backend::Backend;
 use crate::buffer::{MemoryClass, UNIT_BYTES, UNITS_MAX};
 use crate::child::{DeviceHost, HostError};
+use crate::cuda::error::CudaError;
 use crate::layout::{ENTRY_SLOTS_MAX, Layout, PAGE_BYTES, RESULT_BYTES_MAX, Sizes};
 use crate::memory::RegionError;
 use crate::ops::RegisterError;
@@ -21,7 +23,8 @@ pub struct DeviceOptions {
     pub tickets_max: u32,
     /// Bytes of one permit's result area: a multiple of 64, 64 to 65536. Touched when used.
     pub result_bytes_max: u32,
-    /// Worker threads, 1 to 256; zero is one per core, at most 16.
+    /// Workers, 1 to 256: threads of the host, or blocks of a chip. Zero is one per core, at most
+    /// 16; on a chip a quarter of its multiprocessors, 16 to 32.
     pub workers: u32,
     /// Bytes of the buffer arena, a multiple of 4096. Touched when used.
     pub arena_bytes: u64,
@@ -35,6 +38,8 @@ pub struct DeviceOptions {
     pub tiles_max: u32,
     /// How long one idle worker looks before it sleeps, at most 1 ms; never on a single core.
     pub spin: Duration,
+    /// What the megakernel runs on.
+    pub backend: Backend,
     /// The epoch of this device's memory, from 1; raise it when a lost device is opened again.
     pub epoch: u32,
     /// Where its megakernel runs.
@@ -53,6 +58,7 @@ impl Default for DeviceOptions {
             buffer_slots: 4096,
             tiles_max: 65_536,
             spin: Duration::from_micros(5),
+            backend: Backend::Host,
             epoch: 1,
             host: DeviceHost::InProcess,
         }
@@ -82,6 +88,9 @@ pub enum OpenError {
     /// The memory was refused.
     #[error(transparent)]
     Memory(#[from] RegionError),
+    /// A CUDA device was asked for, and none will do.
+    #[error(transparent)]
+    Cuda(#[from] CudaError),
     /// An operation was refused.
     #[error(transparent)]
     Op(#[from] RegisterError),

@@ -114,6 +114,18 @@ impl Pump {
         was
     }
 
+    /// Whether the gate is shut for good.
+    #[cfg(all(feature = "cuda", target_os = "linux"))]
+    pub(crate) fn is_closed(&self) -> bool {
+        self.inbound.lock().gate == Gate::Closed
+    }
+
+    /// Slots that are taken.
+    #[cfg(all(feature = "cuda", target_os = "linux"))]
+    pub(crate) fn on_ring(&self) -> u64 {
+        u64::from(self.ring.slots()).saturating_sub(self.credits())
+    }
+
     /// Nothing is written any longer; what waits is withdrawn with `status` by the next pump.
     pub(crate) fn retire(&self, status: Status) {
         self.writer.lock().retired.get_or_insert(status);

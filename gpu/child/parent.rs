@@ -141,7 +141,10 @@ impl ChildRunner {
             Err(error) => (Vec::new(), Err(error)),
         };
         let failed = told.is_err();
-        if !failed {
+        if failed {
+            reap(&mut child);
+            let _ = tell.send(told);
+        } else {
             self.process.store(child.id(), Ordering::Release);
             // Whoever opens it waits for this.
             let _ = tell.send(told);
@@ -150,9 +153,6 @@ impl ChildRunner {
             }
             reap(&mut child);
             self.process.store(0, Ordering::Release);
-        } else {
-            reap(&mut child);
-            let _ = tell.send(told);
         }
         self.over.store(true, Ordering::SeqCst);
         self.posted.ring();

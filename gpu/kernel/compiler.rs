@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 /// What a program is watched by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Watch {
+pub(crate) enum Watch {
     Nothing,
     Threads,
     Memory,
@@ -41,7 +41,7 @@ const COMMON: [&str; 6] = [
 ];
 
 /// Says it where a passing test's own output is not swallowed.
-pub(super) fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
@@ -95,7 +95,7 @@ fn digest(compiler: &str, flags: &[&str]) -> String {
 }
 
 /// The program `name`, compiled beside this test's own; `None` if there is no compiler.
-pub(super) fn program(name: &str, watch: Watch, extra: &[&str]) -> Option<PathBuf> {
+pub(crate) fn program(name: &str, watch: Watch, extra: &[&str]) -> Option<PathBuf> {
     let compiler = compiler()?;
     let flags: Vec<&str> = watch.flags().iter().chain(extra).copied().collect();
     let beside = std::env::current_exe()

@@ -4,7 +4,7 @@
 //! with `shim.h` for this machine, which is what the tests run.
 
 #[cfg(test)]
-mod compiler;
+pub(crate) mod compiler;
 #[cfg(test)]
 mod gate;
 #[cfg(test)]

@@ -37,8 +37,8 @@ impl Doorbell for Silent {
 }
 
 impl Runner for Silent {
-    fn register(&self, _: Arc<dyn HostOp>) -> Result<(), RegisterError> {
-        unimplemented!("the kernel has what it was compiled with")
+    fn register(&self, op: Arc<dyn HostOp>) -> Result<(), RegisterError> {
+        Err(RegisterError::HostOnly { name: op.name() })
     }
     fn install(
         &self,
@@ -46,7 +46,7 @@ impl Runner for Silent {
         _: OpcodeWindow,
         _: &[(LocalOpcode, Arc<dyn HostOp>)],
     ) -> Result<(), InstallError> {
-        unimplemented!("the kernel has what it was compiled with")
+        Ok(())
     }
     fn uninstall(&self, _: &[OpcodeWindow]) -> Vec<Arc<dyn HostOp>> {
         Vec::new()

@@ -257,6 +257,12 @@ pub enum RegisterError {
         /// The opcode.
         opcode: u32,
     },
+    /// The device is a chip, and the operation has code for host threads only.
+    #[error("operation {name} has no code for the device")]
+    HostOnly {
+        /// The operation.
+        name: &'static str,
+    },
     /// The table is at its bound.
     #[error("{ops_max} operations are registered already")]
     Full {
