@@ -120,6 +120,10 @@ impl Core {
         self.acquire_queued(request, nested, grantee)
     }
 
+    fn count_refused(&self, lane: Lane, refusal: &Refusal) {
+        self.state.lock().pool_mut(lane).refused.count(refusal);
+    }
+
     /// Grants, queues or refuses under the bulkhead's lock.
     pub(crate) fn acquire_queued<G>(
         self: &Arc<Self>,
@@ -508,6 +512,11 @@ impl Bulkhead {
     /// the grant is under way gives the permit back.
     pub fn acquire_async<'a>(&self, request: Request<'a>) -> Acquire<'a> {
         Acquire::new(self.clone(), request)
+    }
+
+    /// Counts a refusal by whoever asks in front of it: nothing was asked of the bulkhead itself.
+    pub fn count_refused(&self, lane: Lane, refusal: &Refusal) {
+        self.open.core.count_refused(lane, refusal);
     }
 
     /// When the next request that waits runs out of time.

@@ -9,9 +9,12 @@
 //!   cost; work starts only while the limit is not exceeded. So an engagement exceeds its limit by
 //!   at most what is in flight costs beyond its estimate.
 //! - No lock, no allocation: a reservation is one compare-and-swap.
+//! - No lost wake-up: whoever found too little has looked once more since it said so, and whoever
+//!   brings something in looks for that after it has.
 
-use std::sync::Arc;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use orlop_saga::amount::BusyNanos;
 use orlop_saga::budget::Budget;
@@ -49,6 +52,18 @@ pub struct Purse {
     spent: AtomicU64,
     /// Drawn by earlier lives of the process and in no record as spent.
     unaccounted: AtomicU64,
+    /// Somebody found too little in it since it was lifted last.
+    starved: AtomicBool,
+    lifted: OnceLock<Lifted>,
+}
+
+/// What is called when there may be enough for whoever found too little.
+struct Lifted(Box<dyn Fn() + Send + Sync>);
+
+impl fmt::Debug for Lifted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Lifted")
+    }
 }
 
 /// A purse at about one instant.
@@ -90,7 +105,33 @@ impl Purse {
             limit: AtomicU64::new(budget.limit.get()),
             spent: AtomicU64::new(budget.spent.saturating_add(budget.beside).get()),
             unaccounted: AtomicU64::new(budget.open().get()),
+            starved: AtomicBool::new(false),
+            lifted: OnceLock::new(),
         }
+    }
+
+    /// Has `lifted` called when somebody found too little in it and there may be enough now, once
+    /// for all who did. Called with locks held, maybe: it must neither block nor ask for anything.
+    pub fn on_lift(&self, lifted: impl Fn() + Send + Sync + 'static) {
+        let _first = self.lifted.set(Lifted(Box::new(lifted)));
+    }
+
+    /// More may be reserved than before.
+    fn lift(&self) {
+        // With `starve`: in the one order of both words, either what came in is seen there, or that
+        // somebody starved is seen here.
+        if self.starved.load(Ordering::SeqCst)
+            && self.starved.swap(false, Ordering::SeqCst)
+            && let Some(Lifted(lifted)) = self.lifted.get()
+        {
+            lifted();
+        }
+    }
+
+    /// Somebody found too little, and looks once more before it says so.
+    fn starve(&self) {
+        self.starved.store(true, Ordering::SeqCst);
+        switch_point();
     }
 
     /// Who pays.
@@ -115,19 +156,27 @@ impl Purse {
 
     /// What of the limit is overdrawn, below 0, once what is being drawn is drawn.
     fn overdrawn(&self) -> i64 {
-        let undrawn = self.undrawn.load(Ordering::Acquire);
+        let undrawn = self.undrawn.load(Ordering::SeqCst);
         if undrawn >= 0 {
             return 0;
         }
-        (undrawn + self.underway.load(Ordering::Acquire)).min(0)
+        (undrawn + self.underway.load(Ordering::SeqCst)).min(0)
     }
 
     /// Whether an estimate could be reserved now. Changes nothing.
     pub(crate) fn check(&self, estimate: BusyNanos) -> Option<Refusal> {
         let asked = signed(estimate).max(1);
-        let free = self.free.load(Ordering::Acquire);
-        let debt = self.overdrawn();
-        (free < asked || free + debt < asked).then(|| self.lacks(asked))
+        if self.covers(asked) {
+            return None;
+        }
+        self.starve();
+        (!self.covers(asked)).then(|| self.lacks(asked))
+    }
+
+    /// Whether so much is free, and not owed.
+    fn covers(&self, asked: i64) -> bool {
+        let free = self.free.load(Ordering::SeqCst);
+        free >= asked && free + self.overdrawn() >= asked
     }
 
     /// `step` is called before each access that others may come between.
@@ -135,13 +184,20 @@ impl Purse {
         // What is expected to cost nothing still needs a purse with something in it.
         let asked = signed(estimate).max(1);
         step();
-        let mut free = self.free.load(Ordering::Acquire);
+        let mut free = self.free.load(Ordering::SeqCst);
+        let mut starves = false;
         loop {
             step();
             let debt = self.overdrawn();
             if free < asked || free + debt < asked {
                 step();
-                return Err(self.lacks(asked));
+                if starves {
+                    return Err(self.lacks(asked));
+                }
+                self.starve();
+                starves = true;
+                free = self.free.load(Ordering::SeqCst);
+                continue;
             }
             step();
             match self.free.compare_exchange_weak(
@@ -186,7 +242,8 @@ impl Purse {
 
     /// Gives back what was reserved for work that did not run.
     pub(crate) fn release(&self, reserved: BusyNanos) {
-        self.free.fetch_add(signed(reserved), Ordering::AcqRel);
+        self.free.fetch_add(signed(reserved), Ordering::SeqCst);
+        self.lift();
     }
 
     /// Settles a reservation, or none, with what the work cost. Returns what that was beyond all
@@ -203,7 +260,7 @@ impl Purse {
             match self.free.compare_exchange_weak(
                 free,
                 left.max(0),
-                Ordering::AcqRel,
+                Ordering::SeqCst,
                 Ordering::Acquire,
             ) {
                 Ok(_) => break left.min(0).saturating_neg(),
@@ -215,6 +272,9 @@ impl Purse {
             self.undrawn.fetch_sub(beyond, Ordering::AcqRel);
         }
         self.spent.fetch_add(cost.get(), Ordering::AcqRel);
+        if change > 0 {
+            self.lift();
+        }
         nanos(beyond)
     }
 
@@ -254,13 +314,15 @@ impl Purse {
     pub fn drawn(&self, amount: BusyNanos) {
         let amount = signed(amount);
         switch_point();
-        self.free.fetch_add(amount, Ordering::AcqRel);
+        self.free.fetch_add(amount, Ordering::SeqCst);
         switch_point();
         self.underway.fetch_sub(amount, Ordering::AcqRel);
         self.drawing.store(false, Ordering::Release);
+        self.lift();
     }
 
-    /// What [`begin_draw`](Self::begin_draw) answered was not recorded.
+    /// What [`begin_draw`](Self::begin_draw) answered was not recorded. Nobody is called: whoever
+    /// waits may be as unlucky again, and is to be told in a while.
     pub fn not_drawn(&self, amount: BusyNanos) {
         let amount = signed(amount);
         switch_point();
@@ -279,7 +341,10 @@ impl Purse {
     pub fn set_limit(&self, limit: BusyNanos) {
         let was = self.limit.swap(limit.get(), Ordering::AcqRel);
         let change = signed(limit) - signed(BusyNanos::new(was));
-        self.undrawn.fetch_add(change, Ordering::AcqRel);
+        self.undrawn.fetch_add(change, Ordering::SeqCst);
+        if change > 0 {
+            self.lift();
+        }
     }
 
     /// Takes what is free out of the purse, to be recorded as returned: nothing may be reserved
@@ -297,7 +362,8 @@ impl Purse {
 
     /// What was taken is recorded as returned: it may be drawn again.
     pub fn reconciled(&self, amount: BusyNanos) {
-        self.undrawn.fetch_add(signed(amount), Ordering::AcqRel);
+        self.undrawn.fetch_add(signed(amount), Ordering::SeqCst);
+        self.lift();
     }
 
     /// What was taken is not recorded as returned.

@@ -57,6 +57,7 @@ mod together;
 mod turns;
 mod unfinished;
 mod waiting;
+mod writing;
 
 #[cfg(test)]
 mod interleavings;
@@ -78,9 +79,10 @@ pub use request::{ComputationId, CostVector, Grantee, Lane, Request};
 pub use reservation::{Kept, ReleaseError, Reservation};
 pub use share::{GroupId, Share};
 pub use snapshot::{BulkheadSnapshot, LaneSnapshot};
-pub use tenant::{Holding, Quotas, TenantAccount, TenantSnapshot, TenantState};
+pub use tenant::{Holding, Quotas, TenantAccount, TenantCommand, TenantSnapshot, TenantState};
 pub use tenants::{CapacityError, RegisterError, TenantError, Tenants};
 pub use ticket::QueueTicket;
 pub use together::{Together, TogetherError};
 pub use turns::Weight;
+pub use unfinished::Pace;
 pub use waiting::{Patient, WaitingRoom, WaitingTicket};

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use orlop_saga::tenant::AuditTag;
+
 use crate::refusal::{Dimension, Refusal, Scope};
 
 /// What a refusal waits for.
@@ -15,6 +17,8 @@ pub(crate) enum Lift {
     After(Duration),
     /// Somebody changes the tenant.
     Command,
+    /// Something comes into the purse of whoever pays, or there is one.
+    Budget(AuditTag),
 }
 
 impl Refusal {
@@ -44,17 +48,17 @@ impl Refusal {
             | Self::Draining {
                 scope: Scope::Tenant,
             } => Some(Lift::Command),
-            // Nothing that is given back tells of a budget: whoever waits for one asks again.
-            Self::BudgetExhausted { .. }
-            | Self::BudgetPending { .. }
-            | Self::EngagementUnknown { .. }
+            Self::BudgetExhausted { audit, .. }
+            | Self::BudgetPending { audit }
+            | Self::EngagementUnknown { audit } => Some(Lift::Budget(*audit)),
             // A bulkhead drains for good, or is resumed by whoever knows that something waits.
-            | Self::Draining {
+            Self::Draining {
                 scope: Scope::Bulkhead,
             }
             | Self::StaleTenant { .. }
             | Self::Revoked { .. }
             | Self::NotAllowed { .. }
+            | Self::EngagementNotAllowed { .. }
             | Self::Nested { .. }
             | Self::NeverFits { .. }
             | Self::Expired

@@ -1,18 +1,21 @@
-//! Lines: what waits in front of a bulkhead, of one tenant and class, in its order.
+//! Lines: what waits in front of a bulkhead, of one tenant and class, in its order. Where budgets
+//! are asked for, of one payer too: whoever waits for a budget is in nobody else's way.
 //!
 //! Book-keeping under the lock of the waiting room: nothing here asks, calls or sleeps.
 
 use std::collections::BTreeMap;
+use std::hash::Hash;
 use std::ops::Bound;
 use std::sync::{Arc, Weak};
 
 use orlop_saga::id::TenantId;
-use orlop_saga::tenant::Class;
+use orlop_saga::tenant::{AuditTag, Class};
 use orlop_saga::time::Monotonic;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use crate::bulkhead::Core;
+use crate::engagement::Payer;
 use crate::held::BulkheadId;
 use crate::lift::Lift;
 use crate::refusal::{Refusal, Scope};
@@ -26,6 +29,8 @@ pub(crate) struct LineKey {
     pub(crate) tenant: TenantId,
     /// `None` is the reserved lane, which is FIFO per tenant.
     class: Option<Class>,
+    /// `None`: nobody is asked to pay.
+    payer: Option<AuditTag>,
 }
 
 impl LineKey {
@@ -36,6 +41,10 @@ impl LineKey {
             class: match request.lane {
                 Lane::Ordinary => Some(request.class),
                 Lane::Reserved => None,
+            },
+            payer: match (request.lane, request.payer) {
+                (Lane::Reserved, _) | (Lane::Ordinary, Payer::Anybody) => None,
+                (Lane::Ordinary, Payer::Purse(_) | Payer::Unknown) => Some(request.audit),
             },
         }
     }
@@ -80,6 +89,8 @@ pub(crate) struct Line {
     turn: Option<u64>,
     /// Its place among those that wait for time to pass.
     alarm: Option<(Monotonic, u64)>,
+    /// Its place among those that wait for a budget, and whose.
+    purse: Option<(AuditTag, u64)>,
 }
 
 /// All lines of a room.
@@ -90,6 +101,10 @@ pub(crate) struct Lines {
     turns: FxHashMap<BulkheadId, BTreeMap<u64, LineKey>>,
     /// Lines that wait for time to pass.
     alarms: BTreeMap<(Monotonic, u64), LineKey>,
+    /// Lines that wait for a budget, by whose and by whose turn is next.
+    purses: FxHashMap<AuditTag, BTreeMap<u64, LineKey>>,
+    /// The same ones, by bulkhead.
+    poor: FxHashMap<BulkheadId, BTreeMap<u64, LineKey>>,
     serial: u64,
 }
 
@@ -113,6 +128,7 @@ impl Lines {
                 asked_at: 0,
                 turn: None,
                 alarm: None,
+                purse: None,
             });
             lines.len() - 1
         });
@@ -137,14 +153,16 @@ impl Lines {
             return;
         };
         let (turn, alarm) = (line.turn.take(), line.alarm.take());
+        let purse = line.purse.take();
         if let Some(alarm) = alarm {
             self.alarms.remove(&alarm);
         }
-        if let (Some(turn), Some(turns)) = (turn, self.turns.get_mut(&key.bulkhead)) {
-            turns.remove(&turn);
-            if turns.is_empty() {
-                self.turns.remove(&key.bulkhead);
-            }
+        if let Some(turn) = turn {
+            remove(&mut self.turns, &key.bulkhead, turn);
+        }
+        if let Some((audit, turn)) = purse {
+            remove(&mut self.purses, &audit, turn);
+            remove(&mut self.poor, &key.bulkhead, turn);
         }
     }
 
@@ -177,7 +195,11 @@ impl Lines {
         };
         let alarm = blocked.at.map(|at| (at, serial));
         let turn = (blocked.lift == Lift::Bulkhead).then_some(serial);
-        (line.alarm, line.turn) = (alarm, turn);
+        let purse = match blocked.lift {
+            Lift::Budget(audit) => Some((audit, serial)),
+            Lift::Bulkhead | Lift::Tenant | Lift::After(_) | Lift::Command => None,
+        };
+        (line.alarm, line.turn, line.purse) = (alarm, turn, purse);
         line.blocked = Some(blocked);
         if let Some(alarm) = alarm {
             self.alarms.insert(alarm, key);
@@ -188,6 +210,23 @@ impl Lines {
                 .or_default()
                 .insert(turn, key);
         }
+        if let Some((audit, turn)) = purse {
+            let of_audit = self.purses.entry(audit).or_default();
+            of_audit.insert(turn, key);
+            let of_bulkhead = self.poor.entry(key.bulkhead).or_default();
+            of_bulkhead.insert(turn, key);
+        }
+    }
+
+    /// The lines that wait for the budget of `audit`, whose turn is next in front.
+    pub(crate) fn of_purse(&self, audit: AuditTag) -> SmallVec<[LineKey; 4]> {
+        let lines = self.purses.get(&audit).into_iter();
+        lines.flat_map(BTreeMap::values).copied().collect()
+    }
+
+    /// The line in front of a bulkhead that has waited longest for a budget.
+    pub(crate) fn poorest(&self, bulkhead: BulkheadId) -> Option<LineKey> {
+        self.poor.get(&bulkhead)?.values().next().copied()
     }
 
     /// How many lines wait for something of a bulkhead.
@@ -232,6 +271,16 @@ impl Lines {
     }
 }
 
+/// Takes a turn out of a list, and the list away with its last one.
+fn remove<K: Eq + Hash>(lists: &mut FxHashMap<K, BTreeMap<u64, LineKey>>, of: &K, turn: u64) {
+    if let Some(turns) = lists.get_mut(of) {
+        turns.remove(&turn);
+        if turns.is_empty() {
+            lists.remove(of);
+        }
+    }
+}
+
 impl Line {
     pub(crate) fn head(&self) -> Option<&Arc<Place>> {
         self.places.values().next()
@@ -243,10 +292,10 @@ impl Line {
         lift == Some(Lift::Tenant)
     }
 
-    /// Whether it waits for something to be given back.
+    /// Whether it waits for something to be given back, or to be paid in.
     pub(crate) fn waits_for_room(&self) -> bool {
         match self.blocked.as_ref().map(|blocked| blocked.lift) {
-            Some(Lift::Bulkhead | Lift::Tenant) => true,
+            Some(Lift::Bulkhead | Lift::Tenant | Lift::Budget(_)) => true,
             Some(Lift::After(_) | Lift::Command) | None => false,
         }
     }

@@ -41,11 +41,13 @@ pub enum Reason {
     QueueTimeout,
     /// [`Refusal::Cancelled`].
     Cancelled,
+    /// [`Refusal::EngagementNotAllowed`].
+    EngagementNotAllowed,
 }
 
 impl Reason {
     /// How many there are.
-    pub const COUNT: usize = 18;
+    pub const COUNT: usize = 19;
 
     /// All of them; each one's place is [`index`](Self::index).
     pub const ALL: [Self; Self::COUNT] = [
@@ -67,6 +69,7 @@ impl Reason {
         Self::QueueFull,
         Self::QueueTimeout,
         Self::Cancelled,
+        Self::EngagementNotAllowed,
     ];
 
     /// Its place in [`ALL`](Self::ALL).
@@ -95,6 +98,7 @@ impl Reason {
             Self::QueueFull => "queue_full",
             Self::QueueTimeout => "queue_timeout",
             Self::Cancelled => "cancelled",
+            Self::EngagementNotAllowed => "engagement_not_allowed",
         }
     }
 }
@@ -121,6 +125,7 @@ impl Refusal {
             Self::QueueFull { .. } => Reason::QueueFull,
             Self::QueueTimeout { .. } => Reason::QueueTimeout,
             Self::Cancelled => Reason::Cancelled,
+            Self::EngagementNotAllowed { .. } => Reason::EngagementNotAllowed,
         }
     }
 }
@@ -147,6 +152,7 @@ impl RefusalCounts {
             Reason::QueueFull => self.queue_full,
             Reason::QueueTimeout => self.queue_timeout,
             Reason::Cancelled => self.cancelled,
+            Reason::EngagementNotAllowed => self.engagement_not_allowed,
         }
     }
 }

@@ -113,6 +113,18 @@ pub enum Refusal {
         /// The computation's name.
         computation: Arc<str>,
     },
+    /// The tenant may not work for this engagement. Nothing is reserved, and it did not run. Have it
+    /// allowed, or submit under one that is.
+    #[error(
+        "tenant {tenant} may not work for engagement {} of organisation {}",
+        audit.engagement, audit.organisation
+    )]
+    EngagementNotAllowed {
+        /// The tenant.
+        tenant: TenantId,
+        /// Who was to pay.
+        audit: AuditTag,
+    },
     /// The caller already holds a permit of this bulkhead, so waiting for another one could wait
     /// for itself. Nothing was queued. Acquire before entering the computation, or elsewhere.
     #[error("a permit of bulkhead {bulkhead} was asked for by work that holds one")]
@@ -245,6 +257,7 @@ impl Refusal {
             Self::StaleTenant { .. }
             | Self::Revoked { .. }
             | Self::NotAllowed { .. }
+            | Self::EngagementNotAllowed { .. }
             | Self::Nested { .. }
             | Self::NeverFits { .. }
             | Self::UnknownExclusion { .. }
@@ -271,6 +284,7 @@ impl Refusal {
             | Self::PredictedLate { .. }
             | Self::UnknownExclusion { .. }
             | Self::NotAllowed { .. }
+            | Self::EngagementNotAllowed { .. }
             | Self::RateLimited { .. }
             | Self::BudgetExhausted { .. }
             | Self::BudgetPending { .. }
@@ -309,6 +323,8 @@ pub struct RefusalCounts {
     pub draining: u64,
     /// [`Refusal::NotAllowed`].
     pub not_allowed: u64,
+    /// [`Refusal::EngagementNotAllowed`].
+    pub engagement_not_allowed: u64,
     /// [`Refusal::Nested`].
     pub nested: u64,
     /// [`Refusal::NeverFits`].
@@ -345,6 +361,7 @@ impl RefusalCounts {
             + self.revoked
             + self.draining
             + self.not_allowed
+            + self.engagement_not_allowed
             + self.nested
             + self.never_fits
             + self.expired
@@ -391,6 +408,7 @@ impl RefusalCounts {
             Refusal::Revoked { .. } => &mut self.revoked,
             Refusal::Draining { .. } => &mut self.draining,
             Refusal::NotAllowed { .. } => &mut self.not_allowed,
+            Refusal::EngagementNotAllowed { .. } => &mut self.engagement_not_allowed,
             Refusal::Nested { .. } => &mut self.nested,
             Refusal::NeverFits { .. } => &mut self.never_fits,
             Refusal::Expired => &mut self.expired,

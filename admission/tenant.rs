@@ -13,6 +13,7 @@ mod state;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use orlop_saga::amount::{BusyNanos, ByteCount};
 use orlop_saga::id::TenantId;
@@ -36,8 +37,7 @@ use crate::unfinished::Unfinished;
 
 use self::books::Books;
 pub use self::books::Holding;
-pub(crate) use self::state::TenantCommand;
-pub use self::state::TenantState;
+pub use self::state::{TenantCommand, TenantState};
 
 /// What a tenant may reserve for ordinary work, over all bulkheads. 0 means none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +52,8 @@ pub struct Quotas {
     pub device_bytes_max: ByteCount,
     /// Kernels of work queued and in flight.
     pub kernels_max: u64,
-    /// Bytes that stay stored.
+    /// Bytes that stay stored: reserved ones, and of an engine the outcomes that are retained. New
+    /// work is refused once so many are.
     pub retained_bytes_max: ByteCount,
     /// How many bytes it may write to the journal; `None`: as many as it likes.
     pub journal: Option<ByteRate>,
@@ -226,7 +227,7 @@ impl Ledger {
     }
 
     /// The rate of journal bytes that binds `lane`.
-    const fn journal(&self, lane: Lane) -> Option<ByteRate> {
+    pub(crate) const fn journal(&self, lane: Lane) -> Option<ByteRate> {
         match lane {
             Lane::Ordinary => self.quotas.journal,
             Lane::Reserved => None,
@@ -250,6 +251,20 @@ impl Ledger {
         if let Some(rate) = quotas.journal {
             self.written.adopt_of(rate, now);
         }
+    }
+
+    /// Counts `bytes` as written, unless that is too many at `now`: then how long it is to wait.
+    pub(crate) fn write_at(
+        &mut self,
+        rate: ByteRate,
+        bytes: u64,
+        now: Monotonic,
+    ) -> Result<(), Duration> {
+        if let Some(wait) = self.written.wait_for(rate, bytes, now) {
+            return Err(wait);
+        }
+        self.written.pass_of(rate, bytes, 1, now);
+        Ok(())
     }
 
     /// Counts `count` requests of `cost` each that are accepted.

@@ -356,6 +356,24 @@ impl Tenants {
         Ok(())
     }
 
+    /// Whether a tenant can be told this now. Changes nothing: for whoever records a decision before
+    /// it takes effect, and lets nobody else decide about the tenant in between.
+    ///
+    /// # Errors
+    /// [`TenantError`]: it would be refused.
+    pub fn check(
+        &self,
+        account: &Arc<TenantAccount>,
+        command: TenantCommand,
+    ) -> Result<(), TenantError> {
+        self.own(account)?;
+        let (tenant, state) = (account.id(), account.state());
+        match state.after(command) {
+            Some(_) => Ok(()),
+            None => Err(TenantError::Refused { tenant, state }),
+        }
+    }
+
     /// Refuses the tenant's ordinary work until it is resumed. What waits is refused as
     /// [`Refusal::Suspended`] before this returns; what is in flight goes on.
     ///

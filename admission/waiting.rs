@@ -1,8 +1,9 @@
 //! Waiting rooms: where accepted work waits that its bulkhead refuses for now.
 //!
-//! In front of each bulkhead there is a line for each (tenant, class). Whoever is first in it is
-//! asked for again when what it was refused for may have lifted: something was given back, time
-//! has passed, the tenant was changed. Nothing is polled.
+//! In front of each bulkhead there is a line for each (tenant, class), and payer where budgets are
+//! asked for. Whoever is first in it is asked for again when what it was refused for may have
+//! lifted: something was given back, time has passed, the tenant was changed, a budget was raised.
+//! Nothing is polled.
 //!
 //! Invariants
 //! - FIFO within a line: only its head is asked for, and what the bulkhead gives back (it was
@@ -20,6 +21,7 @@ use std::sync::atomic::{AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Weak};
 
 use orlop_saga::id::TenantId;
+use orlop_saga::tenant::AuditTag;
 use orlop_saga::time::{Clock, Monotonic};
 
 use crate::bulkhead::{Acquired, Alarm, Bulkhead, Core};
@@ -37,6 +39,11 @@ use crate::ticket::QueueTicket;
 pub trait Patient: Grantee {
     /// What it asks for: the same tenant, lane and class every time.
     fn request(&self) -> Request<'_>;
+
+    /// The bulkhead was asked; it waits for `refusal` to pass, if there is one. With no lock held.
+    fn answered(&self, refusal: Option<&Refusal>) {
+        let _ = refusal;
+    }
 }
 
 /// How far a place has come.
@@ -192,6 +199,23 @@ impl WaitingRoom {
         }
     }
 
+    /// Something came into the purse of `audit`, or it has one now.
+    pub fn budget_changed(&self, audit: AuditTag) {
+        let shared = &self.shared;
+        if !shared.is_waited_in() {
+            return;
+        }
+        let keys = {
+            let mut state = shared.state.lock();
+            // Whoever is being asked for may be refused for what is there now.
+            state.freed = state.freed.wrapping_add(1);
+            state.lines.of_purse(audit)
+        };
+        for key in keys {
+            shared.pump(key);
+        }
+    }
+
     /// Something changed that may let anybody pass.
     pub fn all_changed(&self) {
         let keys = self.shared.state.lock().lines.keys();
@@ -239,7 +263,7 @@ impl WaitingRoom {
 
     /// How many wait in lines, and not in a bulkhead's queue.
     pub fn len(&self) -> usize {
-        self.shared.places.load(Ordering::Relaxed)
+        self.shared.places.load(Ordering::SeqCst)
     }
 
     /// Whether nobody waits in a line.
@@ -290,11 +314,13 @@ impl Shared {
                 break;
             }
         }
-        let keys = {
+        let (keys, poorest) = {
             let state = self.state.lock();
-            state.lines.of_tenant(tenant, Line::waits_for_tenant)
+            let keys = state.lines.of_tenant(tenant, Line::waits_for_tenant);
+            (keys, state.lines.poorest(bulkhead))
         };
-        for key in keys {
+        // What ended may have shown that a budget covers more than was thought: one at a time.
+        for key in keys.into_iter().chain(poorest) {
             self.pump(key);
         }
     }
@@ -369,7 +395,8 @@ impl Shared {
                 Some(lift) => {
                     *stage = Stage::Listed;
                     drop(stage);
-                    self.block(state, place.key, refusal, lift);
+                    self.block(state, place.key, refusal.clone(), lift);
+                    place.patient.answered(Some(&refusal));
                     return;
                 }
             },
@@ -390,6 +417,7 @@ impl Shared {
                 let _ = ticket.cancel();
             }
         }
+        place.patient.answered(None);
         outbox.deliver();
     }
 
@@ -402,7 +430,7 @@ impl Shared {
     fn block(&self, mut state: MutexGuard<'_, State>, key: LineKey, refusal: Refusal, lift: Lift) {
         let at = match lift {
             Lift::After(wait) => Some(self.clock.monotonic().after(wait)),
-            Lift::Bulkhead | Lift::Tenant | Lift::Command => None,
+            Lift::Bulkhead | Lift::Tenant | Lift::Command | Lift::Budget(_) => None,
         };
         state.lines.block(key, Blocked { refusal, lift, at });
         self.arm(state);

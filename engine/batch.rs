@@ -2,6 +2,7 @@
 
 use std::future::IntoFuture;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use orlop_saga::tenant::AuditTag;
@@ -20,6 +21,7 @@ pub struct Batch<C: Computation<Kind = Pure>> {
     inputs: Vec<C::Input>,
     ephemeral: bool,
     audit: AuditTag,
+    deadline: Option<Duration>,
 }
 
 impl<C: Computation<Kind = Pure>> Batch<C> {
@@ -30,12 +32,21 @@ impl<C: Computation<Kind = Pure>> Batch<C> {
             inputs,
             ephemeral: false,
             audit: AuditTag::default(),
+            deadline: None,
         }
     }
 
     /// Who pays for every item.
     pub const fn audit(mut self, audit: AuditTag) -> Self {
         self.audit = audit;
+        self
+    }
+
+    /// How long the caller waits for the outcome of each item, from when the batch is submitted: as
+    /// [`Submission::deadline`](crate::Submission::deadline) says of one. An item that is too late
+    /// is refused, or expires, alone.
+    pub const fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
         self
     }
 
@@ -67,21 +78,25 @@ impl<C: Computation<Kind = Pure>> IntoFuture for Batch<C> {
             let mark = &core.marks.batch_items;
             halfway::size(mark, "limits.batch_items_max", count, count_max);
             let (tenant, computation, ephemeral) = (self.tenant, self.computation, self.ephemeral);
-            let audit = self.audit;
+            let (audit, deadline) = (self.audit, self.deadline);
             let enter = |input| {
-                let item: Submission<C, Pure, Awaited> =
+                let mut item: Submission<C, Pure, Awaited> =
                     Submission::new(tenant.clone(), computation, input).audit(audit);
+                if let Some(deadline) = deadline {
+                    item = item.deadline(deadline);
+                }
                 if ephemeral { item.ephemeral() } else { item }.enter()
             };
             // Nothing is published before all have entered: one run of entries, one wake.
             let inputs = self.inputs;
+            let began = core.clock.monotonic();
             let entered: Vec<_> = core
                 .executor
                 .corked(|| inputs.into_iter().map(enter).collect());
             let mut replies = Vec::with_capacity(entered.len());
             for item in entered {
                 replies.push(match item {
-                    Ok(entered) => entered.outcome().await,
+                    Ok(entered) => entered.outcome_since(began).await,
                     Err(error) => Err(error),
                 });
             }

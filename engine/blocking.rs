@@ -6,6 +6,11 @@
 use std::fmt;
 use std::future::IntoFuture;
 use std::path::Path;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::Instant;
 
 use orlop_store::backup::{Backup, BackupError};
 
@@ -27,6 +32,32 @@ use crate::tenant::{Tenant, TenantError};
 /// ```
 pub fn wait<T: IntoFuture>(awaitable: T) -> T::Output {
     pollster::block_on(awaitable.into_future())
+}
+
+/// Unparks the thread that polls.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Waits on this thread, at most until `deadline`.
+pub(crate) fn wait_until<F: Future>(future: F, deadline: Instant) -> Option<F::Output> {
+    let mut future = pin!(future);
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut context = Context::from_waker(&waker);
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
+            return Some(output);
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return None;
+        }
+        thread::park_timeout(left);
+    }
 }
 
 /// An [`Engine`] whose calls block.

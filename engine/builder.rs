@@ -25,7 +25,7 @@ use crate::device::{
 };
 use crate::engine::Engine;
 use crate::error::RegisterError;
-use crate::executor::{Bell, DEVICE, Executor, Gate};
+use crate::executor::{Bell, DEVICE, Executor, Gate, Rope};
 use crate::host::{BlockingFunction, Bound, HostFunction, Reconcile, UndoFunction};
 use crate::open::OpenError;
 use crate::options::Options;
@@ -416,7 +416,7 @@ impl EngineBuilder {
         }
         let runtime = Arc::new(runtime);
         let bell = Bell::new(Arc::clone(&runtime), Arc::clone(&clock));
-        let alarm: Arc<Bell> = Arc::clone(&bell);
+        let alarm = Arc::new(Rope(Arc::clone(&bell)));
         let room = WaitingRoom::new(options.limits.waiting_max, Arc::clone(&clock), alarm);
         for gate in bulkheads.values() {
             room.serve(gate.bulkhead());

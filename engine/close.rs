@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Shared};
+use futures_util::future::{BoxFuture, Either, Shared, select};
 use orlop_admission::Queued;
 use orlop_saga::event::Event;
 use orlop_saga::id::TenantId;
@@ -13,6 +13,7 @@ use orlop_store::log::Purpose;
 use orlop_store::store::CloseError as StoreCloseError;
 use tokio::sync::oneshot;
 
+use crate::blocking;
 use crate::core::Core;
 use crate::driver::Message;
 use crate::error::SubmitError;
@@ -136,8 +137,10 @@ impl Core {
             let (late, is_late) = oneshot::channel::<()>();
             self.executor.runtime.after(left, move || drop(late));
             let drain = std::pin::pin!(drain);
-            let both = futures_util::future::select(drain, is_late);
-            if let futures_util::future::Either::Right(_) = pollster::block_on(both) {
+            let both = select(drain, is_late);
+            // By this thread's own clock too: the engine's may stand still.
+            let ended = blocking::wait_until(both, deadline);
+            if !matches!(ended, Some(Either::Left(_))) {
                 let waited = began.elapsed();
                 return Err(CloseError::StillRunning {
                     bulkhead: name,

@@ -25,6 +25,7 @@ use crate::meter::BulkheadMeter;
 use crate::operator::Operator;
 use crate::recover::Recovery;
 use crate::tenant::{Tenant, TenantError, TenantManager};
+use crate::tenure::DrainCounts;
 
 /// An open engine. Cheap to clone; the store stays open until [`close`](Self::close) or until the
 /// last engine, tenant and ticket are dropped.
@@ -52,6 +53,8 @@ pub struct EngineSnapshot {
     pub saga_counts: SagaCounts,
     /// Every tenant, and every life that ended and still holds something.
     pub tenants: Vec<TenantSnapshot>,
+    /// How tenants were drained.
+    pub drains: DrainCounts,
     /// Every engagement's budget, drawn and spent, by organisation and engagement.
     pub budgets: Vec<PurseSnapshot>,
     /// Accepted effects and attempts of sagas that wait in front of their bulkheads for a refusal
@@ -161,6 +164,7 @@ impl Engine {
             sagas_passivated: 0,
             saga_counts: SagaCounts::default(),
             tenants: Vec::new(),
+            drains: DrainCounts::default(),
             budgets: Vec::new(),
             waiting: 0,
             bulkheads: Vec::new(),
@@ -183,6 +187,7 @@ impl Engine {
         into.sagas_passivated = into.sagas.saturating_sub(into.sagas_resident);
         into.saga_counts = core.driver.census.counts();
         core.tenants.snapshot_into(&mut into.tenants);
+        into.drains = core.tenures.counts();
         core.executor.treasury.snapshot_into(&mut into.budgets);
         into.waiting = core.executor.room.len();
         into.bulkheads.clear();

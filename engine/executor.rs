@@ -6,6 +6,7 @@
 //! - A panic in code of the embedder is the failure of one attempt and of nothing else.
 
 mod allow;
+mod bell;
 mod busy;
 mod device;
 #[cfg(feature = "testkit")]
@@ -51,7 +52,8 @@ use crate::meter::Meters;
 use crate::registry::{Binding, Code, UndoEntry};
 use crate::runtime::OwnRuntime;
 
-pub(crate) use self::waiting::{Admitted, Bell, Ticket};
+pub(crate) use self::bell::{Bell, Rope};
+pub(crate) use self::waiting::{Admitted, Ticket};
 
 /// What an attempt does.
 #[derive(Clone)]
@@ -82,6 +84,8 @@ pub(crate) struct Demand {
     /// Whether it was promised: it waits for what it is refused for to pass, and is finished while
     /// the tenant is draining.
     pub(crate) patient: bool,
+    /// What it writes to the journal before it runs, as far as that is not counted yet.
+    pub(crate) journal: ByteCount,
 }
 
 /// How an attempt ended and what it cost.

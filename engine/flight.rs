@@ -18,6 +18,7 @@ mod record;
 mod room;
 mod run;
 mod wait;
+mod writing;
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
@@ -27,10 +28,9 @@ use orlop_saga::effect::{Effect, EffectEvent, EffectId, Next, Request, Settlemen
 use orlop_saga::id::{Fence, Lsn, SagaId};
 use orlop_saga::key::Fingerprint;
 use orlop_saga::time::Monotonic;
-use parking_lot::Mutex;
 
 pub(crate) use self::enter::{Entrance, Seat, Want, Work};
-pub(crate) use self::progress::Progress;
+use self::progress::{Counted, Locked};
 pub use self::run::Cancelled;
 use self::wait::Waiters;
 pub(crate) use self::wait::{Arrival, Mailbox, Reply};
@@ -47,7 +47,7 @@ pub(crate) struct Flight {
     pub(crate) id: EffectId,
     pub(crate) account: Arc<TenantAccount>,
     pub(crate) cancel: Arc<AtomicBool>,
-    state: Mutex<State>,
+    state: Counted,
 }
 
 struct State {
@@ -101,6 +101,8 @@ struct Plain {
     cancelled: bool,
     /// The caller holds a permit that this would wait for.
     nested: Option<Refusal>,
+    /// Whether its intent is counted in its tenant's share of the journal.
+    counted: bool,
     /// How often in a row it was refused.
     refusals: u32,
     /// What bounds each run.

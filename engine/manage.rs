@@ -1,4 +1,9 @@
-//! Managing tenants: decisions that take effect at once and are durable when the call returns.
+//! Managing tenants: decisions that take effect once they are durable, and before the call
+//! returns.
+//!
+//! Invariants
+//! - What is not in the journal does not hold: a decision whose record was refused changed nothing.
+//! - Of one tenant one decision at a time is on its way to the disk, also if nobody waits for it.
 
 use std::collections::BTreeSet;
 use std::pin::pin;
@@ -7,14 +12,15 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use orlop_admission::{
-    Queued, Quotas, TenantAccount, TenantError as AdmissionError, TenantState, Tenants,
+    Queued, Quotas, TenantAccount, TenantCommand, TenantError as AdmissionError, TenantState,
+    Tenants,
 };
 use orlop_saga::event::Event;
 use orlop_saga::id::TenantId;
 use orlop_saga::key::Key;
-use orlop_saga::tenant::TenantEvent;
+use orlop_saga::tenant::{AuditTag, TenantEvent};
 use orlop_store::log::{AppendError, Purpose};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedMutexGuard, oneshot};
 
 use crate::core::Core;
 use crate::error::{SubmitError, Unavailable};
@@ -24,6 +30,8 @@ use crate::terms;
 
 /// How many computations one allow list may name.
 const ALLOWED_MAX: usize = 4096;
+/// How many engagements one tenant may be bound to.
+const ENGAGEMENTS_MAX: usize = 4096;
 /// The longest name of a computation, in bytes.
 const NAME_BYTES_MAX: usize = 128;
 
@@ -51,9 +59,11 @@ impl Core {
         }
     }
 
-    /// Records what was decided about a tenant; `then` comes once it is durable.
+    /// Records what was decided about a tenant; only once that is durable it takes effect, as
+    /// `then`. Nobody else decides about the tenant before.
     fn decide(
         self: &Arc<Self>,
+        turn: Turn,
         event: TenantEvent,
         then: impl FnOnce(&Arc<Self>) + Send + 'static,
     ) -> Told {
@@ -69,10 +79,20 @@ impl Core {
                 }
                 Err(error) => Err(core.undecided(&error)),
             };
+            let Turn { turn, tenure } = turn;
+            drop(turn);
+            // A drain that was interrupted looks again.
+            tenure.stirred.notify_waiters();
             let _ = tell.send(answer);
         });
         told
     }
+}
+
+/// The right to decide about a tenant: one at a time, until the decision holds or does not.
+struct Turn {
+    turn: OwnedMutexGuard<()>,
+    tenure: Arc<Tenure>,
 }
 
 type Told = oneshot::Receiver<Result<(), TenantError>>;
@@ -100,20 +120,43 @@ impl TenantManager {
         core.tenures.of(tenant).ok_or(TenantError::State(stale))
     }
 
+    /// Waits until nobody else decides about the tenant.
+    async fn turn(&self, tenure: Arc<Tenure>) -> Turn {
+        let turn = Arc::clone(&tenure.turn).lock_owned().await;
+        Turn { turn, tenure }
+    }
+
+    /// Tells the tenant a command, if its state allows that.
     async fn command(
         &self,
-        effect: impl FnOnce(&Tenants, &Arc<TenantAccount>) -> Result<(), AdmissionError>,
+        command: TenantCommand,
         event: TenantEvent,
+        effect: impl FnOnce(&Tenants, &Arc<TenantAccount>) -> Result<(), AdmissionError>
+        + Send
+        + 'static,
     ) -> Result<(), TenantError> {
+        let turn = self.turn(self.tenure()?).await;
         let core = &self.tenant().core;
-        let tenure = self.tenure()?;
-        let told = {
-            let _turn = tenure.turn.lock().await;
-            effect(&core.tenants, self.account())?;
-            core.decide(event, |_| {})
-        };
-        // A drain that was interrupted looks again.
-        tenure.stirred.notify_waiters();
+        core.tenants.check(self.account(), command)?;
+        let account = Arc::clone(self.account());
+        let told = core.decide(turn, event, move |core| {
+            let held = effect(&core.tenants, &account);
+            debug_assert!(held.is_ok(), "{held:?}");
+        });
+        durable(told).await
+    }
+
+    /// Changes what the tenant is bounded by, as long as it is registered.
+    async fn change(
+        &self,
+        event: TenantEvent,
+        effect: impl FnOnce(&Tenants, &Arc<TenantAccount>) + Send + 'static,
+    ) -> Result<(), TenantError> {
+        let turn = self.turn(self.tenure()?).await;
+        let core = &self.tenant().core;
+        core.tenants.get(self.id())?;
+        let account = Arc::clone(self.account());
+        let told = core.decide(turn, event, move |core| effect(&core.tenants, &account));
         durable(told).await
     }
 
@@ -121,12 +164,13 @@ impl TenantManager {
     /// queued is withdrawn.
     ///
     /// # Errors
-    /// [`TenantError::State`], [`TenantError::Unavailable`]: nothing changed, or, if the journal
-    /// failed, it holds until the engine ends. [`TenantError::Unresolved`]: likewise, and whether
-    /// it does afterwards is unknown.
+    /// [`TenantError::State`], [`TenantError::Unavailable`]: nothing changed.
+    /// [`TenantError::Unresolved`]: nothing changes as long as the engine is open, and whether it
+    /// has changed when the store is opened again is unknown.
     pub async fn suspend(&self) -> Result<(), TenantError> {
         let tenant = self.id();
-        self.command(Tenants::suspend, TenantEvent::Suspended { tenant })
+        let event = TenantEvent::Suspended { tenant };
+        self.command(TenantCommand::Suspend, event, Tenants::suspend)
             .await
     }
 
@@ -136,7 +180,8 @@ impl TenantManager {
     /// As for [`suspend`](Self::suspend).
     pub async fn resume(&self) -> Result<(), TenantError> {
         let tenant = self.id();
-        self.command(Tenants::resume, TenantEvent::Resumed { tenant })
+        let event = TenantEvent::Resumed { tenant };
+        self.command(TenantCommand::Resume, event, Tenants::resume)
             .await
     }
 
@@ -147,7 +192,8 @@ impl TenantManager {
     /// As for [`suspend`](Self::suspend).
     pub async fn revoke(&self) -> Result<(), TenantError> {
         let tenant = self.id();
-        self.command(Tenants::revoke, TenantEvent::Revoked { tenant })
+        let event = TenantEvent::Revoked { tenant };
+        self.command(TenantCommand::Revoke, event, Tenants::revoke)
             .await
     }
 
@@ -157,9 +203,12 @@ impl TenantManager {
     /// As for [`suspend`](Self::suspend).
     pub async fn set_quotas(&self, quotas: Quotas) -> Result<(), TenantError> {
         let (tenant, terms) = (self.id(), terms::of(&quotas));
-        self.command(
-            |tenants, account| tenants.set_quotas(account, quotas),
+        self.change(
             TenantEvent::QuotasChanged { tenant, terms },
+            move |tenants, account| {
+                let held = tenants.set_quotas(account, quotas);
+                debug_assert!(held.is_ok(), "{held:?}");
+            },
         )
         .await
     }
@@ -202,15 +251,58 @@ impl TenantManager {
             tenant,
             allowed: allowed.clone(),
         };
-        self.command(
-            |tenants, account| {
-                tenants.get(tenant)?;
-                account.allow(allowed);
-                Ok(())
-            },
-            event,
-        )
+        self.change(event, move |_, account| account.allow(allowed))
+            .await
+    }
+
+    /// Lets it work for these engagements, and no others: what it submits for another one, or what
+    /// a step of its sagas runs for it, is refused as
+    /// [`Refusal::EngagementNotAllowed`](crate::Refusal), and audited as an attempt to spend what is
+    /// another's. Undos and questions about what ran before are not.
+    ///
+    /// # Errors
+    /// As for [`suspend`](Self::suspend). [`TenantError::Engagements`]: nothing changed.
+    pub async fn allow_engagements(
+        &self,
+        engagements: impl IntoIterator<Item = AuditTag>,
+    ) -> Result<(), TenantError> {
+        let mut all = BTreeSet::new();
+        for audit in engagements {
+            if all.len() >= ENGAGEMENTS_MAX && !all.contains(&audit) {
+                let engagements_max = ENGAGEMENTS_MAX;
+                return Err(TenantError::Engagements { engagements_max });
+            }
+            all.insert(audit);
+        }
+        self.allow_these(Some(all)).await
+    }
+
+    /// Lets it work for every engagement.
+    ///
+    /// # Errors
+    /// As for [`suspend`](Self::suspend).
+    pub async fn allow_all_engagements(&self) -> Result<(), TenantError> {
+        self.allow_these(None).await
+    }
+
+    async fn allow_these(
+        &self,
+        engagements: Option<BTreeSet<AuditTag>>,
+    ) -> Result<(), TenantError> {
+        let tenant = self.id();
+        let event = TenantEvent::EngagementsChanged {
+            tenant,
+            engagements: engagements.clone(),
+        };
+        self.change(event, move |_, account| {
+            account.allow_engagements(engagements);
+        })
         .await
+    }
+
+    /// The engagements that it may work for; `None` for all.
+    pub fn engagements(&self) -> Option<Arc<BTreeSet<AuditTag>>> {
+        self.account().engagements()
     }
 
     /// The names of the computations that it may run; `None` for all.
@@ -231,21 +323,12 @@ impl TenantManager {
         let core = &self.tenant().core;
         let began = core.clock.monotonic();
         let tenure = self.tenure()?;
-        let told = {
-            let _turn = tenure.turn.lock().await;
-            // Begun here; its end is waited for below.
-            drop(core.tenants.drain(self.account(), Queued::Serve)?);
-            let tenant = self.id();
-            let draining = self.account().state() == TenantState::Draining;
-            draining.then(|| core.decide(TenantEvent::Draining { tenant }, |_| {}))
-        };
-        let is_over = self.quiet(&tenure, within).await?;
-        if let Some(told) = told {
-            durable(told).await?;
-        }
-        let census = core.census(self.id());
+        self.begin_drain(&tenure).await?;
+        let left = within.saturating_sub(core.clock.monotonic().since(began));
+        let is_over = self.quiet(&tenure, left).await?;
+        let census = Core::census(self.account());
         let waited = core.clock.monotonic().since(began);
-        tenure.count(!is_over, waited);
+        core.tenures.drained(&tenure, !is_over, waited);
         let drained = TenantDrained {
             moving: if is_over { 0 } else { census.moving.max(1) },
             held: census.held,
@@ -257,17 +340,36 @@ impl TenantManager {
         Ok(drained)
     }
 
-    /// Records that a drain reached its end, unless something was decided meanwhile.
-    async fn drained(&self, tenure: &Tenure) -> Result<(), TenantError> {
-        let tenant = self.id();
-        let told = {
-            let _turn = tenure.turn.lock().await;
-            if self.account().state() != TenantState::Draining {
+    /// Shuts the tenant's gate, unless it is shut already.
+    async fn begin_drain(&self, tenure: &Arc<Tenure>) -> Result<(), TenantError> {
+        let core = &self.tenant().core;
+        let turn = self.turn(Arc::clone(tenure)).await;
+        core.tenants.check(self.account(), TenantCommand::Drain)?;
+        match self.account().state() {
+            TenantState::Active | TenantState::Suspended => {}
+            // What it is is durable. A revoked tenant stays revoked.
+            TenantState::Draining | TenantState::Revoked | TenantState::Unregistered => {
                 return Ok(());
             }
-            let core = &self.tenant().core;
-            core.decide(TenantEvent::Drained { tenant }, |_| {})
-        };
+        }
+        let (tenant, account) = (self.id(), Arc::clone(self.account()));
+        let told = core.decide(turn, TenantEvent::Draining { tenant }, move |core| {
+            // Its end is waited for by whoever asked for it.
+            let held = core.tenants.drain(&account, Queued::Serve).map(drop);
+            debug_assert!(held.is_ok(), "{held:?}");
+        });
+        durable(told).await
+    }
+
+    /// Records that a drain reached its end, unless something was decided meanwhile.
+    async fn drained(&self, tenure: &Arc<Tenure>) -> Result<(), TenantError> {
+        let tenant = self.id();
+        let turn = self.turn(Arc::clone(tenure)).await;
+        if self.account().state() != TenantState::Draining {
+            return Ok(());
+        }
+        let core = &self.tenant().core;
+        let told = core.decide(turn, TenantEvent::Drained { tenant }, |_| {});
         durable(told).await
     }
 
@@ -287,7 +389,7 @@ impl TenantManager {
                     return Err(AdmissionError::Refused { tenant, state }.into());
                 }
             }
-            if core.census(tenant).moving > 0 {
+            if Core::census(self.account()).moving > 0 {
                 if let Either::Right(_) = select(pin!(stirred), &mut over).await {
                     return Ok(false);
                 }
@@ -296,7 +398,9 @@ impl TenantManager {
             // Attempts that nobody waits for any more still hold their slots.
             let idle = core.tenants.drain(self.account(), Queued::Serve)?;
             match select(idle, &mut over).await {
-                Either::Left((Ok(()), _)) if core.census(tenant).moving == 0 => return Ok(true),
+                Either::Left((Ok(()), _)) if Core::census(self.account()).moving == 0 => {
+                    return Ok(true);
+                }
                 // Resumed, or an operator had something tried again: the top says.
                 Either::Left((Ok(()) | Err(_), _)) => {}
                 Either::Right(_) => return Ok(false),
@@ -321,33 +425,28 @@ impl TenantManager {
     pub async fn unregister(&self) -> Result<(), TenantError> {
         let core = &self.tenant().core;
         let tenant = self.id();
-        let tenure = self.tenure()?;
-        let told = {
-            let _turn = tenure.turn.lock().await;
-            let state = self.account().state();
-            match state {
-                TenantState::Suspended | TenantState::Draining | TenantState::Revoked => {}
-                TenantState::Active => return Err(AdmissionError::Refused { tenant, state }.into()),
-                TenantState::Unregistered => return Err(AdmissionError::Stale { tenant }.into()),
-            }
-            let census = core.census(tenant);
-            if census.moving + census.held > 0 {
-                return Err(TenantError::Unfinished {
-                    tenant,
-                    moving: census.moving,
-                    held: census.held,
-                });
-            }
-            core.tenants.unregister(self.account())?;
-            core.leave_device(tenant);
-            let label = self.account().label().clone();
-            // Until then the label is taken, so that the journal never has two lives of it.
-            core.decide(TenantEvent::Unregistered { tenant }, move |core| {
-                core.labels.remove(&label);
-                core.tenures.end(tenant);
-            })
-        };
-        tenure.stirred.notify_waiters();
+        let turn = self.turn(self.tenure()?).await;
+        let state = self.account().state();
+        match state {
+            TenantState::Suspended | TenantState::Draining | TenantState::Revoked => {}
+            TenantState::Active => return Err(AdmissionError::Refused { tenant, state }.into()),
+            TenantState::Unregistered => return Err(AdmissionError::Stale { tenant }.into()),
+        }
+        // As long as nobody else decides, nothing of it can begin.
+        let census = Core::census(self.account());
+        if census.moving + census.held > 0 {
+            return Err(TenantError::Unfinished {
+                tenant,
+                moving: census.moving,
+                held: census.held,
+            });
+        }
+        let account = Arc::clone(self.account());
+        let told = core.decide(turn, TenantEvent::Unregistered { tenant }, move |core| {
+            core.retract(&account);
+            // Until now the label was taken, so that the journal never has two lives of it.
+            core.labels.remove(account.label());
+        });
         durable(told).await
     }
 }

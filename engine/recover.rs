@@ -108,6 +108,7 @@ fn tenants(core: &Core, live: &Live) -> Result<(), OpenError> {
         let quotas = terms::quotas(tenancy.terms());
         let account = core.tenants.register(label.clone(), *id, quotas)?;
         account.allow(tenancy.allowed().clone());
+        account.allow_engagements(tenancy.engagements().clone());
         // Of one that was just registered nothing can be refused.
         let stands = match tenancy.standing() {
             TenantStanding::Active => Ok(()),

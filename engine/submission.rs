@@ -13,6 +13,7 @@ use orlop_saga::effect::{EffectId, Request, Settlement};
 use orlop_saga::key::{Fingerprint, Key};
 use orlop_saga::outcome::Outcome;
 use orlop_saga::tenant::{AuditTag, Class};
+use orlop_saga::time::Monotonic;
 use orlop_saga::trace::TraceContext;
 use serde::de::DeserializeOwned;
 
@@ -254,6 +255,16 @@ pub(crate) struct Submitted<C> {
 }
 
 impl<C: Computation> Submitted<C> {
+    /// The outcome, waited for from `began` on.
+    pub(crate) async fn outcome_since(
+        mut self,
+        began: Monotonic,
+    ) -> Result<Reply<C::Output>, SubmitError> {
+        let gone = self.core.clock.monotonic().since(began);
+        self.deadline = self.deadline.map(|all| all.saturating_sub(gone));
+        self.outcome().await
+    }
+
     pub(crate) async fn outcome(mut self) -> Result<Reply<C::Output>, SubmitError> {
         let arrival = wait(
             &self.core,

@@ -63,8 +63,8 @@ pub enum TenantError {
     /// The engine takes no work.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
-    /// Whether the change is durable is unknown: the disk failed. It holds until the engine ends, a
-    /// registration does not. Reopen the store.
+    /// Whether the change is durable is unknown: the disk failed. It does not hold as long as the
+    /// engine is open. Reopen the store and look.
     #[error("whether the tenant was changed is unknown: the disk failed while it was written")]
     Unresolved,
     /// It has work that has not ended. Drain it, and resolve what is held.
@@ -84,6 +84,12 @@ pub enum TenantError {
         names_max: usize,
         /// How long one may be.
         name_bytes_max: usize,
+    },
+    /// A tenant is to be bound to more engagements than it may.
+    #[error("a tenant is bound to at most {engagements_max} engagements")]
+    Engagements {
+        /// How many it may be.
+        engagements_max: usize,
     },
     /// The device has no room for its [own opcodes](crate::EngineBuilder::opcodes): lives that
     /// have left still have something in flight. Retry once that has ended.
@@ -172,7 +178,7 @@ impl Core {
         self.enter_device(tenant);
         if let Err(error) = self.give_opcodes(&account) {
             // Nobody has heard of it yet.
-            let _ = self.tenants.unregister(&account);
+            self.retract(&account);
             return Err(error.into());
         }
         let mut events = vec![Event::Tenant(TenantEvent::Registered { tenant, label })];
@@ -193,7 +199,7 @@ impl Core {
                 Ok(_) => Ok(registered),
                 Err(error) => {
                     // Nothing of it is known to be durable, and nothing was submitted under it.
-                    let _ = core.tenants.unregister(&registered);
+                    core.retract(&registered);
                     Err(core.undecided(&error))
                 }
             };
@@ -219,12 +225,17 @@ impl Core {
         self.labels.insert(label, known);
     }
 
-    /// The device refuses the tenant from now on.
-    pub(crate) fn leave_device(&self, tenant: TenantId) {
+    /// Ends this life of a tenant in memory.
+    pub(crate) fn retract(&self, account: &Arc<TenantAccount>) {
+        let tenant = account.id();
+        let ended = self.tenants.unregister(account);
+        debug_assert!(ended.is_ok(), "{ended:?}");
         self.executor.cache.clear(tenant);
+        // The device refuses the tenant from now on.
         if let Err(error) = self.executor.device.revoke_tenant_generation(tenant) {
             tracing::error!(%tenant, %error, "the device did not know the tenant");
         }
+        self.tenures.end(tenant);
     }
 
     fn enter_device(&self, tenant: TenantId) {
@@ -372,6 +383,13 @@ impl TenantManager {
     /// What it holds and what was refused.
     pub fn snapshot(&self) -> TenantSnapshot {
         self.tenant.account.snapshot()
+    }
+
+    /// Bytes of its outcomes that are kept, in the key table and in blobs: what counts against
+    /// [`Quotas::retained_bytes_max`]. Given back once an outcome is past its retention and has been
+    /// removed.
+    pub fn retained_bytes(&self) -> u64 {
+        self.tenant.core.retained_bytes(self.tenant.id())
     }
 
     /// The ledger of this tenant: what it has spent for whom.

@@ -2,7 +2,7 @@
 //! and who waits until its work has ended.
 //!
 //! Invariants
-//! - What is decided about one tenant is recorded in the order in which it took effect.
+//! - What is decided about one tenant takes effect in the order in which it is recorded.
 //! - Whoever waits is told of every end after it last looked.
 
 use std::sync::Arc;
@@ -10,13 +10,13 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use dashmap::DashMap;
+use orlop_admission::{Pace, TenantAccount};
 use orlop_saga::id::TenantId;
 use tokio::sync::{Mutex, Notify};
 
 use crate::core::Core;
-use crate::flight::Progress;
 
-/// How often a tenant was drained in this engine, and how long that was waited for.
+/// How often a tenant, or any, was drained in this engine, and how long that was waited for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DrainCounts {
     /// How often it was called, and has returned.
@@ -30,17 +30,29 @@ pub struct DrainCounts {
 /// One tenant's.
 #[derive(Default)]
 pub(crate) struct Tenure {
-    /// Held from a decision's effect until its record is handed to the journal.
-    pub(crate) turn: Mutex<()>,
+    /// Held from when a decision is checked until it holds, or its record was refused.
+    pub(crate) turn: Arc<Mutex<()>>,
     /// Something of the tenant ended, was held, or may be submitted again.
     pub(crate) stirred: Notify,
+    drains: Drains,
+}
+
+/// Counts of drains.
+#[derive(Default)]
+struct Drains {
     calls: AtomicU64,
     timeouts: AtomicU64,
     waited_nanos: AtomicU64,
 }
 
 impl Tenure {
-    pub(crate) fn count(&self, timed_out: bool, waited: Duration) {
+    pub(crate) fn counts(&self) -> DrainCounts {
+        self.drains.counts()
+    }
+}
+
+impl Drains {
+    fn count(&self, timed_out: bool, waited: Duration) {
         self.calls.fetch_add(1, Ordering::Relaxed);
         self.timeouts
             .fetch_add(u64::from(timed_out), Ordering::Relaxed);
@@ -48,7 +60,7 @@ impl Tenure {
         self.waited_nanos.fetch_add(nanos, Ordering::Relaxed);
     }
 
-    pub(crate) fn counts(&self) -> DrainCounts {
+    fn counts(&self) -> DrainCounts {
         DrainCounts {
             calls: self.calls.load(Ordering::Relaxed),
             timeouts: self.timeouts.load(Ordering::Relaxed),
@@ -61,6 +73,8 @@ impl Tenure {
 #[derive(Default)]
 pub(crate) struct Tenures {
     all: DashMap<TenantId, Arc<Tenure>>,
+    /// Of every tenant together, lives that have ended included.
+    drains: Drains,
     /// How many wait: while nobody does, an end costs one look.
     waiting: AtomicUsize,
 }
@@ -72,6 +86,18 @@ impl Tenures {
 
     pub(crate) fn end(&self, tenant: TenantId) {
         self.all.remove(&tenant);
+    }
+
+    /// Counts a drain of a tenant that has returned.
+    pub(crate) fn drained(&self, tenure: &Tenure, timed_out: bool, waited: Duration) {
+        for drains in [&tenure.drains, &self.drains] {
+            drains.count(timed_out, waited);
+        }
+    }
+
+    /// The drains of all tenants.
+    pub(crate) fn counts(&self) -> DrainCounts {
+        self.drains.counts()
     }
 
     pub(crate) fn of(&self, tenant: TenantId) -> Option<Arc<Tenure>> {
@@ -112,21 +138,33 @@ pub(crate) struct Census {
 }
 
 impl Core {
-    /// Counts what a tenant has unfinished: effects and sagas, also those with no outcome to keep.
-    pub(crate) fn census(&self, tenant: TenantId) -> Census {
+    /// What a tenant has unfinished: effects and sagas, also those with no outcome to keep.
+    pub(crate) fn census(account: &TenantAccount) -> Census {
+        Census {
+            moving: account.of_pace(Pace::Moving),
+            held: account.of_pace(Pace::Held),
+        }
+    }
+
+    /// The same by a look at all that there is.
+    #[cfg(test)]
+    pub(crate) fn scan(&self, tenant: TenantId) -> Census {
         let mut census = Census::default();
         for table in [&self.flights, &self.ephemeral] {
             let own = table.iter().filter(|entry| entry.key().tenant == tenant);
             // Looked at with no lock of the table held.
             let own: Vec<_> = own.map(|entry| Arc::clone(entry.value())).collect();
             for flight in own {
-                match flight.progress() {
-                    Progress::Moving => census.moving += 1,
-                    Progress::Held => census.held += 1,
-                    Progress::Over => {}
+                match flight.pace() {
+                    Some(Pace::Moving) => census.moving += 1,
+                    Some(Pace::Held) => census.held += 1,
+                    None => {}
                 }
             }
         }
         census
     }
 }
+
+#[cfg(test)]
+mod tests;

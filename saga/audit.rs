@@ -85,6 +85,8 @@ pub enum Object {
     Ledger(TenantId),
     /// A tenant's handle of a life that the device does not know.
     Life(TenantId),
+    /// The account of an engagement.
+    Engagement(AuditTag),
 }
 
 impl fmt::Display for Object {
@@ -99,6 +101,11 @@ impl fmt::Display for Object {
             Self::Opcode(opcode) => write!(f, "opcode {opcode:#x}"),
             Self::Ledger(tenant) => write!(f, "ledger of {tenant}"),
             Self::Life(tenant) => write!(f, "life {tenant}"),
+            Self::Engagement(tag) => write!(
+                f,
+                "engagement {} of organisation {}",
+                tag.engagement, tag.organisation
+            ),
         }
     }
 }

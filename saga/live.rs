@@ -33,6 +33,8 @@ pub struct Live {
     pub(crate) sagas: BTreeMap<SagaId, SagaState>,
     pub(crate) books: Books,
     pub(crate) tenancies: Tenancies,
+    /// The saga whose turn to be played alone came last in this opening.
+    pub(crate) played: Option<SagaId>,
 }
 
 /// What left the fold: a key has its outcome.
@@ -156,8 +158,10 @@ impl Live {
                 }
                 if self.standing != Standing::Closed {
                     let before = self.incarnation;
-                    let sagas = self.sagas.values_mut();
-                    sagas.for_each(|saga| saga.crashed(before));
+                    for (id, saga) in &mut self.sagas {
+                        // Whose turn had not come killed nobody.
+                        saga.crashed(before, self.played == Some(*id));
+                    }
                     let effects = self.effects.values_mut();
                     effects.for_each(|effect| effect.crashed(before));
                 }
@@ -168,6 +172,7 @@ impl Live {
                     self.standing.opened()
                 };
                 self.incarnation = *incarnation;
+                self.played = None;
                 None
             }
             Event::Tenant(event) => {
@@ -357,6 +362,9 @@ impl Live {
         state
             .apply(event)
             .map_err(|source| FoldError::Saga { lsn, id, source })?;
+        if event.begins_turn() {
+            self.played = Some(id);
+        }
         let Some(settlement) = state.settlement(id) else {
             return Ok(None);
         };

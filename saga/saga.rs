@@ -228,9 +228,12 @@ impl SagaState {
         }
     }
 
-    /// The process ended without a close: what was under way was lost with it.
-    pub(crate) fn crashed(&mut self, incarnation: Incarnation) {
-        self.charge_crash();
+    /// The process ended without a close: what was under way was lost with it. `played`: its turn
+    /// to be played alone had come in that opening.
+    pub(crate) fn crashed(&mut self, incarnation: Incarnation, played: bool) {
+        if played {
+            self.charge_crash();
+        }
         for call in &mut self.calls {
             if let CallKind::Step {
                 step: Step::Launched { fence },

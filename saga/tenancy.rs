@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::id::TenantId;
-use crate::tenant::TenantEvent;
+use crate::tenant::{AuditTag, TenantEvent};
 
 /// What a tenant is bounded by, in words that a later version may add to.
 ///
@@ -53,6 +53,9 @@ pub type Terms = BTreeMap<Term, u64>;
 /// The names of the computations that a tenant may run; `None`: all of them.
 pub type AllowList = Option<BTreeSet<Box<str>>>;
 
+/// The engagements that a tenant may work for; `None`: all of them.
+pub type Engagements = Option<BTreeSet<AuditTag>>;
+
 /// Whether a tenant may submit, as an operator decided.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum TenantStanding {
@@ -75,6 +78,7 @@ pub struct Tenancy {
     pub(crate) standing: TenantStanding,
     pub(crate) terms: Terms,
     pub(crate) allowed: AllowList,
+    pub(crate) engagements: Engagements,
 }
 
 impl Tenancy {
@@ -91,6 +95,11 @@ impl Tenancy {
     /// What it may run.
     pub const fn allowed(&self) -> &AllowList {
         &self.allowed
+    }
+
+    /// Whom it may work for.
+    pub const fn engagements(&self) -> &Engagements {
+        &self.engagements
     }
 
     fn stand(&mut self, standing: TenantStanding) {
@@ -143,6 +152,9 @@ impl Tenancies {
             TenantEvent::Registered { .. } | TenantEvent::Unregistered { .. } => {}
             TenantEvent::QuotasChanged { terms, .. } => tenancy.terms.clone_from(terms),
             TenantEvent::AllowListChanged { allowed, .. } => tenancy.allowed.clone_from(allowed),
+            TenantEvent::EngagementsChanged { engagements, .. } => {
+                tenancy.engagements.clone_from(engagements);
+            }
             TenantEvent::Suspended { .. } => tenancy.stand(TenantStanding::Suspended),
             TenantEvent::Resumed { .. } => tenancy.stand(TenantStanding::Active),
             TenantEvent::Draining { .. } => tenancy.stand(TenantStanding::Draining),

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::id::TenantId;
-use crate::tenancy::{AllowList, Terms};
+use crate::tenancy::{AllowList, Engagements, Terms};
 
 /// Who pays: billed together per (tenant, organisation, engagement).
 #[derive(
@@ -158,6 +158,13 @@ pub enum TenantEvent {
         /// Which one.
         tenant: TenantId,
     },
+    /// It may work for these engagements from now on.
+    EngagementsChanged {
+        /// Which one.
+        tenant: TenantId,
+        /// Which engagements.
+        engagements: Engagements,
+    },
 }
 
 impl TenantEvent {
@@ -172,7 +179,8 @@ impl TenantEvent {
             | Self::Draining { tenant }
             | Self::Drained { tenant }
             | Self::Revoked { tenant }
-            | Self::Unregistered { tenant } => *tenant,
+            | Self::Unregistered { tenant }
+            | Self::EngagementsChanged { tenant, .. } => *tenant,
         }
     }
 
@@ -187,7 +195,8 @@ impl TenantEvent {
             | Self::Draining { .. }
             | Self::Drained { .. }
             | Self::Revoked { .. }
-            | Self::Unregistered { .. } => true,
+            | Self::Unregistered { .. }
+            | Self::EngagementsChanged { .. } => true,
         }
     }
 }

@@ -96,7 +96,8 @@ pub fn project(
             | TenantEvent::Resumed { .. }
             | TenantEvent::Draining { .. }
             | TenantEvent::Drained { .. }
-            | TenantEvent::Revoked { .. },
+            | TenantEvent::Revoked { .. }
+            | TenantEvent::EngagementsChanged { .. },
         )
         | Event::Opened { .. }
         | Event::Effect { .. }

@@ -256,9 +256,9 @@ impl Sources<'_> {
 
 /// Fills the set of retained keys from the tables.
 pub(crate) fn fill(retained: &RetainedKeys, tables: &mut dyn Tables) -> Result<(), TablesError> {
-    tables.scan(&[projection::OUTCOMES], None, &mut |key, _| {
+    tables.scan(&[projection::OUTCOMES], None, &mut |key, value| {
         if let Some(id) = projection::outcome_id(key) {
-            retained.insert(id);
+            retained.insert(id, key.len().saturating_add(value.len()));
         }
         std::ops::ControlFlow::Continue(())
     })

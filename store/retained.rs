@@ -1,17 +1,24 @@
 //! Which keys have a retained outcome: an exact set in memory, so that an unknown key is told
-//! from a known one without touching the tables.
+//! from a known one without touching the tables. And how many bytes the rows of each tenant have.
 //!
 //! Invariants
 //! - A key is in the set before anybody is told that its row can be found, and leaves it only
 //!   after its row is gone: "no" is always true, "yes" may need a lookup.
+//! - The bytes of a tenant are the sum over the rows of its keys that are in the set.
 //! - Hashes are keyed at random for each run, so that no tenant can choose keys that collide.
 
+use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-use dashmap::DashSet;
+use dashmap::DashMap;
 use orlop_saga::effect::EffectId;
+use orlop_saga::id::TenantId;
+use parking_lot::Mutex;
 
-/// Passes on the first 8 bytes of what is a hash already.
+/// Of a key: long enough that two of them never meet by chance.
+type Hash = [u32; 3];
+
+/// Passes on 8 bytes of what is a hash already.
 #[derive(Clone, Copy, Debug, Default)]
 struct Passed(u64);
 
@@ -25,14 +32,9 @@ impl Hasher for Passed {
             self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
         }
     }
-
-    fn write_u128(&mut self, hash: u128) {
-        // The low half: the set takes its shards and buckets from these bits.
-        self.0 = u64::try_from(hash & u128::from(u64::MAX)).unwrap_or_default();
-    }
 }
 
-/// Bytes of one place of the set: the hash and a mark.
+/// Bytes of one place of the set: the hash, the length of the row and a mark.
 const PLACE_BYTES: u64 = 17;
 /// Below this many keys nothing is given back.
 const SHRINK_KEYS_MIN: usize = 4096;
@@ -45,7 +47,10 @@ const SHRINK_KEYS_MIN: usize = 4096;
 #[derive(Debug)]
 pub struct RetainedKeys {
     secret: [u8; 32],
-    hashes: DashSet<u128, BuildHasherDefault<Passed>>,
+    /// Each key's row has so many bytes.
+    hashes: DashMap<Hash, u32, BuildHasherDefault<Passed>>,
+    /// Sums of these. Under this lock what is summed up changes.
+    tenants: Mutex<HashMap<TenantId, u64>>,
 }
 
 impl RetainedKeys {
@@ -53,13 +58,23 @@ impl RetainedKeys {
     pub fn new(secret: [u8; 32]) -> Self {
         Self {
             secret,
-            hashes: DashSet::default(),
+            hashes: DashMap::default(),
+            tenants: Mutex::default(),
         }
     }
 
     /// Whether the key may have an outcome in the tables. No disk is touched.
     pub fn maybe(&self, id: EffectId) -> bool {
-        self.hashes.contains(&self.hash(id))
+        self.hashes.contains_key(&self.hash(id))
+    }
+
+    /// Bytes of the rows of one tenant's outcomes.
+    pub fn bytes_of(&self, tenant: TenantId) -> u64 {
+        self.tenants
+            .lock()
+            .get(&tenant)
+            .copied()
+            .unwrap_or_default()
     }
 
     /// How many keys have one.
@@ -89,24 +104,38 @@ impl RetainedKeys {
         }
     }
 
-    pub(crate) fn insert(&self, id: EffectId) {
-        self.hashes.insert(self.hash(id));
+    /// A key has a row of so many bytes now, in place of the one it had, if it had one.
+    pub(crate) fn insert(&self, id: EffectId, row_bytes: usize) {
+        let row_bytes = u32::try_from(row_bytes).unwrap_or(u32::MAX);
+        let mut tenants = self.tenants.lock();
+        let before = self.hashes.insert(self.hash(id), row_bytes);
+        let sum = tenants.entry(id.tenant).or_default();
+        *sum = sum.saturating_sub(before.unwrap_or_default().into());
+        *sum = sum.saturating_add(row_bytes.into());
     }
 
     pub(crate) fn remove(&self, id: EffectId) {
-        self.hashes.remove(&self.hash(id));
+        let mut tenants = self.tenants.lock();
+        let Some((_, row_bytes)) = self.hashes.remove(&self.hash(id)) else {
+            return;
+        };
+        if let Some(sum) = tenants.get_mut(&id.tenant) {
+            *sum = sum.saturating_sub(row_bytes.into());
+            if *sum == 0 {
+                tenants.remove(&id.tenant);
+            }
+        }
     }
 
-    fn hash(&self, id: EffectId) -> u128 {
+    fn hash(&self, id: EffectId) -> Hash {
         let mut bytes = [0_u8; 24];
         let (tenant, key) = bytes.split_at_mut(8);
         tenant.copy_from_slice(&id.tenant.to_u64().to_le_bytes());
         key.copy_from_slice(id.key.as_bytes());
         let digest = blake3::keyed_hash(&self.secret, &bytes);
-        digest
-            .as_bytes()
-            .first_chunk::<16>()
-            .map_or(0, |first| u128::from_le_bytes(*first))
+        let mut words = digest.as_bytes().chunks_exact(4);
+        let mut word = || words.next().and_then(|word| word.try_into().ok());
+        std::array::from_fn(|_| word().map_or(0, u32::from_le_bytes))
     }
 }
 
@@ -124,7 +153,7 @@ mod tests {
             tenant: TenantId::new(slot, 1),
             key: Key::new([key; 16]),
         };
-        keys.insert(id(1, 5));
+        keys.insert(id(1, 5), 30);
         assert!(keys.maybe(id(1, 5)));
         assert!(!keys.maybe(id(2, 5)));
         assert!(!keys.maybe(id(1, 6)));
@@ -140,7 +169,7 @@ mod tests {
             key: Key::named(&n.to_string()),
         };
         for n in 0..200_000 {
-            keys.insert(id(n));
+            keys.insert(id(n), 100);
         }
         let full = keys.byte_len();
         assert!((20 * 200_000..=40 * 200_000).contains(&full), "{full}");

@@ -400,6 +400,12 @@ impl Store {
         )
     }
 
+    /// Bytes of the rows of one tenant's outcomes in the tables: those that are past their retention
+    /// and not removed yet included, those on their way there not. From memory.
+    pub fn outcome_bytes(&self, tenant: TenantId) -> u64 {
+        self.inner.retained.bytes_of(tenant)
+    }
+
     /// Opens the audit trail of this store. One at a time; whoever has it lets go of it before the
     /// store is closed, or the folder stays locked until then.
     ///

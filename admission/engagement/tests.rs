@@ -266,6 +266,73 @@ fn nobody_is_told_that_a_budget_is_gone_while_it_is_being_drawn() {
     );
 }
 
+/// No lost wake-up: either it finds what came in meanwhile, or it is told of it.
+#[test]
+fn whoever_finds_too_little_is_told_of_what_comes_in_under_every_order_of_steps() {
+    explore(
+        || {
+            let purse = Arc::new(purse(100));
+            let told = Arc::new(AtomicU64::new(0));
+            let counts = Arc::clone(&told);
+            purse.on_lift(move || drop(counts.fetch_add(1, Ordering::SeqCst)));
+            let reserved = purse.reserve(ns(60)).unwrap();
+            let ends = {
+                let purse = Arc::clone(&purse);
+                shuttle::thread::spawn(move || {
+                    switch_point();
+                    let beyond = purse.settle(reserved, ns(10));
+                    assert_eq!(beyond, ns(0));
+                })
+            };
+            let asks = |by_check: bool| {
+                let purse = Arc::clone(&purse);
+                shuttle::thread::spawn(move || {
+                    if by_check {
+                        purse.check(ns(80)).is_some()
+                    } else {
+                        purse.reserve_by(ns(80), switch_point).is_err()
+                    }
+                })
+            };
+            let asking = [asks(true), asks(false)];
+            let refused = asking.map(|one| one.join().unwrap());
+            ends.join().unwrap();
+            // One that was told is refused again where the other one was quicker.
+            if refused.contains(&true) && purse.snapshot().reserved == ns(0) {
+                assert!(told.load(Ordering::SeqCst) > 0, "nobody is told");
+            }
+        },
+        3_000,
+    );
+}
+
+#[test]
+fn a_purse_calls_once_for_all_who_found_too_little_and_not_for_a_draw_that_failed() {
+    let purse = undrawn(100);
+    let told = Arc::new(AtomicU64::new(0));
+    let counts = Arc::clone(&told);
+    purse.on_lift(move || drop(counts.fetch_add(1, Ordering::SeqCst)));
+    let told = || told.load(Ordering::SeqCst);
+    purse.reserve(ns(10)).unwrap_err();
+    purse.check(ns(10)).unwrap();
+    let amount = purse.begin_draw(ns(40)).unwrap();
+    purse.not_drawn(amount);
+    assert_eq!(told(), 0);
+    let amount = purse.begin_draw(ns(40)).unwrap();
+    purse.drawn(amount);
+    assert_eq!(told(), 1);
+    let reserved = purse.reserve(ns(40)).unwrap();
+    assert_eq!(purse.settle(reserved, ns(40)), ns(0));
+    // Nobody found too little since.
+    purse.set_limit(ns(200));
+    assert_eq!(told(), 1);
+    purse.reserve(ns(150)).unwrap_err();
+    purse.set_limit(ns(100));
+    assert_eq!(told(), 1, "less is no more");
+    purse.set_limit(ns(300));
+    assert_eq!(told(), 2);
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Op {
     Reserve(u64),

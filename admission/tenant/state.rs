@@ -31,11 +31,16 @@ impl fmt::Display for TenantState {
 
 /// What a tenant is told to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum TenantCommand {
+pub enum TenantCommand {
+    /// [`Tenants::suspend`](crate::Tenants::suspend).
     Suspend,
+    /// [`Tenants::resume`](crate::Tenants::resume).
     Resume,
+    /// [`Tenants::drain`](crate::Tenants::drain).
     Drain,
+    /// [`Tenants::revoke`](crate::Tenants::revoke).
     Revoke,
+    /// [`Tenants::unregister`](crate::Tenants::unregister).
     Unregister,
 }
 

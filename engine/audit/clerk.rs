@@ -159,7 +159,8 @@ impl Clerk {
             | Object::Window(_)
             | Object::Opcode(_)
             | Object::Ledger(_)
-            | Object::Life(_) => false,
+            | Object::Life(_)
+            | Object::Engagement(_) => false,
         };
         if has(attempt.tenant) {
             return;

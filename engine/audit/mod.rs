@@ -196,6 +196,11 @@ impl Auditor {
     pub(crate) fn refused(&self, tenant: TenantId, refusal: &Refusal) {
         self.refused.fetch_add(1, Ordering::Relaxed);
         self.with_tally(tenant, |tally| tally.refuse(refusal.reason()));
+        if let Refusal::EngagementNotAllowed { audit, .. } = refusal {
+            // It would have spent what is another's.
+            let object = Object::Engagement(*audit);
+            self.denied(tenant, *audit, Operation::Run, object, None);
+        }
         self.wake();
     }
 

@@ -37,7 +37,7 @@ impl Charge {
         }
         // Without a purse at its admission it may have one now.
         let beyond = beyond.unwrap_or_else(|| {
-            let purse = treasury.purse(audit);
+            let purse = treasury.payer_at_the_end(audit);
             purse.map_or(BusyNanos::default(), |purse| {
                 purse.settle(BusyNanos::default(), cost)
             })

@@ -61,12 +61,32 @@ struct Flushing {
     waiting: Vec<Flushed>,
 }
 
+/// Whether an engagement was granted what is in its purse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Grant {
+    /// It is on its way to the disk. What is under way is settled from the purse already: costs
+    /// are in the journal behind the grant, and are to be drawn.
+    Asked,
+    /// It was, durably.
+    Given,
+    /// Its record was refused: the engagement is unknown.
+    Denied,
+}
+
+/// What is known of an engagement.
+struct Known {
+    purse: Arc<Purse>,
+    grant: Grant,
+}
+
 /// See the module.
 pub(crate) struct Treasury {
     options: BudgetOptions,
-    purses: DashMap<AuditTag, Arc<Purse>>,
-    /// The same ones once more: looking through the table allocates.
+    purses: DashMap<AuditTag, Known>,
+    /// Those that were granted something once more: looking through the table allocates.
     listed: Mutex<Vec<Arc<Purse>>>,
+    /// Whose turn it is to grant or to reconcile, until that is durable or refused.
+    turn: Arc<tokio::sync::Mutex<()>>,
     lines: DashMap<LineKey, ()>,
     /// How many lines each life of a tenant has.
     lines_of: DashMap<TenantId, usize>,
@@ -78,7 +98,7 @@ pub(crate) struct Treasury {
     /// How many draws are on their way to the disk.
     draws: Mutex<usize>,
     drawn: Condvar,
-    core: OnceLock<Weak<Core>>,
+    core: Arc<OnceLock<Weak<Core>>>,
 }
 
 /// Who pays for one piece of work.
@@ -113,6 +133,7 @@ impl Treasury {
             options,
             purses: DashMap::new(),
             listed: Mutex::default(),
+            turn: Arc::default(),
             lines: DashMap::new(),
             lines_of: DashMap::new(),
             lines_count: AtomicUsize::new(0),
@@ -121,7 +142,7 @@ impl Treasury {
             waiting: Mutex::default(),
             draws: Mutex::default(),
             drawn: Condvar::new(),
-            core: OnceLock::new(),
+            core: Arc::default(),
         })
     }
 
@@ -129,7 +150,7 @@ impl Treasury {
     pub(crate) fn recover(&self, core: &Arc<Core>, books: &Books) {
         let _ = self.core.set(Arc::downgrade(core));
         for (audit, budget) in books.budgets() {
-            self.open(*audit, budget);
+            self.found(*audit, budget);
         }
         for key in books.lines().keys() {
             self.lines.insert(*key, ());
@@ -142,20 +163,112 @@ impl Treasury {
         self.core.get()?.upgrade()
     }
 
-    /// The purse of an engagement, made if it has none.
-    fn open(&self, audit: AuditTag, budget: &Budget) -> Arc<Purse> {
+    /// A purse that tells whoever waits for what comes into it.
+    fn purse_of(&self, audit: AuditTag, budget: &Budget) -> Arc<Purse> {
+        let core = self.core.clone();
+        let purse = Purse::new(audit, budget);
+        purse.on_lift(move || {
+            let Some(core) = core.get().and_then(Weak::upgrade) else {
+                return;
+            };
+            let room = core.executor.room.clone();
+            let work = core.executor.runtime.timers().work();
+            // Not from here: locks may be held.
+            core.executor.runtime.spawn(async move {
+                room.budget_changed(audit);
+                drop(work);
+            });
+        });
+        Arc::new(purse)
+    }
+
+    /// An engagement found in the store.
+    fn found(&self, audit: AuditTag, budget: &Budget) {
+        let purse = self.purse_of(audit, budget);
+        self.listed.lock().push(Arc::clone(&purse));
+        let grant = Grant::Given;
+        self.purses.insert(audit, Known { purse, grant });
+    }
+
+    /// An engagement is about to be granted something. Called in turn.
+    fn ask(&self, audit: AuditTag) -> Result<Arc<Purse>, BudgetError> {
         match self.purses.entry(audit) {
-            Entry::Occupied(known) => Arc::clone(known.get()),
+            Entry::Occupied(mut known) => {
+                let known = known.get_mut();
+                match known.grant {
+                    Grant::Given => {}
+                    Grant::Asked | Grant::Denied => {
+                        self.check_engagements()?;
+                        known.grant = Grant::Asked;
+                    }
+                }
+                Ok(Arc::clone(&known.purse))
+            }
             Entry::Vacant(vacant) => {
-                let purse = Arc::clone(&vacant.insert(Arc::new(Purse::new(audit, budget))));
-                self.listed.lock().push(Arc::clone(&purse));
-                purse
+                self.check_engagements()?;
+                let purse = self.purse_of(audit, &Budget::default());
+                let grant = Grant::Asked;
+                let known = vacant.insert(Known { purse, grant });
+                Ok(Arc::clone(&known.purse))
             }
         }
     }
 
+    fn check_engagements(&self) -> Result<(), BudgetError> {
+        let engagements_max = self.options.engagements_max;
+        if self.listed.lock().len() < engagements_max {
+            return Ok(());
+        }
+        Err(BudgetError::Full { engagements_max })
+    }
+
+    /// The grant is durable. Whoever waits for it goes on.
+    fn give(self: &Arc<Self>, core: &Arc<Core>, purse: &Arc<Purse>, limit: BusyNanos) {
+        let audit = purse.audit();
+        purse.set_limit(limit);
+        if let Some(mut known) = self.purses.get_mut(&audit)
+            && known.grant != Grant::Given
+        {
+            known.grant = Grant::Given;
+            self.listed.lock().push(Arc::clone(purse));
+        }
+        self.tend(purse);
+        let (room, work) = (
+            core.executor.room.clone(),
+            core.executor.runtime.timers().work(),
+        );
+        core.executor.runtime.spawn(async move {
+            room.budget_changed(audit);
+            drop(work);
+        });
+    }
+
+    /// The grant is not in the journal: the engagement is as unknown as it was, if it was.
+    fn deny(&self, audit: AuditTag) {
+        if let Some(mut known) = self.purses.get_mut(&audit) {
+            known.grant = match known.grant {
+                Grant::Given => Grant::Given,
+                Grant::Asked | Grant::Denied => Grant::Denied,
+            };
+        }
+    }
+
+    /// The purse of an engagement that was granted something.
     pub(crate) fn purse(&self, audit: AuditTag) -> Option<Arc<Purse>> {
-        self.purses.get(&audit).map(|purse| Arc::clone(&purse))
+        let known = self.purses.get(&audit)?;
+        match known.grant {
+            Grant::Given => Some(Arc::clone(&known.purse)),
+            Grant::Asked | Grant::Denied => None,
+        }
+    }
+
+    /// The purse that a cost is settled from.
+    fn payer_at_the_end(&self, audit: AuditTag) -> Option<Arc<Purse>> {
+        let known = self.purses.get(&audit)?;
+        match known.grant {
+            Grant::Given | Grant::Asked => Some(Arc::clone(&known.purse)),
+            Grant::Denied => None,
+        }
     }
 
     /// Every purse, in the order of their engagements.
@@ -190,9 +303,8 @@ impl Treasury {
     }
 
     /// Admission has answered: the next chunk is drawn, if it is time for that.
-    pub(crate) fn answered<T>(self: &Arc<Self>, paying: &Paying, answer: &Result<T, Refusal>) {
-        if let (Paying::Purse(purse), Ok(_) | Err(Refusal::BudgetPending { .. })) = (paying, answer)
-        {
+    pub(crate) fn answered(self: &Arc<Self>, purse: &Arc<Purse>, refusal: Option<&Refusal>) {
+        if matches!(refusal, None | Some(Refusal::BudgetPending { .. })) {
             self.tend(purse);
         }
     }
@@ -268,11 +380,25 @@ impl Treasury {
                 Err(error) => {
                     tracing::warn!(?audit, %amount, %error, "a budget was not drawn");
                     purse.not_drawn(amount);
+                    Self::try_later(core, audit);
                 }
             }
             *treasury.draws.lock() -= 1;
             treasury.drawn.notify_all();
             treasury.draw_ended(core, audit, &result.map(drop));
+        });
+    }
+
+    /// What waits for a draw that found no room in the journal asks again in a while.
+    fn try_later(core: &Arc<Core>, audit: AuditTag) {
+        let weak = Arc::downgrade(core);
+        core.executor.runtime.after(PATIENCE, move || {
+            if let Some(core) = weak.upgrade()
+                && !core.has_ended()
+                && !core.is_poisoned()
+            {
+                core.executor.room.budget_changed(audit);
+            }
         });
     }
 
@@ -385,7 +511,7 @@ impl Treasury {
         let mut events = self.pot.take().events();
         // What still runs may still spend what is free.
         if quiet {
-            for purse in &self.purses {
+            for purse in self.listed.lock().iter() {
                 let (audit, amount) = (purse.audit(), purse.take_free());
                 if amount > BusyNanos::default() {
                     events.push(Event::Budget(BudgetEvent::Returned { audit, amount }));

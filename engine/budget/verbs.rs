@@ -3,14 +3,14 @@
 use std::fmt;
 use std::sync::Arc;
 
-use orlop_admission::{Purse, PurseSnapshot};
+use orlop_admission::PurseSnapshot;
 use orlop_saga::amount::BusyNanos;
-use orlop_saga::budget::{Budget, BudgetEvent};
+use orlop_saga::budget::BudgetEvent;
 use orlop_saga::event::Event;
 use orlop_saga::key::Key;
 use orlop_saga::tenant::AuditTag;
 use orlop_store::log::{AppendError, Purpose};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedMutexGuard, oneshot};
 
 use crate::core::Core;
 use crate::error::{SubmitError, Unavailable};
@@ -68,7 +68,8 @@ impl Budgets {
 
     /// Lets an engagement spend `limit` in all, over all tenants and from its first grant on. A
     /// later grant raises or lowers that; what was spent stays spent, and a limit below it is a
-    /// debt that the next raise pays first. In force, and durable, when it answers.
+    /// debt that the next raise pays first. In force, and durable, when it answers: accepted work
+    /// that waits for it goes on at once.
     ///
     /// `limit`: busy nanoseconds, of every bulkhead alike.
     ///
@@ -78,16 +79,16 @@ impl Budgets {
         self.core.check_open()?;
         self.core.check_format_3("a budget")?;
         let treasury = &self.core.executor.treasury;
-        let engagements_max = treasury.options.engagements_max;
-        if treasury.purse(audit).is_none() && treasury.purses.len() >= engagements_max {
-            return Err(BudgetError::Full { engagements_max });
-        }
+        let turn = Arc::clone(&treasury.turn).lock_owned().await;
+        let purse = treasury.ask(audit)?;
         let event = BudgetEvent::Granted { audit, limit };
-        // From here on costs are drawn with their records, also of what is under way.
-        let purse = treasury.open(audit, &Budget::default());
-        self.record(event, move |core| {
-            purse.set_limit(limit);
-            core.executor.treasury.tend(&purse);
+        self.record(turn, event, move |core, is_durable| {
+            let treasury = &core.executor.treasury;
+            if is_durable {
+                treasury.give(core, &purse, limit);
+            } else {
+                treasury.deny(audit);
+            }
         })
         .await
     }
@@ -99,19 +100,24 @@ impl Budgets {
     /// [`BudgetError`]: the budget is as it was, unless it says otherwise.
     pub async fn reconcile(&self, audit: AuditTag) -> Result<BusyNanos, BudgetError> {
         self.core.check_open()?;
-        let known = self.core.executor.treasury.purse(audit);
-        let purse = known.ok_or(BudgetError::Unknown { audit })?;
+        let treasury = &self.core.executor.treasury;
+        let turn = Arc::clone(&treasury.turn).lock_owned().await;
+        let purse = treasury.purse(audit);
+        let purse = purse.ok_or(BudgetError::Unknown { audit })?;
         let amount = purse.take_unaccounted();
         if amount == BusyNanos::default() {
             return Ok(amount);
         }
         let event = BudgetEvent::Returned { audit, amount };
-        let kept: Arc<Purse> = Arc::clone(&purse);
-        let recorded = self.record(event, move |_| kept.reconciled(amount)).await;
-        if recorded.is_err() {
-            purse.not_reconciled(amount);
-        }
-        recorded.map(|()| amount)
+        let recorded = self.record(turn, event, move |core, is_durable| {
+            if is_durable {
+                purse.reconciled(amount);
+                core.executor.treasury.tend(&purse);
+            } else {
+                purse.not_reconciled(amount);
+            }
+        });
+        recorded.await.map(|()| amount)
     }
 
     /// The budget of one engagement, with what is reserved and not yet recorded; `None` if it has
@@ -126,11 +132,13 @@ impl Budgets {
         self.core.executor.treasury.snapshots()
     }
 
-    /// Records an event; `then` is done once it is durable, also if nobody waits any more.
+    /// Records an event; `then` is told whether it is durable, also if nobody waits any more, and
+    /// nobody else is granted anything before.
     async fn record(
         &self,
+        turn: OwnedMutexGuard<()>,
         event: BudgetEvent,
-        then: impl FnOnce(&Arc<Core>) + Send + 'static,
+        then: impl FnOnce(&Arc<Core>, bool) + Send + 'static,
     ) -> Result<(), BudgetError> {
         let (tell, told) = oneshot::channel();
         self.core.append(
@@ -138,14 +146,9 @@ impl Budgets {
             Purpose::Settle,
             &[Event::Budget(event)],
             move |core, result| {
-                let answer = match result {
-                    Ok(_) => {
-                        then(core);
-                        Ok(())
-                    }
-                    Err(error) => Err(BudgetError::of(core, &error)),
-                };
-                let _ = tell.send(answer);
+                then(core, result.is_ok());
+                drop(turn);
+                let _ = tell.send(result.map(drop).map_err(|e| BudgetError::of(core, &e)));
             },
         );
         told.await

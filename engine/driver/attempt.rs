@@ -1,10 +1,10 @@
 //! Attempts: steps and undos on their way through admission, the executor and back.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use orlop_admission::{Grantee, Lane, Refusal};
+use orlop_saga::amount::ByteCount;
 use orlop_saga::canonical::Payload;
 use orlop_saga::id::{Fence, StepIndex};
 use orlop_saga::key::RemoteKey;
@@ -13,85 +13,22 @@ use orlop_saga::saga::{CallKind, Hold, Origin, Phase, SagaEvent};
 use orlop_saga::step::{Prior, Step, StepOutcome};
 
 use super::Message;
+use super::active::{Active, Place, StandDown, TaskOf};
 use super::listener::Listener;
 use super::run::{Deed, Run};
 use crate::budget::Fee;
 use crate::core::Core;
 use crate::course::{Course, Mode, Verdict};
-use crate::executor::{Action, Admitted, Demand, Ended, Ticket};
+use crate::executor::{Action, Admitted, Demand, Ended};
 use crate::host::{Attempt, Late};
 use crate::lease::{Bounds, Pulse};
-use crate::registry::{Code, UndoEntry};
+use crate::registry::UndoEntry;
 use crate::saga::script::StepSpec;
 
 /// How long an attempt waits after this many refusals in a row; it costs none.
 fn waited(refusals: u32, draw: f64) -> Duration {
     let base = Duration::from_millis(20).saturating_mul(1 << refusals.min(6).saturating_sub(1));
     base.min(Duration::from_secs(1)).mul_f64(1.0 + draw)
-}
-
-/// An attempt under way, or between two.
-pub(super) struct Active {
-    task: TaskOf,
-    course: Course,
-    fence: Fence,
-    fresh: bool,
-    /// How often in a row it was refused.
-    refusals: u32,
-    place: Place,
-    cancel: Arc<AtomicBool>,
-}
-
-/// What the attempts are of.
-enum TaskOf {
-    Step(Arc<StepSpec>),
-    /// With the computation whose attempts are swept before, if they are.
-    Undo(Arc<UndoEntry>, Option<Arc<Code>>),
-}
-
-enum Place {
-    /// Its record is on its way to the disk.
-    Recorded,
-    /// It waits for a permit.
-    Queued(Ticket),
-    /// It runs.
-    Running,
-    /// Between two attempts.
-    BackingOff,
-}
-
-impl Active {
-    pub(super) fn step(core: &Arc<Core>, spec: Arc<StepSpec>, fence: Fence) -> Self {
-        let course = core.course(&spec.code, spec.retry);
-        Self::new(TaskOf::Step(spec), course, fence)
-    }
-
-    fn new(task: TaskOf, course: Course, fence: Fence) -> Self {
-        Self {
-            task,
-            course,
-            fence,
-            fresh: true,
-            refusals: 0,
-            place: Place::Recorded,
-            cancel: Arc::new(AtomicBool::new(false)),
-        }
-    }
-
-    /// Withdraws it if that can be done at once; says whether it is known to have had no effect.
-    fn stand_down(&mut self) -> StandDown {
-        self.cancel.store(true, Ordering::Relaxed);
-        let idle = match &self.place {
-            Place::Recorded | Place::Running => false,
-            Place::Queued(ticket) => ticket.cancel(),
-            Place::BackingOff => true,
-        };
-        match (idle, self.course.mode()) {
-            (false, _) => StandDown::Running,
-            (true, Mode::Run) => StandDown::NoEffect,
-            (true, Mode::Reconcile | Mode::Sweep) => StandDown::InDoubt,
-        }
-    }
 }
 
 impl Run {
@@ -108,12 +45,6 @@ impl Run {
             active.stand_down();
         }
     }
-}
-
-enum StandDown {
-    Running,
-    NoEffect,
-    InDoubt,
 }
 
 impl Run {
@@ -274,6 +205,7 @@ impl Run {
         };
         if let Some(active) = self.active.get_mut(&index) {
             active.place = place;
+            active.written = ByteCount::default();
         }
     }
 
@@ -281,6 +213,8 @@ impl Run {
         let start = self.state.start();
         let tenant = start.id.tenant;
         let call = self.state.call(index)?;
+        // Behind the pivot it goes on, however late it is.
+        let due = self.due_at.filter(|_| !self.state.pivoted());
         let active = self.active.get_mut(&index)?;
         // What another saga ran keeps the name that the outside knows it by.
         let Origin { saga: by, epoch } = self.state.origin(self.id, index);
@@ -325,6 +259,7 @@ impl Run {
                 (action, key, Lane::Reserved, patience)
             }
         };
+        let journal = active.written;
         active.course.launched(core.clock.monotonic());
         active.fresh = false;
         let attempt = Attempt {
@@ -341,8 +276,12 @@ impl Run {
             audit: start.audit,
             class: start.class,
             lane,
-            deadline: None,
+            deadline: match lane {
+                Lane::Ordinary => due,
+                Lane::Reserved => None,
+            },
             patient: true,
+            journal,
         };
         let (executor, core) = (Arc::clone(&core.executor), Arc::downgrade(core));
         let saga = self.id;
@@ -378,12 +317,10 @@ impl Run {
         active.course.unlaunched();
         active.refusals = active.refusals.saturating_add(1);
         let (refusals, asks) = (active.refusals, active.course.asks());
-        if let Refusal::BudgetPending { audit } = refusal {
-            self.retry_when_drawn(core, index, fence, *audit);
-            return;
-        }
         let undoing = matches!(active.task, TaskOf::Undo(..));
-        if refusal.is_retryable() {
+        // The saga's deadline does not move: what is too late for it stays so.
+        let late = matches!(refusal, Refusal::PredictedLate { .. });
+        if refusal.is_retryable() && !late {
             self.remind_retry(core, index, waited(refusals, core.draw()));
         } else if undoing || asks {
             // Never to be taken for a step without effect.

@@ -17,7 +17,7 @@ use orlop_saga::step::{Step, StepOutcome};
 use orlop_saga::time::WallMillis;
 
 use super::Message;
-use super::attempt::Active;
+use super::active::Active;
 use super::run::{Deed, Playing, Run};
 use crate::core::Core;
 use crate::executor::panic_text;
@@ -228,7 +228,7 @@ impl Run {
             undo: spec.undo.clone(),
         };
         if let Some(index) = self.call(core, path.clone(), intent) {
-            let active = Active::step(
+            let active = Active::first(
                 core,
                 spec,
                 Fence::new(core.incarnation, AttemptNumber::new(1)),

@@ -25,6 +25,7 @@
 //! - Nothing is launched, told to a caller or undone before its record is durable.
 //! - A panic in a saga's function parks that saga and nothing else.
 
+mod active;
 mod attempt;
 mod backward;
 mod census;

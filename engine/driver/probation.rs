@@ -230,8 +230,14 @@ impl Run {
                 self.advance(core);
                 return;
             }
-            // It was named when the process died, and still is.
-            Some(_) => {}
+            // It was named when the process died, and still is: that its turn has come in this
+            // opening too is what another death is charged by.
+            Some(crashes) => {
+                let reason = PauseReason::Probation { crashes };
+                if !self.record(SagaEvent::Held(Hold::Paused(reason))) {
+                    return;
+                }
+            }
             None => {
                 // An operator, or a cancel, may have been quicker.
                 if !self.would_play() {

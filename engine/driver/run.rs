@@ -17,7 +17,7 @@ use orlop_saga::saga::{Hold, Phase, SagaEvent, SagaStart, SagaState, SagaStatus,
 use orlop_saga::time::Monotonic;
 use orlop_store::log::Purpose;
 
-use super::attempt::Active;
+use super::active::Active;
 use super::child::{Attending, News};
 use super::fork::Newborn;
 use super::probation::Turn;

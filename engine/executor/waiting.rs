@@ -4,21 +4,20 @@
 //! attempts of sagas, wait in the waiting room in front of the bulkhead instead: a refusal that
 //! passes costs them no attempt, no time beyond what it lasts, and not their place.
 
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use orlop_admission::{
-    Acquired, Alarm, ComputationId, CostVector, Grantee, Patient, Permit, QueueTicket, Refusal,
-    Request, WaitingTicket,
+    Acquired, ComputationId, CostVector, Grantee, Patient, Payer, Permit, Purse, QueueTicket,
+    Refusal, Request, WaitingTicket,
 };
-use orlop_saga::time::{Clock, Monotonic};
+use orlop_saga::amount::ByteCount;
+use orlop_saga::time::Monotonic;
 
 use super::allow::Wish;
 use super::waited::Waited;
 use super::{Action, Demand, Executor};
-use crate::audit::Auditor;
-use crate::budget::Paying;
-use crate::runtime::OwnRuntime;
+use crate::budget::{Paying, Treasury};
 
 /// What became of a request that was not refused.
 pub(crate) enum Admitted {
@@ -62,7 +61,22 @@ struct Asking {
     action: Action,
     demand: Demand,
     waited: Arc<Waited>,
-    audit: Arc<Auditor>,
+    treasury: Arc<Treasury>,
+    /// Who pays, once that is known: a purse stays what it is.
+    purse: OnceLock<Arc<Purse>>,
+}
+
+impl Asking {
+    fn payer(&self) -> Payer<'_> {
+        if let Some(purse) = self.purse.get() {
+            return Payer::Purse(purse);
+        }
+        match self.treasury.paying(self.demand.audit) {
+            Paying::Anybody => Payer::Anybody,
+            Paying::Unknown => Payer::Unknown,
+            Paying::Purse(purse) => Payer::Purse(self.purse.get_or_init(|| purse)),
+        }
+    }
 }
 
 impl Grantee for Asking {
@@ -71,25 +85,46 @@ impl Grantee for Asking {
     }
 
     fn refused(self: Arc<Self>, refusal: Refusal) {
-        self.audit.refused(self.demand.account.id(), &refusal);
         Arc::clone(&self.waited).refused(refusal);
     }
 }
 
 impl Patient for Asking {
     fn request(&self) -> Request<'_> {
-        request_of(&self.action, &self.demand).untimed()
+        let request = request_of(&self.action, &self.demand);
+        request.payer(self.payer()).untimed()
+    }
+
+    fn answered(&self, refusal: Option<&Refusal>) {
+        if let Some(purse) = self.purse.get() {
+            self.treasury.answered(purse, refusal);
+        }
+    }
+}
+
+impl Demand {
+    /// What it writes to the journal. What was promised is there already: it waits for its turn,
+    /// however large it is.
+    fn written(&self) -> ByteCount {
+        if !self.patient || self.journal == ByteCount::default() {
+            return self.journal;
+        }
+        let burst = self.account.journal_burst().unwrap_or(u64::MAX);
+        ByteCount::new(self.journal.get().min(burst))
     }
 }
 
 /// What admission is asked for.
 fn request_of<'a>(action: &Action, demand: &'a Demand) -> Request<'a> {
+    let cost = CostVector::one_slot(action.staging())
+        .with_kernels(action.kernels())
+        .with_journal(demand.written());
     let request = Request::new(&demand.account, ComputationId::new(action.ordinal()))
         .audit(demand.audit)
         .class(demand.class)
         .lane(demand.lane)
         .accepted(demand.patient)
-        .cost(CostVector::one_slot(action.staging()).with_kernels(action.kernels()))
+        .cost(cost)
         .size(action.size());
     let request = match demand.deadline {
         Some(deadline) => request.deadline(deadline),
@@ -117,23 +152,24 @@ impl Executor {
         };
         self.check_allowed(action, demand)?;
         let paying = self.treasury.payer_of(demand)?;
-        // What waits for budget is asked for again by whoever wants it: nothing that is given back
-        // would tell the room.
-        if demand.patient && matches!(paying, Paying::Anybody) {
+        if demand.patient {
             let waited = Waited {
                 grantee,
                 since: self.clock.monotonic(),
                 clock: Arc::clone(&self.clock),
                 meters: Arc::clone(&gate.meters),
-                wish: Wish::of(action, demand),
+                wish: Wish::of(action, demand, &gate.bulkhead),
             };
             let asking = Asking {
                 action: action.clone(),
                 demand: demand.clone(),
                 waited: Arc::new(waited),
-                audit: Arc::clone(&self.audit),
+                treasury: Arc::clone(&self.treasury),
+                purse: OnceLock::new(),
             };
-            let ticket = self.room.wait(&gate.bulkhead, Arc::new(asking))?;
+            let waits = self.room.wait(&gate.bulkhead, Arc::new(asking));
+            let refused = |refusal: &Refusal| self.audit.refused(demand.account.id(), refusal);
+            let ticket = waits.inspect_err(refused)?;
             return Ok(Admitted::Queued(Ticket::Waiting(ticket)));
         }
         let request = request_of(action, demand).payer(paying.payer());
@@ -143,14 +179,16 @@ impl Executor {
                 since: self.clock.monotonic(),
                 clock: Arc::clone(&self.clock),
                 meters: Arc::clone(&gate.meters),
-                wish: Wish::of(action, demand),
+                wish: Wish::of(action, demand, &gate.bulkhead),
             })
         };
         let acquired = match self.room.check(&gate.bulkhead, &request) {
             Some(refusal) => Err(refusal),
             None => gate.bulkhead.acquire_with(&request, waits),
         };
-        self.treasury.answered(&paying, &acquired);
+        if let Paying::Purse(purse) = &paying {
+            self.treasury.answered(purse, acquired.as_ref().err());
+        }
         let acquired = acquired.inspect_err(|refusal| {
             // Who waits for the disk is not refused.
             if !matches!(refusal, Refusal::BudgetPending { .. }) {
@@ -167,42 +205,5 @@ impl Executor {
                 Admitted::Queued(Ticket::Queued(ticket))
             }
         })
-    }
-}
-
-/// Rings for the waiting room when the time of somebody in it has come.
-pub(crate) struct Bell {
-    runtime: Arc<OwnRuntime>,
-    clock: Arc<dyn Clock>,
-    executor: OnceLock<Weak<Executor>>,
-}
-
-impl Bell {
-    pub(crate) fn new(runtime: Arc<OwnRuntime>, clock: Arc<dyn Clock>) -> Arc<Self> {
-        Arc::new(Self {
-            runtime,
-            clock,
-            executor: OnceLock::new(),
-        })
-    }
-
-    /// Rings for the room of `executor`; to be called once, before anything waits.
-    pub(crate) fn attach(&self, executor: &Arc<Executor>) {
-        let _first = self.executor.set(Arc::downgrade(executor));
-    }
-}
-
-impl Alarm for Bell {
-    fn earlier(&self, next: Monotonic) {
-        let Some(executor) = self.executor.get().map(Weak::clone) else {
-            debug_assert!(false, "somebody waits before the engine is there");
-            return;
-        };
-        let wait = next.since(self.clock.monotonic());
-        self.runtime.after(wait, move || {
-            if let Some(executor) = executor.upgrade() {
-                executor.room.ring();
-            }
-        });
     }
 }

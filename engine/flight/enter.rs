@@ -10,9 +10,9 @@ use orlop_saga::id::{Lsn, SagaId};
 use orlop_saga::key::Fingerprint;
 use orlop_saga::saga::SagaStart;
 use orlop_saga::time::Monotonic;
-use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use super::progress::{Counted, Entry as Counting};
 use super::record::acceptances;
 use super::wait::{self, Letter, Mailbox, Waiters};
 use super::{Arrival, Durability, Flight, Intent, Phase, Plain, State, Subject};
@@ -115,16 +115,17 @@ impl Core {
                     }
                 }
                 Entry::Vacant(vacant) => {
-                    // Again, now that whoever drains the tenant cannot look past it: nothing may
-                    // enter once that has returned.
-                    self.check_tenant(&entrance)?;
-                    self.check_room(&entrance)?;
-                    let known = entrance.durability != Durability::Ephemeral
-                        && self.store.maybe_retained(entrance.id);
-                    if !known && entrance.durability != Durability::Ephemeral {
-                        self.check_retained(&entrance.account)?;
-                    }
-                    let flight = Arc::new(Flight::new(self, &entrance, known));
+                    // Counted first: whoever drains the tenant cannot look past it.
+                    let counted = Counting::new(&entrance.account);
+                    let known = match self.check_entry(&entrance) {
+                        Ok(known) => known,
+                        Err(error) => {
+                            drop((vacant, counted));
+                            self.tenures.stir(entrance.id.tenant);
+                            return Err(error);
+                        }
+                    };
+                    let flight = Arc::new(Flight::new(self, &entrance, known, counted));
                     if let Some(plain) = flight.state.lock().plain() {
                         plain.nested = nested;
                     }
@@ -161,13 +162,30 @@ impl Core {
         }
     }
 
+    /// Whether something that is not in the table may enter it, and if so, whether the tables may
+    /// have its outcome.
+    fn check_entry(&self, entrance: &Entrance) -> Result<bool, SubmitError> {
+        // Again: nothing may enter once a drain has returned.
+        self.check_tenant(entrance)?;
+        self.check_room(entrance)?;
+        if entrance.durability == Durability::Ephemeral {
+            return Ok(false);
+        }
+        let known = self.store.maybe_retained(entrance.id);
+        if !known {
+            self.check_retained(&entrance.account)?;
+        }
+        Ok(known)
+    }
+
     /// Whether the tenant may submit this.
     fn check_tenant(&self, entrance: &Entrance) -> Result<(), SubmitError> {
         let account = &entrance.account;
+        let executor = &self.executor;
         let allowed = || match &entrance.work {
-            Work::Effect { code, .. } => account.check_allowed(&code.reference.name),
-            // Its steps are asked about one by one.
-            Work::Saga(_) => Ok(()),
+            Work::Effect { request, code, .. } => executor.check_code(account, code, request.audit),
+            // What its steps run is asked about one by one.
+            Work::Saga(birth) => account.check_engagement(birth.start.audit),
         };
         account.check().and_then(|()| allowed()).map_err(|refusal| {
             self.executor.audit.refused(entrance.id.tenant, &refusal);
@@ -204,6 +222,7 @@ impl Subject {
                 records: code.external,
                 cancelled: false,
                 nested: None,
+                counted: false,
                 refusals: 0,
                 bounds: *bounds,
             })),
@@ -216,32 +235,35 @@ impl Subject {
 }
 
 impl Flight {
-    fn new(core: &Arc<Core>, entrance: &Entrance, looking: bool) -> Self {
+    fn new(core: &Arc<Core>, entrance: &Entrance, looking: bool, counted: Counting) -> Self {
         let subject = Subject::of(core, &entrance.work);
         Self {
             core: Arc::downgrade(core),
             id: entrance.id,
             account: Arc::clone(&entrance.account),
             cancel: Arc::new(AtomicBool::new(false)),
-            state: Mutex::new(State {
-                phase: if looking {
-                    Phase::Looking
-                } else {
-                    Phase::Admitting(None)
+            state: Counted::new(
+                counted,
+                State {
+                    phase: if looking {
+                        Phase::Looking
+                    } else {
+                        Phase::Admitting(None)
+                    },
+                    subject,
+                    durability: entrance.durability,
+                    intent: Intent::None,
+                    waiters: Waiters::default(),
+                    retention_ms: entrance.work.retention_ms(),
+                    settled_at: Lsn::default(),
+                    withdrawal: None,
+                    farewell: None,
+                    rivals: Vec::new(),
+                    journaled: None,
+                    round: 0,
+                    asked: None,
                 },
-                subject,
-                durability: entrance.durability,
-                intent: Intent::None,
-                waiters: Waiters::default(),
-                retention_ms: entrance.work.retention_ms(),
-                settled_at: Lsn::default(),
-                withdrawal: None,
-                farewell: None,
-                rivals: Vec::new(),
-                journaled: None,
-                round: 0,
-                asked: None,
-            }),
+            ),
         }
     }
 
@@ -265,6 +287,7 @@ impl Flight {
             records: true,
             cancelled: false,
             nested: None,
+            counted: true,
             refusals: 0,
             bounds: core.limits.bounds(),
         };
@@ -346,26 +369,30 @@ impl Flight {
         subject: Subject,
         retention_ms: u64,
     ) -> Arc<Self> {
+        let counted = Counting::new(&account);
         Arc::new(Self {
             core: Arc::downgrade(core),
             id,
             account,
             cancel: Arc::new(AtomicBool::new(false)),
-            state: Mutex::new(State {
-                phase: Phase::Admitting(None),
-                subject,
-                durability: Durability::Accepted,
-                intent: Intent::Durable,
-                waiters: Waiters::default(),
-                retention_ms,
-                settled_at: Lsn::default(),
-                withdrawal: None,
-                farewell: None,
-                rivals: Vec::new(),
-                journaled: None,
-                round: 0,
-                asked: None,
-            }),
+            state: Counted::new(
+                counted,
+                State {
+                    phase: Phase::Admitting(None),
+                    subject,
+                    durability: Durability::Accepted,
+                    intent: Intent::Durable,
+                    waiters: Waiters::default(),
+                    retention_ms,
+                    settled_at: Lsn::default(),
+                    withdrawal: None,
+                    farewell: None,
+                    rivals: Vec::new(),
+                    journaled: None,
+                    round: 0,
+                    asked: None,
+                },
+            ),
         })
     }
 
@@ -440,6 +467,12 @@ impl Flight {
                 count_max: core.limits.joiners_max,
             });
         }
+        let strengthened = state.durability < entrance.durability;
+        let passed = state.intent == Intent::None && !looking;
+        if strengthened && passed && entrance.durability == Durability::Accepted {
+            self.write_later(core, &mut state)
+                .map_err(SubmitError::Refused)?;
+        }
         let (count, count_max) = (state.waiters.len(), core.limits.joiners_max);
         halfway::size(&core.marks.joiners, "limits.joiners_max", count, count_max);
         let seat = self.seat_locked(&mut state, entrance, want, true);
@@ -458,7 +491,6 @@ impl Flight {
         // The strongest durability and the most urgent class of all joiners count. Of deadlines it
         // is the latest: the work goes on for whoever waits longest.
         let urged = state.urge(&entrance.work);
-        let strengthened = state.durability < entrance.durability;
         if strengthened {
             state.durability = entrance.durability;
             // What is promised now must not end where the first caller would have given up.

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use orlop_saga::effect::Withdrawal;
 use orlop_saga::tenant::AuditTag;
 use orlop_store::log::AppendError;
-use parking_lot::MutexGuard;
 
 use super::run::waited;
-use super::{Flight, Intent, Phase, State};
+use super::{Flight, Intent, Locked, Phase};
 use crate::core::Core;
 
 impl Flight {
@@ -16,7 +15,7 @@ impl Flight {
     pub(super) fn again_when_drawn(
         self: &Arc<Self>,
         core: &Arc<Core>,
-        mut state: MutexGuard<'_, State>,
+        mut state: Locked<'_>,
         audit: AuditTag,
     ) {
         state.phase = Phase::BackingOff;

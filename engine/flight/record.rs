@@ -11,10 +11,9 @@ use orlop_saga::event::Event;
 use orlop_saga::id::Lsn;
 use orlop_saga::outcome::Outcome;
 use orlop_store::log::{AppendError, LsnRange, Purpose};
-use parking_lot::MutexGuard;
 
 use super::wait::{self, Letter};
-use super::{Arrival, Durability, Flight, Intent, Phase, State, Subject, Want};
+use super::{Arrival, Durability, Flight, Intent, Locked, Phase, State, Subject, Want};
 use crate::budget::Fee;
 use crate::core::Core;
 use crate::error::{SubmitError, Unavailable};
@@ -185,7 +184,7 @@ impl Flight {
     pub(super) fn settle(
         self: &Arc<Self>,
         core: &Arc<Core>,
-        mut state: MutexGuard<'_, State>,
+        mut state: Locked<'_>,
         outcome: Outcome,
         fee: Fee,
     ) {
@@ -326,7 +325,7 @@ impl Flight {
     pub(super) fn withdraw_locked(
         self: &Arc<Self>,
         core: &Arc<Core>,
-        mut state: MutexGuard<'_, State>,
+        mut state: Locked<'_>,
         error: SubmitError,
         reason: Withdrawal,
     ) {
@@ -379,7 +378,7 @@ impl Flight {
     pub(super) fn forget(
         self: &Arc<Self>,
         core: &Arc<Core>,
-        mut state: MutexGuard<'_, State>,
+        mut state: Locked<'_>,
         reply: SubmitError,
     ) {
         if let Some(plain) = state.plain() {
@@ -499,13 +498,13 @@ impl Flight {
         self.stir();
     }
 
-    fn break_with(self: &Arc<Self>, state: MutexGuard<'_, State>, reason: &str) {
+    fn break_with(self: &Arc<Self>, state: Locked<'_>, reason: &str) {
         let (key, reason) = (self.id.key, Arc::from(format!("internal: {reason}")));
         Self::break_off(state, SubmitError::Stuck { key, reason });
         self.stir();
     }
 
-    fn break_off(mut state: MutexGuard<'_, State>, error: SubmitError) {
+    fn break_off(mut state: Locked<'_>, error: SubmitError) {
         state.phase = Phase::Broken(error.clone());
         let letters = state.waiters.answer_all(&Err(error));
         drop(state);

@@ -6,6 +6,7 @@
 use std::sync::atomic::Ordering;
 
 use orlop_admission::{Dimension, Refusal, TenantAccount};
+use orlop_saga::id::TenantId;
 
 use super::enter::{Entrance, Work};
 use crate::core::Core;
@@ -58,21 +59,29 @@ impl Core {
         Ok(())
     }
 
-    /// Whether the tenant may have more outcomes that stay: those in blobs are counted.
+    /// What a tenant has retained: the rows of its outcomes, and the blobs that they are in.
+    pub(crate) fn retained_bytes(&self, tenant: TenantId) -> u64 {
+        let (blobs, _) = self.store.0.blob_bytes(tenant);
+        blobs.saturating_add(self.store.0.outcome_bytes(tenant))
+    }
+
+    /// Whether the tenant may have more outcomes that stay.
     pub(super) fn check_retained(&self, account: &TenantAccount) -> Result<(), SubmitError> {
-        let (bytes, bytes_max) = self.store.0.blob_bytes(account.id());
         let quota = account.retained_bytes_max().get();
-        if bytes >= quota {
+        // Most have none, and need not be looked up.
+        let retained = (quota < u64::MAX).then(|| self.retained_bytes(account.id()));
+        if let Some(used) = retained.filter(|used| *used >= quota) {
             let (dimension, cap) = (Dimension::TenantRetainedBytes, quota);
             let refusal = Refusal::QuotaExceeded {
                 dimension,
                 asked: 1,
-                used: bytes,
+                used,
                 cap,
             };
             self.executor.audit.refused(account.id(), &refusal);
             return Err(SubmitError::Refused(refusal));
         }
+        let (bytes, bytes_max) = self.store.0.blob_bytes(account.id());
         let number = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         let (mark, limit) = (
             &self.marks.blob_bytes,

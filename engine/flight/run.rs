@@ -5,15 +5,15 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use orlop_admission::{Grantee, Lane, Permit, Refusal};
+use orlop_saga::amount::ByteCount;
 use orlop_saga::effect::{Settlement, Withdrawal};
 use orlop_saga::id::{Fence, SagaId};
 use orlop_saga::outcome::Outcome;
 use orlop_saga::time::Monotonic;
-use parking_lot::MutexGuard;
 
 use super::record::acceptances;
 use super::wait;
-use super::{Flight, Intent, Phase, Reply, State, Subject, Want};
+use super::{Flight, Intent, Locked, Phase, Reply, State, Subject, Want};
 use crate::core::Core;
 use crate::course::{Mode, Verdict};
 use crate::driver::Birth;
@@ -60,6 +60,12 @@ impl Flight {
                 self.withdraw(core, SubmitError::Refused(refusal), Withdrawal::Refused);
                 return;
             }
+            if birth.start.parent.is_none()
+                && let Err(refusal) = core.write_start(&self.account, &birth.start)
+            {
+                self.withdraw(core, SubmitError::Refused(refusal), Withdrawal::Refused);
+                return;
+            }
             self.state.lock().phase = Phase::Driven;
             core.driver.start(Arc::clone(self), birth);
             return;
@@ -91,11 +97,15 @@ impl Flight {
     }
 
     pub(super) fn admit(self: &Arc<Self>, core: &Arc<Core>) {
-        let Some((action, demand, round)) = self.next_action() else {
+        let Some((action, demand, round)) = self.next_action(core) else {
             return;
         };
         let grantee: Arc<dyn Grantee> = Arc::<Self>::clone(self);
-        match core.executor.admit(&action, &demand, grantee) {
+        let admitted = core.executor.admit(&action, &demand, grantee);
+        if admitted.is_ok() && demand.journal > ByteCount::default() {
+            self.count_written();
+        }
+        match admitted {
             Ok(Admitted::Granted(permit)) => self.permitted(core, permit),
             Ok(Admitted::Queued(ticket)) => {
                 let mut state = self.state.lock();
@@ -127,7 +137,7 @@ impl Flight {
             return;
         }
         let round = state.round;
-        let Some((action, demand)) = self.action(&mut state) else {
+        let Some((action, demand)) = self.action(core, &mut state) else {
             return;
         };
         drop(state);
@@ -166,7 +176,7 @@ impl Flight {
     }
 
     /// What the next attempt does and on whose behalf; `None` if nothing is to be done any more.
-    fn next_action(&self) -> Option<(Action, Demand, u64)> {
+    fn next_action(&self, core: &Core) -> Option<(Action, Demand, u64)> {
         let mut state = self.state.lock();
         if !matches!(state.phase, Phase::Admitting(_) | Phase::BackingOff) {
             return None;
@@ -174,12 +184,13 @@ impl Flight {
         state.phase = Phase::Admitting(None);
         state.round += 1;
         let round = state.round;
-        let (action, demand) = self.action(&mut state)?;
+        let (action, demand) = self.action(core, &mut state)?;
         state.asked = demand.deadline;
         Some((action, demand, round))
     }
 
-    fn action(&self, state: &mut State) -> Option<(Action, Demand)> {
+    fn action(&self, core: &Core, state: &mut State) -> Option<(Action, Demand)> {
+        let journal = self.intent_bytes(core, state);
         // It was promised: what refuses it for now is waited for.
         let patient = state.intent != Intent::None;
         let plain = state.plain()?;
@@ -198,6 +209,7 @@ impl Flight {
             lane,
             deadline: state.deadline(),
             patient,
+            journal,
         };
         Some((action, demand))
     }
@@ -260,7 +272,7 @@ impl Flight {
     fn ask_again_for_the_patient(
         self: &Arc<Self>,
         core: &Arc<Core>,
-        mut state: MutexGuard<'_, State>,
+        mut state: Locked<'_>,
         refusal: Refusal,
     ) {
         let asked = state.asked;
@@ -278,7 +290,7 @@ impl Flight {
     pub(super) fn again_after(
         self: &Arc<Self>,
         core: &Arc<Core>,
-        mut state: MutexGuard<'_, State>,
+        mut state: Locked<'_>,
         wait: Duration,
     ) {
         state.phase = Phase::BackingOff;
@@ -323,7 +335,7 @@ impl Flight {
     pub(super) fn launch(
         self: &Arc<Self>,
         core: &Arc<Core>,
-        mut state: MutexGuard<'_, State>,
+        mut state: Locked<'_>,
         permit: Permit,
     ) {
         state.phase = Phase::Running;

@@ -67,6 +67,8 @@ pub(super) fn push_live(live: &live::Live, bytes: &mut Vec<u8>) -> Result<(), Bo
         books: _,
         // Those this version cannot have decided.
         tenancies: _,
+        // Taken for whoever is named.
+        played: _,
     } = live;
     let head = (lsn, incarnation, standing, outside_ahead, saga_last);
     push(&(head, (tenants, effects, sagas)), bytes)
@@ -74,6 +76,8 @@ pub(super) fn push_live(live: &live::Live, bytes: &mut Vec<u8>) -> Result<(), Bo
 
 pub(super) fn take_live(bytes: &[u8]) -> Result<(live::Live, &[u8]), BodyError> {
     let (frozen, rest) = take::<Live>(bytes)?;
+    let named = frozen.sagas.iter().find(|(_, it)| it.probation().is_some());
+    let named = named.map(|(id, _)| *id);
     let live = live::Live {
         lsn: frozen.lsn,
         incarnation: frozen.incarnation,
@@ -85,6 +89,7 @@ pub(super) fn take_live(bytes: &[u8]) -> Result<(live::Live, &[u8]), BodyError> 
         sagas: frozen.sagas,
         books: Books::default(),
         tenancies: Tenancies::default(),
+        played: named,
     };
     Ok((live, rest))
 }

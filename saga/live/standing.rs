@@ -48,6 +48,7 @@ mod tests {
     use crate::id::{Incarnation, SagaId};
     use crate::live::{Live, Standing};
     use crate::saga::tests::run;
+    use crate::saga::{Hold, PauseReason, SagaEvent};
     use crate::time::WallMillis;
 
     #[test]
@@ -86,6 +87,49 @@ mod tests {
         live.sagas.clear();
         assert_eq!(next(&mut live, None), open);
         assert_eq!(next(&mut live, None), open);
+    }
+
+    /// A record of each turn says whose it was: an opening that died before the turn of the one who
+    /// was named earlier charges nobody.
+    #[test]
+    fn a_saga_is_charged_once_for_each_opening_that_died_in_its_turn() {
+        let (at, id) = (WallMillis::new(1), SagaId::new(1));
+        let mut live = Live::default();
+        live.sagas.insert(id, run(&[]).unwrap());
+        live.sagas.insert(SagaId::new(2), run(&[]).unwrap());
+        let mut opened = 0;
+        let mut next = |live: &mut Live, event: Option<SagaEvent>| {
+            opened += 1;
+            let event = match event {
+                Some(event) => Event::Saga { id, event },
+                None => Event::Opened {
+                    incarnation: Incarnation::new(opened),
+                    at,
+                },
+            };
+            live.apply(live.lsn().next(), &event).unwrap();
+            live.sagas[&id].probation()
+        };
+        let turn = |crashes| {
+            let reason = PauseReason::Probation { crashes };
+            Some(SagaEvent::Held(Hold::Paused(reason)))
+        };
+        next(&mut live, None);
+        assert_eq!(next(&mut live, Some(SagaEvent::Probed)), Some(0));
+        assert_eq!(next(&mut live, None), Some(1));
+        // Dies before it has its turn, twice.
+        assert_eq!(next(&mut live, None), Some(1));
+        assert_eq!(next(&mut live, None), Some(1));
+        assert_eq!(next(&mut live, turn(1)), Some(1));
+        let bytes = encode(Format::NEWEST, &live).unwrap();
+        let mut live: Live = decode(&bytes).unwrap();
+        assert_eq!(next(&mut live, None), Some(2));
+        assert_eq!(next(&mut live, turn(2)), Some(2));
+        // What an older format keeps does not say whether it had its turn.
+        let bytes = encode(Format::V2, &live).unwrap();
+        let mut live: Live = decode(&bytes).unwrap();
+        assert_eq!(next(&mut live, None), Some(3));
+        assert_eq!(live.sagas[&SagaId::new(2)].probation(), None);
     }
 
     #[test]

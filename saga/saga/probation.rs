@@ -1,11 +1,23 @@
 //! Probation: a saga that is played alone after recovery crashed, and what is counted of it.
 //!
 //! Invariants
-//! - Only what was about to be played when the process died is charged with its death.
+//! - Only what was about to be played when the process died is charged with its death: whose turn
+//!   had come in that opening, as a record of it says.
 //! - A close, an acquittal or an operator forgets what was counted.
 
-use super::{Hold, PauseReason, SagaState};
+use super::{Hold, PauseReason, SagaEvent, SagaState};
 use crate::effect::IllegalEvent;
+
+impl SagaEvent {
+    /// Whether it says that a saga's turn to be played alone has come: for the first time, or once
+    /// more in a later opening.
+    pub(crate) const fn begins_turn(&self) -> bool {
+        matches!(
+            self,
+            Self::Probed | Self::Held(Hold::Paused(PauseReason::Probation { .. }))
+        )
+    }
+}
 
 impl SagaState {
     /// How many times the process died while it was played alone, if it is to be played so.

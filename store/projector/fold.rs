@@ -17,10 +17,22 @@ use crate::tables::{Change, Tables, TablesError};
 pub(crate) struct Folded {
     /// The key that has its outcome now.
     pub(crate) id: EffectId,
+    /// The bytes of its row, unless the tables have it already.
+    pub(crate) row_bytes: Option<usize>,
     /// Until when it is kept.
     pub(crate) expires_at: WallMillis,
     /// The blob that it is in, if it is in one.
     pub(crate) blob: Option<BlobRef>,
+}
+
+/// The bytes of an outcome's row, if this is how it is written.
+fn outcome_bytes(change: &Change) -> Option<usize> {
+    match change {
+        Change::Put { key, value } if key.first() == Some(&projection::OUTCOMES) => {
+            Some(key.len().saturating_add(value.len()))
+        }
+        Change::Put { .. } | Change::Remove { .. } => None,
+    }
 }
 
 /// Folds records and gathers the changes that they leave.
@@ -54,14 +66,17 @@ impl Applier {
         let event =
             record::decode(bytes).map_err(|source| ProjectorError::Record { lsn, source })?;
         let finished = self.live.apply(lsn, &event)?;
+        let mut row_bytes = None;
         if lsn > applied {
             let before = self.changes.len();
             projection::project(self.format, &event, finished.as_ref(), &mut self.changes)?;
             let added = self.changes.iter().skip(before).map(Change::byte_len);
             self.bytes = added.fold(self.bytes, usize::saturating_add);
+            row_bytes = self.changes.iter().skip(before).find_map(outcome_bytes);
         }
         Ok(finished.map(|finished| Folded {
             id: finished.id,
+            row_bytes,
             expires_at: finished.settlement.expires_at,
             blob: projection::blob_of(&finished.settlement),
         }))

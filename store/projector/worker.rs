@@ -171,7 +171,7 @@ impl<'a> Worker<'a> {
 
     /// Folds batches, applies what they leave, and announces the keys.
     fn project(&mut self, batches: &[(Lsn, Batch)]) -> Result<(), ProjectorError> {
-        let mut keys: Vec<EffectId> = Vec::new();
+        let mut keys: Vec<(EffectId, usize)> = Vec::new();
         let mut blobs: Vec<(TenantId, BlobRef)> = Vec::new();
         let mut bytes: u64 = 0;
         for (first, batch) in batches {
@@ -179,7 +179,7 @@ impl<'a> Worker<'a> {
             for record in batch.iter() {
                 let applied = self.tables()?.applied();
                 if let Some(folded) = self.applier.record(lsn, record, applied)? {
-                    keys.push(folded.id);
+                    keys.extend(folded.row_bytes.map(|bytes| (folded.id, bytes)));
                     blobs.extend(folded.blob.map(|blob| (folded.id.tenant, blob)));
                     let at = folded.expires_at;
                     self.expiry_next = Some(self.expiry_next.map_or(at, |next| next.min(at)));
@@ -200,13 +200,13 @@ impl<'a> Worker<'a> {
         let grown = bytes.saturating_add(outside);
         self.bytes_since_checkpoint = self.bytes_since_checkpoint.saturating_add(grown);
         self.bytes_since_export = self.bytes_since_export.saturating_add(grown);
-        for id in &keys {
-            self.retained.insert(*id);
+        for (id, row_bytes) in &keys {
+            self.retained.insert(*id, *row_bytes);
         }
         let lsn = self.applier.live.lsn();
         self.inbox.projected(bytes, lsn);
         if !keys.is_empty() {
-            let keys: Vec<_> = keys.iter().map(|id| (id.tenant, id.key)).collect();
+            let keys: Vec<_> = keys.iter().map(|(id, _)| (id.tenant, id.key)).collect();
             self.projected.projected(&keys, lsn);
         }
         Ok(())

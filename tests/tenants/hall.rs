@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use orlop::testkit::SimClock;
 use orlop::{
-    Attempt, BulkheadOptions, Clock, Computation, Engine, EngineBuilder, Failure, HostFunction,
-    Options, Pure, Saga, SagaContext, SagaError, Tenant, TenantManager,
+    Attempt, BudgetOptions, BulkheadOptions, Clock, Computation, Engine, EngineBuilder, Failure,
+    HostFunction, Options, Pure, Saga, SagaContext, SagaError, Tenant, TenantManager,
 };
 use tokio::sync::Semaphore;
 
@@ -165,8 +165,22 @@ impl Hall {
     }
 
     pub(crate) fn with(clock: SimClock, turns: Turns, bulkhead: BulkheadOptions) -> Self {
+        Self::budgeted(clock, turns, bulkhead, BudgetOptions::default())
+    }
+
+    pub(crate) fn budgeted(
+        clock: SimClock,
+        turns: Turns,
+        bulkhead: BulkheadOptions,
+        budgets: BudgetOptions,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let builder = builder(folder.path(), &clock, &turns, bulkhead);
+        let options = Options {
+            bulkheads: vec![bulkhead.clone()],
+            budgets,
+            ..Options::default()
+        };
+        let builder = builder(folder.path(), &clock, &turns, bulkhead).options(options);
         Self {
             engine: builder.open_blocking().unwrap(),
             clock,

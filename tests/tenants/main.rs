@@ -10,15 +10,20 @@
 )]
 
 mod denied;
+mod engagements;
 mod faults;
 mod hall;
+mod late;
 mod lives;
 mod memory;
 mod metrics;
 mod noisy;
 mod opcodes;
+mod purses;
 mod quiet;
+mod recorded;
 mod room;
+mod share;
 mod snapshot;
 mod support;
 mod trail;

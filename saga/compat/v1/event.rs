@@ -68,7 +68,8 @@ impl Frozen<Event> for today::Event {
                 | tenant::TenantEvent::Draining { .. }
                 | tenant::TenantEvent::Drained { .. }
                 | tenant::TenantEvent::Revoked { .. }
-                | tenant::TenantEvent::Unregistered { .. },
+                | tenant::TenantEvent::Unregistered { .. }
+                | tenant::TenantEvent::EngagementsChanged { .. },
             ) => return Err(NotInFormat::since_v3("to manage tenants", Format::V1)),
             Self::Effect { id, event } => Event::Effect {
                 id: *id,

@@ -362,6 +362,8 @@ impl Frozen<Live> for live::Live {
             books: _,
             // Those this version cannot have decided.
             tenancies: _,
+            // This version names nobody.
+            played: _,
         } = self;
         if *outside_ahead {
             return Err(NotInFormat::since_v2("a restored backup"));
@@ -399,6 +401,7 @@ impl Frozen<Live> for live::Live {
                 .collect(),
             books: Books::default(),
             tenancies: Tenancies::default(),
+            played: None,
         }
     }
 }

@@ -235,15 +235,15 @@ fn a_question_lost_with_the_process_counts_and_one_that_a_close_interrupted_does
     };
     let asked = run(&[call("a", true), asks]).unwrap();
     let mut crashed = asked.clone();
-    crashed.crashed(Incarnation::new(1));
+    crashed.crashed(Incarnation::new(1), true);
     assert_eq!(lost(&crashed), (1, 0, 1));
     let mut later = asked.clone();
-    later.crashed(Incarnation::new(2));
+    later.crashed(Incarnation::new(2), true);
     assert_eq!(lost(&later), (0, 0, 1), "another engine's crash");
     let mut closed = asked;
     closed.closed(Incarnation::new(1));
     assert_eq!(lost(&closed), (0, 0, 1), "no run was interrupted");
     let mut running = run(&[call("a", true)]).unwrap();
-    running.crashed(Incarnation::new(1));
+    running.crashed(Incarnation::new(1), true);
     assert_eq!(lost(&running), (0, 1, 1), "it ran and did not ask");
 }

@@ -14,18 +14,20 @@ fn named() -> SagaState {
 fn each_crash_charges_the_saga_that_is_named_and_nobody_else() {
     let mut state = named();
     assert_eq!(state.hold(), Some(&probation(0)));
-    state.crashed(Incarnation::new(1));
-    state.crashed(Incarnation::new(2));
+    state.crashed(Incarnation::new(1), true);
+    // It had not had its turn again.
+    state.crashed(Incarnation::new(2), false);
+    state.crashed(Incarnation::new(3), true);
     assert_eq!(state.probation(), Some(2));
     let mut other = run(&[call("a", true)]).unwrap();
-    other.crashed(Incarnation::new(1));
+    other.crashed(Incarnation::new(1), true);
     assert_eq!((other.probation(), other.hold()), (None, None));
 }
 
 #[test]
 fn an_acquittal_or_a_close_forgets_the_charges_and_leaves_what_is_counted_of_the_steps() {
     let mut acquitted = named();
-    acquitted.crashed(Incarnation::new(1));
+    acquitted.crashed(Incarnation::new(1), true);
     let mut closed = acquitted.clone();
     acquitted.apply(&SagaEvent::Acquitted).unwrap();
     closed.closed(Incarnation::new(2));
@@ -43,10 +45,10 @@ fn an_acquittal_or_a_close_forgets_the_charges_and_leaves_what_is_counted_of_the
 #[test]
 fn a_suspect_stays_paused_through_crashes_and_closes_until_it_is_resumed() {
     let mut state = named();
-    state.crashed(Incarnation::new(1));
+    state.crashed(Incarnation::new(1), true);
     let suspect = Hold::Paused(PauseReason::Suspect { crashes: 1 });
     state.apply(&SagaEvent::Held(suspect.clone())).unwrap();
-    state.crashed(Incarnation::new(2));
+    state.crashed(Incarnation::new(2), true);
     state.closed(Incarnation::new(3));
     assert_eq!(state.hold(), Some(&suspect));
     let named = state.clone().apply(&SagaEvent::Probed).unwrap_err();

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use orlop_saga::blob::BlobRef;
 use orlop_saga::canonical::Payload;
-use orlop_saga::effect::EffectEvent;
+use orlop_saga::compat::{self, Format};
+use orlop_saga::effect::{EffectEvent, Settlement};
 use orlop_saga::event::Event;
 use orlop_saga::outcome::Outcome;
 use orlop_saga::time::Clock;
@@ -14,6 +15,7 @@ use proptest::prelude::*;
 
 use super::harness::*;
 use crate::log::{LogOptions, Purpose};
+use crate::projection::outcome_key;
 use crate::projector::ProjectorOptions;
 use crate::store::{Store, StoreOptions};
 use crate::tables::SledOptions;
@@ -87,9 +89,19 @@ proptest! {
                     let found = lookup(&store, n).unwrap().is_some();
                     prop_assert_eq!(known, found, "{}", n);
                 }
+                let rows = (1..20).filter_map(|n| lookup(&store, n).unwrap());
+                let bytes = rows.map(|row| row_bytes(&row)).sum::<u64>();
+                prop_assert_eq!(store.outcome_bytes(tenant()), bytes);
             }
         }
     }
+}
+
+/// The bytes of an outcome's row, by its own encoding.
+fn row_bytes(row: &Settlement) -> u64 {
+    let key = outcome_key(id(1)).len();
+    let value = compat::encode(Format::NEWEST, row).unwrap().len();
+    u64::try_from(key + value).unwrap()
 }
 
 fn bytes_in(folder: &Path) -> u64 {
