@@ -109,10 +109,9 @@ impl Budgets {
             return Ok(amount);
         }
         let event = BudgetEvent::Returned { audit, amount };
-        let recorded = self.record(turn, event, move |core, is_durable| {
+        let recorded = self.record(turn, event, move |_, is_durable| {
             if is_durable {
                 purse.reconciled(amount);
-                core.executor.treasury.tend(&purse);
             } else {
                 purse.not_reconciled(amount);
             }
