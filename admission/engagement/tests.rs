@@ -274,7 +274,9 @@ fn whoever_finds_too_little_is_told_of_what_comes_in_under_every_order_of_steps(
             let purse = Arc::new(purse(100));
             let told = Arc::new(AtomicU64::new(0));
             let counts = Arc::clone(&told);
-            purse.on_lift(move || drop(counts.fetch_add(1, Ordering::SeqCst)));
+            purse.on_lift(move || {
+                counts.fetch_add(1, Ordering::SeqCst);
+            });
             let reserved = purse.reserve(ns(60)).unwrap();
             let ends = {
                 let purse = Arc::clone(&purse);
@@ -311,7 +313,9 @@ fn a_purse_calls_once_for_all_who_found_too_little_and_not_for_a_draw_that_faile
     let purse = undrawn(100);
     let told = Arc::new(AtomicU64::new(0));
     let counts = Arc::clone(&told);
-    purse.on_lift(move || drop(counts.fetch_add(1, Ordering::SeqCst)));
+    purse.on_lift(move || {
+        counts.fetch_add(1, Ordering::SeqCst);
+    });
     let told = || told.load(Ordering::SeqCst);
     purse.reserve(ns(10)).unwrap_err();
     purse.check(ns(10)).unwrap();
