@@ -317,7 +317,7 @@ impl Tenant {
     /// Puts bytes into the tenant's cache on the device, under their digest. No handle keeps them
     /// there: they count against its quotas, make way when it needs the room for something else,
     /// and come back from the engine's [`BufferSource`](crate::BufferSource), which must have them,
-    /// when work names them.
+    /// when work names them. What is longer than `limits.cached_bytes_per_tenant_max` does not stay.
     ///
     /// Copies and hashes on the calling thread, as [`buffer`](Self::buffer) does.
     ///

@@ -58,6 +58,9 @@ pub enum PublishRefused {
     /// The operation does not fit in an entry.
     #[error(transparent)]
     Encode(#[from] EncodeError),
+    /// The device leaves no results in buffers. Ask for a result within `result_bytes_max`.
+    #[error("the device leaves no results in buffers")]
+    NoResultWindows,
     /// A window belongs to another tenant, or to another device.
     #[error("window {window} does not belong to tenant {tenant} on this device")]
     ForeignWindow {
@@ -73,7 +76,11 @@ impl PublishRefused {
     pub const fn is_retryable(self) -> bool {
         match self {
             Self::Full { .. } | Self::Draining | Self::Lost => true,
-            Self::Closed | Self::Pad | Self::Encode(_) | Self::ForeignWindow { .. } => false,
+            Self::Closed
+            | Self::Pad
+            | Self::Encode(_)
+            | Self::NoResultWindows
+            | Self::ForeignWindow { .. } => false,
         }
     }
 }
@@ -312,6 +319,9 @@ impl Device {
             return Err(PublishRefused::Pad);
         }
         let result = task.result.as_ref().map(ResultWindow::pinned);
+        if result.is_some() && !self.hub.runner.fills_result_windows() {
+            return Err(PublishRefused::NoResultWindows);
+        }
         let windows = task.windows.len() + usize::from(result.is_some());
         crate::entry::slots_needed(task.args.len(), windows)?;
         let tenant = task.tenant;

@@ -48,6 +48,11 @@ pub(crate) trait Runner: Doorbell {
         None
     }
 
+    /// Whether it puts the result of an entry into the entry's last window where the entry says so.
+    fn fills_result_windows(&self) -> bool {
+        true
+    }
+
     /// Whether callbacks run on the current thread, so that it cannot wait for its own end.
     fn runs_here(&self) -> bool;
 

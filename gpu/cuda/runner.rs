@@ -215,6 +215,11 @@ impl Doorbell for CudaRunner {
 }
 
 impl Runner for CudaRunner {
+    /// The kernel knows no such window, and would leave in it what was there before.
+    fn fills_result_windows(&self) -> bool {
+        false
+    }
+
     fn register(&self, op: Arc<dyn HostOp>) -> Result<(), RegisterError> {
         Err(RegisterError::HostOnly { name: op.name() })
     }

@@ -37,6 +37,10 @@ impl Doorbell for Silent {
 }
 
 impl Runner for Silent {
+    fn fills_result_windows(&self) -> bool {
+        false
+    }
+
     fn register(&self, op: Arc<dyn HostOp>) -> Result<(), RegisterError> {
         Err(RegisterError::HostOnly { name: op.name() })
     }
