@@ -14,7 +14,7 @@ use orlop_saga::id::TenantId;
 use super::compiler::{Watch, program, say};
 use super::script::{ALICE, BOB};
 use crate::control::Doorbell;
-use crate::device::Cancel;
+use crate::device::{Cancel, PublishRefused};
 use crate::entry::Opcode;
 use crate::host::Listener;
 use crate::hub::Hub;
@@ -267,6 +267,11 @@ fn both_ends_meet(watch: Watch, seed: u32) {
 
 fn refusals_come_from_the_device(device: &Device) {
     device.resume();
+    // The kernel knows no window for a result: it would show what was there before.
+    let mut large = task(Noop::OPCODE, ALICE);
+    large.result = Some(device.buffers().result(ALICE, 4096).unwrap());
+    let refused = device.publish(large, Arc::new(|_: Completed| ()));
+    assert_eq!(refused, Err(PublishRefused::NoResultWindows));
     device.revoke_tenant_generation(BOB).unwrap();
     for (opcode, tenant, why) in [
         (Noop::OPCODE, BOB, RefusedWhy::StaleTenant),
