@@ -88,6 +88,10 @@ enum Subject {
     Known(Arc<Settlement>),
 }
 
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own, and any may hold beside any other"
+)]
 struct Plain {
     request: Request,
     code: Arc<Code>,
