@@ -26,12 +26,14 @@ use crate::seat::Seat;
 use crate::tenant::{Ledger, Settlement};
 use crate::ticket::QueueTicket;
 
+/// Whether neither a lane of its own, nor an exclusion group, nor a deadline sets it apart.
+fn is_plain(request: &Request<'_>) -> bool {
+    request.lane == Lane::Ordinary && request.exclusion.is_none() && request.deadline.is_none()
+}
+
 /// Whether the two may be asked for under one critical section.
 fn together(one: &Request<'_>, other: &Request<'_>) -> bool {
-    let plain = |request: &Request<'_>| {
-        request.lane == Lane::Ordinary && request.exclusion.is_none() && request.deadline.is_none()
-    };
-    Arc::ptr_eq(one.tenant, other.tenant) && plain(one) && plain(other)
+    Arc::ptr_eq(one.tenant, other.tenant) && is_plain(one) && is_plain(other)
 }
 
 /// Whether what admits or refuses the one does the same to the other.
@@ -51,7 +53,8 @@ impl Core {
         run: &[Request<'_>],
         granted: &mut Vec<Permit>,
     ) -> Option<Refusal> {
-        let account = run.first()?.tenant;
+        // One that is set apart is a run of its own, and is asked for alone.
+        let account = run.first().filter(|first| is_plain(first))?.tenant;
         let nested = HeldScope::is_inside(self.id);
         let now = account.is_timed().then(|| self.clock.monotonic());
         let mut guard = account.ledger.lock();
