@@ -24,8 +24,8 @@ use crate::refusal::RefusalCounts;
 use crate::request::CostVector;
 use crate::tenant::{Settlement, TenantAccount};
 
-/// One in so many measurements is learnt from while nobody waits.
-pub(crate) const LEARNT_OF: u8 = 8;
+/// One in eight measurements is learnt from while nobody waits.
+const LEARNT_OF_BITS: u32 = 3;
 
 /// What was done without the bulkhead's lock.
 #[derive(Clone, Copy, Debug, Default)]
@@ -52,7 +52,9 @@ pub(crate) struct Seat {
     pub(crate) listed: bool,
     /// Whether a slot is kept for the next permit.
     has_pocketed: bool,
-    measured: u8,
+    /// Which measurements those are, drawn at random: kinds of work that come in turns are all
+    /// learnt from.
+    lot: u32,
 }
 
 /// What can be in a pocket.
@@ -73,7 +75,7 @@ impl Seat {
             counts: Counts::default(),
             listed: false,
             has_pocketed: false,
-            measured: 0,
+            lot: 0,
         }
     }
 
@@ -172,8 +174,9 @@ impl Seat {
     /// Learns what work of `kind` cost, if it was not known or its turn has come.
     #[inline]
     pub(crate) fn learn(&mut self, kind: Kind, booking: Booking, busy: BusyNanos) {
-        self.measured = self.measured.wrapping_add(1);
-        let moves = self.measured % LEARNT_OF == 1;
+        // A congruential generator, of whose numbers the upper bits are the random ones.
+        self.lot = self.lot.wrapping_mul(0x915F_77F5).wrapping_add(1);
+        let moves = self.lot >> (u32::BITS - LEARNT_OF_BITS) == 0;
         if moves || !booking.is_known() {
             self.core.estimates.learn(kind, busy, moves);
         }

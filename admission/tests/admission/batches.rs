@@ -1,15 +1,20 @@
 //! Batches: many requests at once are answered, counted and given back as one by one.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use orlop_admission::{
-    BulkheadOptions, ConflictMatrix, Dimension, ExclusionId, Lane, Permit, Quotas, Rate, Refusal,
-    Request,
+    Acquired, BulkheadOptions, ByteRate, ComputationId, ConflictMatrix, CostVector, Dimension,
+    ExclusionId, Lane, Payer, Permit, Purse, Quotas, Rate, Refusal, Request, TenantAccount,
 };
-use orlop_saga::amount::BusyNanos;
+use orlop_saga::amount::{BusyNanos, ByteCount};
+use orlop_saga::budget::Budget;
+use orlop_saga::tenant::{AuditTag, Class};
 use orlop_saga::time::{Clock, Monotonic};
+use proptest::prelude::*;
 
-use crate::support::{House, filing, granted, plenty, request, tenant};
+use crate::support::{Event, House, filing, granted, plenty, request, take_all, tenant};
 
 /// Asks for all of them; the permits, and the refusals by their places.
 fn ask(house: &House, requests: &[Request<'_>]) -> (Vec<Permit>, Vec<(usize, Refusal)>) {
@@ -142,4 +147,211 @@ fn an_item_whose_deadline_has_passed_is_refused_also_alone_in_a_batch() {
     let (permits, refused) = ask(&house, &[late]);
     assert_eq!((permits.len(), refused), (0, vec![(0, Refusal::Expired)]));
     house.assert_quiet();
+}
+
+/// One item of a batch.
+#[derive(Clone, Copy, Debug)]
+struct Item {
+    who: usize,
+    kind: u32,
+    size: u64,
+    class: Class,
+    slots: u32,
+    staging: u64,
+    journal: u64,
+    payer: u8,
+    apart: u8,
+}
+
+fn item() -> impl Strategy<Value = Item> {
+    let what = (0..3_usize, 0..3_u32, 0..2_u64, 0..3_usize);
+    let cost = (1..3_u32, 0..2_u64, 0..3_u64);
+    // Mostly alike, and mostly nothing that sets it apart.
+    let what = prop_oneof![3 => Just((0, 0, 0, 0)), 1 => what];
+    let cost = prop_oneof![3 => Just((1, 0, 0)), 1 => cost];
+    (what, cost, 0..12_u8, 0..24_u8).prop_map(|(what, cost, payer, apart)| Item {
+        who: what.0,
+        kind: what.1,
+        size: what.2,
+        class: Class::ALL[what.3],
+        slots: cost.0,
+        staging: cost.1,
+        journal: cost.2,
+        payer,
+        apart,
+    })
+}
+
+/// All that a permit tells, but for the number of its bulkhead.
+fn facts(permit: &Permit) -> String {
+    format!(
+        "{} {:?} {:?} {:?} {:?} {:?}",
+        permit.tenant().id(),
+        permit.computation(),
+        permit.audit(),
+        permit.cost(),
+        permit.estimate(),
+        permit.lane(),
+    )
+}
+
+/// A bulkhead with tenants and a purse, of which there are two that are asked for the same.
+struct Side {
+    house: House,
+    accounts: Vec<Arc<TenantAccount>>,
+    purse: Arc<Purse>,
+    permits: Vec<Permit>,
+}
+
+impl Side {
+    fn new(slots: u32, quota: u64, published: Option<u64>) -> Self {
+        let house = House::with(&BulkheadOptions {
+            in_flight_max: slots,
+            in_flight_per_tenant_max: 9,
+            reserved_slots: 2,
+            staging_bytes_max: ByteCount::new(6),
+            published_cost_max: published.map(BusyNanos::new),
+            workers: 2,
+            cost_guess: BusyNanos::new(50),
+            conflicts: ConflictMatrix::new(&["apart"], &[[true]]).unwrap(),
+            ..BulkheadOptions::new("test")
+        });
+        let accounts = ["ada", "bob", "eve"].map(|name| tenant(&house.tenants, name));
+        let bob = Quotas {
+            slots_max: quota,
+            rate: Rate::new(1_000, 9),
+            ..plenty()
+        };
+        let eve = Quotas {
+            journal: ByteRate::new(1_000, 9),
+            ..plenty()
+        };
+        house.tenants.set_quotas(&accounts[1], bob).unwrap();
+        house.tenants.set_quotas(&accounts[2], eve).unwrap();
+        let budget = Budget {
+            limit: BusyNanos::new(1 << 40),
+            ..Budget::default()
+        };
+        let purse = Arc::new(Purse::new(AuditTag::default(), &budget));
+        let drawn = purse.begin_draw(BusyNanos::new(1 << 30)).unwrap();
+        purse.drawn(drawn);
+        Self {
+            house,
+            accounts: accounts.into(),
+            purse,
+            permits: Vec::new(),
+        }
+    }
+
+    fn requests(&self, items: &[Item]) -> Vec<Request<'_>> {
+        let requests = (0_u64..).zip(items).map(|(number, item)| {
+            let bytes = ByteCount::new;
+            let cost = CostVector::one_slot(bytes(item.staging))
+                .with_slots(item.slots.try_into().unwrap())
+                .with_journal(bytes(item.journal));
+            let account = &self.accounts[item.who];
+            let request = Request::new(account, ComputationId::new(item.kind))
+                .cost(cost)
+                .class(item.class)
+                .size(bytes(item.size))
+                .audit(AuditTag {
+                    organisation: 1,
+                    engagement: number,
+                });
+            let request = match item.payer {
+                0 => request.payer(Payer::Unknown),
+                1 => request.payer(Payer::Purse(&self.purse)),
+                _ => request,
+            };
+            let now = self.house.clock.monotonic();
+            match item.apart {
+                0 => request.lane(Lane::Reserved),
+                1 => request.exclusion(ExclusionId::new(0).unwrap()),
+                2 => request.deadline(now.after(Duration::from_nanos(40))),
+                3 => request.deadline(now),
+                _ => request,
+            }
+        });
+        requests.collect()
+    }
+
+    /// Takes in what was handed on; says what it was.
+    fn take_in(&mut self) -> Vec<String> {
+        let events = take_all(&self.house.inbox).into_iter();
+        let told = events.map(|event| match event {
+            Event::Granted(id, permit) => {
+                let told = format!("{id} granted: {}", facts(&permit));
+                self.permits.push(permit);
+                told
+            }
+            Event::Refused(id, refusal) => format!("{id} refused: {refusal:?}"),
+        });
+        told.collect()
+    }
+
+    /// All that can be seen from outside.
+    fn seen(&self) -> String {
+        let accounts: Vec<_> = self.accounts.iter().map(|one| one.snapshot()).collect();
+        let out: Vec<_> = self.permits.iter().map(facts).collect();
+        format!(
+            "{:?}\n{accounts:?}\n{out:?}\n{:?}",
+            self.house.bulkhead.snapshot(),
+            self.purse.snapshot(),
+        )
+    }
+}
+
+proptest! {
+    /// Whatever tells them apart, and whatever was learnt from those before them.
+    #[test]
+    fn batches_leave_what_the_same_requests_leave_one_by_one(
+        slots in 4..80_u32,
+        quota in 1..30_u64,
+        published in prop_oneof![Just(None), (0..2_000_u64).prop_map(Some)],
+        rounds in prop::collection::vec(
+            (prop::collection::vec(item(), 1..16), prop::collection::vec(0..300_u64, 0..20), 0..4_000_000_u64),
+            1..8,
+        ),
+    ) {
+        let [mut alone, mut batch] = [(); 2].map(|()| Side::new(slots, quota, published));
+        for (items, costs, pause) in rounds {
+            let costs: Vec<_> = costs.into_iter().map(BusyNanos::new).collect();
+            let (mut one, mut all) = (BTreeMap::new(), BTreeMap::new());
+            let mut granted = Vec::new();
+            for (place, request) in alone.requests(&items).iter().enumerate() {
+                match alone.house.ask(u32::try_from(place).unwrap(), *request) {
+                    Ok(Acquired::Granted(permit)) => granted.push(permit),
+                    Ok(Acquired::Queued(ticket)) => drop(one.insert(place, Ok(ticket))),
+                    Err(refusal) => drop(one.insert(place, Err(refusal))),
+                }
+            }
+            alone.permits.append(&mut granted);
+            let inbox = &batch.house.inbox;
+            let grantee = |place: usize| filing(u32::try_from(place).unwrap(), inbox);
+            let requests = batch.requests(&items);
+            batch.house.bulkhead.acquire_batch(&requests, grantee, &mut granted, |place, other| {
+                assert!(all.insert(place, other).is_none());
+            });
+            drop(requests);
+            batch.permits.append(&mut granted);
+            prop_assert_eq!(format!("{one:?}"), format!("{all:?}"));
+            prop_assert_eq!(alone.seen(), batch.seen());
+            for (permit, cost) in alone.permits.drain(..).zip(&costs) {
+                permit.settle(*cost);
+            }
+            Permit::settle_batch(&mut batch.permits, &costs, |_, _| {});
+            prop_assert_eq!(alone.take_in(), batch.take_in());
+            prop_assert_eq!(alone.seen(), batch.seen());
+            for side in [&alone, &batch] {
+                side.house.clock.advance(Duration::from_nanos(pause));
+            }
+        }
+        for mut side in [alone, batch] {
+            while !side.permits.is_empty() {
+                side.permits.clear();
+                side.take_in();
+            }
+            side.house.assert_quiet();
+        }
+    }
 }

@@ -203,3 +203,21 @@ fn a_newcomer_is_next_after_what_is_out_however_much_another_has_queued() {
     drop(out.pop());
     assert_eq!(granted(&house.inbox).remove(0).0, 99);
 }
+
+#[test]
+fn work_that_comes_in_turns_with_other_work_is_learnt_from_as_well() {
+    let house = House::new(8);
+    let ada = tenant(&house.tenants, "ada");
+    let kinds = [1, 2, 3, 4].map(|kind| Request::new(&ada, ComputationId::new(kind)));
+    // The first of each is slow, as the first often is, and the rest are not.
+    for turn in 0..200 {
+        for kind in kinds {
+            let cost = if turn == 0 { 1_000 * MILLI } else { MILLI };
+            house.take(kind).settle(BusyNanos::new(cost));
+        }
+    }
+    for kind in kinds {
+        let permit = house.take(kind.deadline(after(&house, 100)));
+        assert!(permit.estimate().get() < 100 * MILLI, "{permit:?}");
+    }
+}

@@ -95,8 +95,8 @@ pub struct PoolModel {
     pub always: bool,
     /// After how many admissions and settlements in a row nobody waited.
     pub calm: u32,
-    /// Measurements of each life while nobody waited.
-    pub measured: HashMap<usize, u64>,
+    /// Which measurements of each life are learnt from while nobody waits.
+    pub lots: HashMap<usize, u32>,
 }
 
 /// What a node serves until a child of `weight` was served `ahead`.
@@ -314,9 +314,9 @@ impl PoolModel {
                 self.classes_of(item.life)
                     .correct(item.class, item.charged, actual);
             } else {
-                let measured = self.measured.entry(item.life).or_default();
-                *measured += 1;
-                moves = *measured % 8 == 1;
+                let lot = self.lots.entry(item.life).or_default();
+                *lot = lot.wrapping_mul(0x915F_77F5).wrapping_add(1);
+                moves = *lot >> 29 == 0;
             }
             let sixteenths = actual * 16;
             self.average = Some(match self.average {
