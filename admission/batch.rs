@@ -94,7 +94,9 @@ impl Core {
             Payer::Anybody => {}
             Payer::Purse(_) | Payer::Unknown => return false,
         }
-        let held = cost.of_tenant().times(count);
+        let Some(held) = cost.of_tenant().checked_times(count) else {
+            return false;
+        };
         if !self.limits.fit(&cost) || !ledger.passes(first, &held, count, now) {
             return false;
         }

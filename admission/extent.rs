@@ -55,6 +55,15 @@ impl Held {
         self.buffers | self.device | self.kernels | self.retained == 0
     }
 
+    /// `count` times as much, if there is such a number.
+    #[inline]
+    pub(crate) fn checked_times(mut self, count: u64) -> Option<Self> {
+        for own in self.each() {
+            *own = own.checked_mul(count)?;
+        }
+        Some(self)
+    }
+
     /// `count` times as much.
     #[inline]
     pub(crate) fn times(mut self, count: u64) -> Self {

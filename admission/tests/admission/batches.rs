@@ -149,6 +149,24 @@ fn an_item_whose_deadline_has_passed_is_refused_also_alone_in_a_batch() {
     house.assert_quiet();
 }
 
+#[test]
+fn items_that_are_beyond_all_numbers_together_are_not_granted_together() {
+    let house = House::new(8);
+    let ada = tenant(&house.tenants, "ada");
+    house.tenants.set_quotas(&ada, Quotas::UNLIMITED).unwrap();
+    let half = CostVector::default().with_buffers(1, ByteCount::new(1 << 63));
+    let (mut permits, refused) = ask(&house, &[request(&ada).cost(half); 2]);
+    let exceeded = Refusal::QuotaExceeded {
+        dimension: Dimension::TenantDeviceBytes,
+        asked: 1 << 63,
+        used: 1 << 63,
+        cap: u64::MAX,
+    };
+    assert_eq!((permits.len(), refused), (1, vec![(1, exceeded)]));
+    Permit::settle_batch(&mut permits, &[BusyNanos::new(1); 2], |_, _| {});
+    house.assert_quiet();
+}
+
 /// One item of a batch.
 #[derive(Clone, Copy, Debug)]
 struct Item {

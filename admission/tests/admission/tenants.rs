@@ -1,6 +1,9 @@
 //! The registry: lives, slots and states.
 
+use std::future::Future;
+
 use orlop_admission::{Queued, Refusal, RegisterError, Scope, TenantError, TenantState, Tenants};
+use orlop_saga::amount::BusyNanos;
 use orlop_saga::id::TenantId;
 
 use crate::support::{House, granted, label, plenty, refused, request, tenant};
@@ -112,4 +115,51 @@ fn a_tenants_drain_ends_when_its_work_in_every_bulkhead_has() {
     let waiting = std::thread::spawn(move || pollster::block_on(drain));
     drop(second);
     assert_eq!(waiting.join().unwrap(), Ok(()));
+}
+
+#[test]
+fn slots_that_idle_and_departed_tenants_kept_for_their_next_permit_go_to_whoever_asks() {
+    let house = House::new(64);
+    let names: Vec<_> = (0..62).map(|number| format!("tenant-{number}")).collect();
+    let tenants: Vec<_> = names
+        .iter()
+        .map(|name| tenant(&house.tenants, name))
+        .collect();
+    let eve = tenant(&house.tenants, "eve");
+    for _ in 0..3 {
+        for account in &tenants {
+            house.take(request(account)).settle(BusyNanos::new(1));
+        }
+        let all: Vec<_> = (0..64).map(|_| house.take(request(&eve))).collect();
+        assert_eq!(house.bulkhead.snapshot().ordinary.slots, 64);
+        drop(all);
+    }
+    for account in &tenants {
+        house.take(request(account)).settle(BusyNanos::new(1));
+        house.tenants.unregister(account).unwrap();
+    }
+    // Of other lives in the same places, which are given nothing twice.
+    let tenants: Vec<_> = names
+        .iter()
+        .map(|name| tenant(&house.tenants, name))
+        .collect();
+    let mut all: Vec<_> = (0..32).map(|_| house.take(request(&eve))).collect();
+    all.extend(
+        tenants
+            .iter()
+            .take(32)
+            .map(|account| house.take(request(account))),
+    );
+    let beyond = house.queue(0, request(&eve));
+    assert!(beyond.cancel());
+    let mut drain = std::pin::pin!(house.bulkhead.drain(Queued::Refuse));
+    assert_eq!(drain.try_wait(), None);
+    for permit in all {
+        assert_eq!(drain.try_wait(), None);
+        drop(permit);
+    }
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    let drained = drain.as_mut().poll(&mut context);
+    assert_eq!(drained, std::task::Poll::Ready(Ok(())));
+    house.assert_quiet();
 }

@@ -9,6 +9,7 @@ use orlop_admission::{
     Alarm, Bulkhead, BulkheadOptions, ComputationId, Grantee, Lane, Patient, Permit, Quotas, Rate,
     Refusal, Request, Scope, TenantAccount, WaitingRoom, WaitingTicket,
 };
+use orlop_saga::amount::BusyNanos;
 use orlop_saga::tenant::Class;
 use orlop_saga::time::{Clock, Monotonic};
 use proptest::prelude::*;
@@ -134,6 +135,33 @@ fn more_than_the_queue_holds_is_served_in_order_as_work_settles() {
     }
     assert_eq!(served, (0..10).collect::<Vec<_>>());
     assert!(hall.room.is_empty());
+    hall.house.assert_quiet();
+}
+
+#[test]
+fn who_waits_for_what_its_tenant_holds_is_woken_by_a_batch_that_gives_it_back() {
+    let options = BulkheadOptions {
+        in_flight_max: 8,
+        ..BulkheadOptions::new("wide")
+    };
+    let hall = Hall::new(&options, 64);
+    let quotas = Quotas {
+        slots_max: 2,
+        ..plenty()
+    };
+    let label = crate::support::label("ada");
+    let ada = hall.house.tenants.register_next(label, quotas).unwrap();
+    let mut permits = vec![
+        hall.house.take(request(&ada)),
+        hall.house.take(request(&ada)),
+    ];
+    let _tickets: Vec<_> = (0..3).map(|id| hall.wait(id, &ada)).collect();
+    assert_eq!(ids(&hall.granted()), []);
+    Permit::settle_batch(&mut permits, &[BusyNanos::new(1); 2], |_, _| {});
+    let granted = hall.granted();
+    assert_eq!(ids(&granted), [0, 1]);
+    drop(granted);
+    assert_eq!(ids(&hall.granted()), [2]);
     hall.house.assert_quiet();
 }
 
