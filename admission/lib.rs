@@ -84,5 +84,5 @@ pub use tenants::{CapacityError, RegisterError, TenantError, Tenants};
 pub use ticket::QueueTicket;
 pub use together::{Together, TogetherError};
 pub use turns::Weight;
-pub use unfinished::Pace;
+pub use unfinished::{Pace, Paces};
 pub use waiting::{Patient, WaitingRoom, WaitingTicket};

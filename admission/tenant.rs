@@ -188,7 +188,8 @@ impl Ledger {
                 request.cost.journal.get(),
                 self.journal(request.lane)?.burst(),
             );
-            (asked > cap).then_some(Bound {
+            // What was promised may have been measured before its tenant's quota was lowered.
+            (asked > cap && !request.accepted).then_some(Bound {
                 dimension: Dimension::TenantJournalBytes,
                 asked,
                 used: 0,
@@ -241,7 +242,8 @@ impl Ledger {
 
     /// The rates of `quotas` hold from now on.
     fn adopt_rates(&mut self, quotas: &Quotas) {
-        // Whatever passed had a seat. All bulkheads of an engine have one clock.
+        // What passed had a seat, or was written without one: that adopts the rate when it is looked
+        // at next. All bulkheads of an engine have one clock.
         let Some(now) = self.seats.first().map(|seat| seat.core.clock.monotonic()) else {
             return;
         };
@@ -260,6 +262,8 @@ impl Ledger {
         bytes: u64,
         now: Monotonic,
     ) -> Result<(), Duration> {
+        // It may be another one than when something was written last, and nobody was there to see.
+        self.written.adopt_of(rate, now);
         if let Some(wait) = self.written.wait_for(rate, bytes, now) {
             return Err(wait);
         }
@@ -370,6 +374,9 @@ impl Ledger {
         if let Some((at, old)) = (0..).zip(&mut self.seats).find(|(_, seat)| unused(seat)) {
             *old = seat;
             return at;
+        }
+        if let Some(rate) = self.quotas.journal.filter(|_| self.seats.is_empty()) {
+            self.written.adopt_of(rate, core.clock.monotonic());
         }
         // Most tenants are in one or two bulkheads, and a seat is large.
         self.seats.reserve_exact(1);

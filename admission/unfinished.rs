@@ -1,7 +1,7 @@
 //! Unfinished: how many pieces of work a tenant has begun and not ended, as whoever embeds admission
 //! counts them.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use orlop_saga::amount::ByteCount;
 
@@ -11,8 +11,18 @@ use crate::tenant::TenantAccount;
 #[derive(Debug, Default)]
 pub(crate) struct Unfinished {
     all: AtomicUsize,
-    moving: AtomicUsize,
-    held: AtomicUsize,
+    /// What moves in the low half, what is held in the high half: one word, so that whoever looks
+    /// while something changes from one to the other sees it once.
+    paces: AtomicU64,
+}
+
+/// How many pieces of work are of which kind, at one instant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Paces {
+    /// Those that will end by themselves.
+    pub moving: usize,
+    /// Those that wait for somebody.
+    pub held: usize,
 }
 
 /// Of which kind a piece of work is that has not ended.
@@ -24,11 +34,12 @@ pub enum Pace {
     Held,
 }
 
-impl Unfinished {
-    const fn of(&self, pace: Pace) -> &AtomicUsize {
-        match pace {
-            Pace::Moving => &self.moving,
-            Pace::Held => &self.held,
+impl Pace {
+    /// One piece of work of this kind, in the word that counts them.
+    const fn one(self) -> u64 {
+        match self {
+            Self::Moving => 1,
+            Self::Held => 1 << 32,
         }
     }
 }
@@ -54,18 +65,19 @@ impl TenantAccount {
         if before == now {
             return;
         }
-        // In this order: whoever looks from between sees it twice and never misses it.
-        if let Some(now) = now {
-            self.unfinished.of(now).fetch_add(1, Ordering::SeqCst);
-        }
-        if let Some(before) = before {
-            self.unfinished.of(before).fetch_sub(1, Ordering::SeqCst);
-        }
+        let one = |pace: Option<Pace>| pace.map_or(0, Pace::one);
+        let change = one(now).wrapping_sub(one(before));
+        self.unfinished.paces.fetch_add(change, Ordering::SeqCst);
     }
 
-    /// How many pieces of work are of a kind.
-    pub fn of_pace(&self, pace: Pace) -> usize {
-        self.unfinished.of(pace).load(Ordering::SeqCst)
+    /// How many pieces of work are of which kind.
+    pub fn paces(&self) -> Paces {
+        let paces = self.unfinished.paces.load(Ordering::SeqCst);
+        let half = |word: u64| usize::try_from(word & u64::from(u32::MAX)).unwrap_or(usize::MAX);
+        Paces {
+            moving: half(paces),
+            held: half(paces >> 32),
+        }
     }
 
     /// How many bytes may stay stored for it.

@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use dashmap::DashMap;
-use orlop_admission::{Pace, TenantAccount};
+#[cfg(test)]
+use orlop_admission::Pace;
+use orlop_admission::{Paces, TenantAccount};
 use orlop_saga::id::TenantId;
 use tokio::sync::{Mutex, Notify};
 
@@ -140,10 +142,8 @@ pub(crate) struct Census {
 impl Core {
     /// What a tenant has unfinished: effects and sagas, also those with no outcome to keep.
     pub(crate) fn census(account: &TenantAccount) -> Census {
-        Census {
-            moving: account.of_pace(Pace::Moving),
-            held: account.of_pace(Pace::Held),
-        }
+        let Paces { moving, held } = account.paces();
+        Census { moving, held }
     }
 
     /// The same by a look at all that there is.

@@ -8,6 +8,7 @@ use orlop_admission::{
     ReleaseError, Reservation, TenantAccount, TenantState,
 };
 use orlop_saga::amount::{BusyNanos, ByteCount};
+use orlop_saga::time::Clock;
 use proptest::prelude::*;
 
 use crate::support::{House, filing, label, plenty, request, tenant};
@@ -115,6 +116,48 @@ fn journal_bytes_over_the_rate_are_refused_until_their_time_has_come() {
     drop(house.take(request(&ada)));
     house.clock.advance(retry_after);
     drop(house.take(writes(200)));
+}
+
+/// Its tenant's quota may be lowered between when it is measured and when it is asked for.
+#[test]
+fn what_was_promised_waits_for_its_share_of_the_journal_and_is_never_too_large_for_it() {
+    let house = House::new(8);
+    let ada = tenant(&house.tenants, "ada");
+    let limited = Quotas {
+        journal: ByteRate::new(1_000, 100),
+        ..plenty()
+    };
+    house.tenants.set_quotas(&ada, limited).unwrap();
+    let writes = |of| request(&ada).cost(CostVector::default().with_journal(bytes(of)));
+    let refusal = house.ask(0, writes(150).accepted(true)).unwrap_err();
+    let retry_after = Duration::from_millis(50);
+    assert_eq!(refusal, Refusal::RateLimited { retry_after });
+    let refusal = house.ask(0, writes(150)).unwrap_err();
+    assert!(matches!(refusal, Refusal::NeverFits { .. }), "{refusal:?}");
+}
+
+/// What asks for no permit is in no bulkhead's queue, and its quota is as live.
+#[test]
+fn what_was_written_without_a_permit_counts_in_proportion_once_the_share_is_raised() {
+    let house = House::new(8);
+    let ada = tenant(&house.tenants, "ada");
+    let share = |per_second| Quotas {
+        journal: ByteRate::new(per_second, 100),
+        ..plenty()
+    };
+    house.tenants.set_quotas(&ada, share(1)).unwrap();
+    let write = |of| ada.write(bytes(of), house.clock.monotonic());
+    write(100).unwrap();
+    let retry_after = Duration::from_secs(100);
+    assert_eq!(write(100), Err(Refusal::RateLimited { retry_after }));
+    house.tenants.set_quotas(&ada, share(1_000)).unwrap();
+    let retry_after = Duration::from_millis(100);
+    assert_eq!(write(100), Err(Refusal::RateLimited { retry_after }));
+    let asks = request(&ada).cost(CostVector::default().with_journal(bytes(100)));
+    let refusal = house.ask(0, asks).unwrap_err();
+    assert_eq!(refusal, Refusal::RateLimited { retry_after });
+    house.clock.advance(retry_after);
+    write(100).unwrap();
 }
 
 #[test]

@@ -8,7 +8,8 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use orlop_admission::{
-    Acquired, BulkheadOptions, Grantee, Lane, Permit, QueueTicket, Queued, Refusal, TenantAccount,
+    Acquired, BulkheadOptions, Grantee, Lane, Pace, Permit, QueueTicket, Queued, Refusal,
+    TenantAccount,
 };
 use orlop_saga::amount::BusyNanos;
 use orlop_saga::tenant::Class;
@@ -225,4 +226,26 @@ fn permits_are_conserved_across_drop_grant_cancel_timeout_drain_and_panic() {
         lane.refused.expired > 0 && lane.refused.draining > 0,
         "{lane:?}"
     );
+}
+
+/// Whoever ends a tenant's life looks while an operator has something of it tried again.
+#[test]
+fn what_changes_from_held_to_moving_and_back_is_never_missed_by_whoever_looks() {
+    let house = House::new(1);
+    let ada = tenant(&house.tenants, "ada");
+    let (held, moving) = (Some(Pace::Held), Some(Pace::Moving));
+    ada.count_pace(None, held);
+    std::thread::scope(|threads| {
+        let turns = threads.spawn(|| {
+            for _ in 0..5_000_000 {
+                ada.count_pace(held, moving);
+                ada.count_pace(moving, held);
+            }
+        });
+        while !turns.is_finished() {
+            let paces = ada.paces();
+            assert_eq!(paces.moving + paces.held, 1, "{paces:?}");
+        }
+    });
+    ada.count_pace(held, None);
 }
