@@ -200,6 +200,9 @@ impl Core {
                 Err(error) => {
                     // Nothing of it is known to be durable, and nothing was submitted under it.
                     core.retract(&registered);
+                    // Here, and not by who waits for it: maybe nobody does any more. The label is in
+                    // the table: it was locked until then.
+                    core.labels.remove(registered.label());
                     Err(core.undecided(&error))
                 }
             };

@@ -200,6 +200,25 @@ fn a_registration_that_is_refused_leaves_nothing() {
     engine.blocking().close().unwrap();
 }
 
+/// Whoever registers may lose interest: what came of that is told to nobody who asks later.
+#[test]
+fn a_registration_that_was_refused_when_nobody_waited_for_it_leaves_nothing() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    machine.log.set_full(true);
+    {
+        let mut registering = pin!(engine.tenant("acme"));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(registering.as_mut().poll(&mut context).is_pending());
+    }
+    // Refused behind the first one.
+    wait(engine.tenant("other")).unwrap_err();
+    machine.log.set_full(false);
+    wait(engine.tenant("acme")).unwrap();
+    assert_eq!(engine.snapshot().tenants.len(), 1);
+    engine.blocking().close().unwrap();
+}
+
 /// Whoever decides may lose interest; what was handed to the journal holds when it is there.
 #[test]
 fn a_decision_that_nobody_waits_for_any_more_holds_once_it_is_recorded() {
