@@ -57,6 +57,10 @@ pub enum WriteError {
         /// What is left.
         left: ByteCount,
     },
+    /// This process is a fork of the one that opened the device, and shares its memory. Open a
+    /// device of this process's own.
+    #[error("the device belongs to another process")]
+    Forked,
 }
 
 /// Why a buffer was not sealed. The buffer is gone; make another.

@@ -102,6 +102,10 @@ impl BufferWriter {
         if bytes.len() as u64 > left {
             return Err(too_long);
         }
+        // The bytes are shared with the parent, what says whose they are is a copy of its own.
+        if self.shared.control.is_forked() {
+            return Err(WriteError::Forked);
+        }
         // A chunk is hashed while it is in the cache.
         for chunk in bytes.chunks(CHUNK_BYTES) {
             let at = self.place.offset + self.written;

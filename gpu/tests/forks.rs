@@ -38,3 +38,25 @@ fn a_forked_child_that_frees_and_closes_leaves_its_parents_device_as_it_was() {
     device.buffers().put(ALICE, b"and goes on").unwrap();
     device.close();
 }
+
+#[test]
+fn a_forked_child_writes_nothing_into_its_parents_buffers() {
+    let device = Arc::new(device(2, Vec::new()));
+    let childs = Arc::clone(&device);
+    let mut child = Command::new("true");
+    let touch = move || {
+        let put = childs.buffers().put(ALICE, b"childs");
+        put.err()
+            .map(drop)
+            .ok_or_else(|| std::io::ErrorKind::Other.into())
+    };
+    // SAFETY: as above; it takes one table entry and gives it back, with the allocator's locks
+    // free for the same reason.
+    unsafe { child.pre_exec(touch) };
+    assert!(child.status().unwrap().success(), "the child put something");
+    // Where the parent's next one lies.
+    let next = device.buffers().result(ALICE, 6).unwrap();
+    assert_eq!(&**next.pinned(), &[0; 6], "the child wrote there");
+    drop(next);
+    device.close();
+}
