@@ -471,7 +471,11 @@ impl EngineBuilder {
     }
 }
 
-/// Threads for blocking functions: one for each that may run at once, and some for buffers.
+/// The most threads for what blocks.
+const BLOCKING_MAX: u32 = 1024;
+
+/// Threads for what blocks: one for each function that may run at once, and one for each attempt
+/// on the device, which may wait for the source of its buffers. They are started when needed.
 fn blocking_max(options: &Options) -> usize {
     let named = options
         .bulkheads
@@ -480,8 +484,9 @@ fn blocking_max(options: &Options) -> usize {
         .sum::<u32>();
     let all = named
         .saturating_add(options.cpu_bulkhead.in_flight_resolved())
+        .saturating_add(options.device_bulkhead.in_flight_resolved())
         .saturating_add(4);
-    all.min(512) as usize
+    all.min(BLOCKING_MAX) as usize
 }
 
 fn bulkheads(
