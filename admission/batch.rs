@@ -2,6 +2,7 @@
 //!
 //! Invariants
 //! - Each request has its own answer, the same that it would have had alone.
+//! - A tenant's lock is kept for a bounded number of them at a time.
 //! - Requests that are alike are admitted at once if all of them may be, and otherwise one by one.
 
 use std::sync::Arc;
@@ -25,6 +26,10 @@ use crate::request::{Grantee, Lane, Request};
 use crate::seat::Seat;
 use crate::tenant::{Ledger, Settlement};
 use crate::ticket::QueueTicket;
+
+/// How many are asked for or given back in one critical section: whoever begins to wait waits for
+/// the locks of all tenants that have something.
+const TOGETHER_MAX: usize = 64;
 
 /// Whether neither a lane of its own, nor an exclusion group, nor a deadline sets it apart.
 fn is_plain(request: &Request<'_>) -> bool {
@@ -155,10 +160,14 @@ impl Bulkhead {
             let mut rest = run;
             while !rest.is_empty() {
                 let before = granted.len();
-                let refused = self.core().acquire_run(rest, granted);
+                let part = rest.get(..TOGETHER_MAX).unwrap_or(rest);
+                let refused = self.core().acquire_run(part, granted);
                 let done = granted.len() - before;
                 at += done;
                 rest = rest.get(done..).unwrap_or_default();
+                if done == part.len() {
+                    continue;
+                }
                 let Some((request, behind)) = rest.split_first() else {
                     break;
                 };
@@ -242,9 +251,12 @@ fn take_back_run(seat: &mut Seat, run: &mut [Permit], costs: &[BusyNanos]) -> Su
 
 /// Settles permits of one tenant, bulkhead and lane, of which each has a cost.
 fn settle_run(run: &mut [Permit], costs: &[BusyNanos]) {
-    if !settle_at_once(run, costs) {
-        for (permit, cost) in run.iter_mut().zip(costs) {
-            permit.give_back(Settlement::Settled(*cost));
+    let parts = run.chunks_mut(TOGETHER_MAX);
+    for (part, costs) in parts.zip(costs.chunks(TOGETHER_MAX)) {
+        if !settle_at_once(part, costs) {
+            for (permit, cost) in part.iter_mut().zip(costs) {
+                permit.give_back(Settlement::Settled(*cost));
+            }
         }
     }
 }

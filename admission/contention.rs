@@ -161,7 +161,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use orlop_saga::amount::BusyNanos;
-    use orlop_saga::tenant::TenantLabel;
+    use orlop_saga::tenant::{Class, TenantLabel};
     use orlop_saga::time::{Clock, Monotonic, WallMillis};
     use proptest::prelude::*;
 
@@ -238,19 +238,51 @@ mod tests {
         assert!(!credits.is_contended());
     }
 
+    fn ask_many(bulkhead: &Bulkhead, requests: &[Request<'_>], out: &mut Vec<Permit>) {
+        let returns = |_| Arc::new(Returns) as Arc<dyn Grantee>;
+        bulkhead.acquire_batch(requests, returns, out, |_, _| {});
+    }
+
+    #[test]
+    fn what_each_class_has_out_is_charged_to_it_also_in_a_batch() {
+        let (bulkhead, accounts) = (bounded(1_000, 64), accounts());
+        let request = Request::new(&accounts[0], ComputationId::new(1));
+        let classes = [Class::Interactive, Class::Batch, Class::Batch];
+        let requests = classes.map(|class| request.class(class));
+        let mut out = Vec::new();
+        ask_many(&bulkhead, &requests, &mut out);
+        let charged = || {
+            let ledger = accounts[0].ledger.lock();
+            Class::ALL.map(|class| ledger.seats[0].charged.get(class))
+        };
+        assert_eq!(charged(), [100, 0, 200]);
+        out.truncate(2);
+        Permit::settle_batch(&mut out, &[BusyNanos::new(1); 2], |_, _| {});
+        assert_eq!(charged(), [0, 0, 0]);
+    }
+
     proptest! {
         /// However estimates move meanwhile, and however often contention begins and ends.
         #[test]
         fn free_slots_and_room_for_cost_are_conserved(
             published in 0..2_000_u64,
             slots in prop_oneof![1..6_u32, 64..70_u32],
-            steps in proptest::collection::vec((0..3_usize, 0..3_u32, 0..3_u8, 0..900_u64), 1..200),
+            steps in proptest::collection::vec((0..3_usize, 0..3_u32, 0..5_u8, 0..900_u64), 1..200),
         ) {
             let (bulkhead, accounts) = (bounded(published, slots), accounts());
             let mut out = Vec::new();
             for (who, kind, turn, cost) in steps {
                 match turn {
                     0 | 1 => out.extend(ask(&bulkhead, &accounts[who], kind)),
+                    3 => {
+                        let kinds = [kind, kind, kind / 2, 0].map(ComputationId::new);
+                        let requests = kinds.map(|kind| Request::new(&accounts[who], kind));
+                        ask_many(&bulkhead, &requests, &mut out);
+                    }
+                    4 => {
+                        let costs = [cost, 0, cost / 2, 1, 2].map(BusyNanos::new);
+                        Permit::settle_batch(&mut out, &costs, |_, _| {});
+                    }
                     _ if out.is_empty() => {}
                     _ => {
                         let permit: Permit = out.swap_remove(who % out.len());
@@ -265,6 +297,13 @@ mod tests {
             let core = bulkhead.core();
             let mut state = core.state.lock();
             state.contend(core);
+            for account in &accounts {
+                let ledger = account.ledger.lock_nested();
+                for seat in &ledger.seats {
+                    let charged = Class::ALL.map(|class| seat.charged.get(class));
+                    prop_assert_eq!((seat.out, charged), (0, [0; 3]));
+                }
+            }
             prop_assert_eq!(state.ordinary.queue.len(), 0);
             prop_assert_eq!(state.ordinary.free.slots, u64::from(slots));
             prop_assert_eq!(state.ordinary.published.room(), Some(published.cast_signed()));

@@ -2,16 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use orlop_admission::{
-    Acquired, BulkheadOptions, ByteRate, ComputationId, ConflictMatrix, CostVector, Dimension,
-    ExclusionId, Lane, Payer, Permit, Purse, Quotas, Rate, Refusal, Request, TenantAccount,
+    Acquired, Bulkhead, BulkheadOptions, ByteRate, ComputationId, ConflictMatrix, CostVector,
+    Dimension, ExclusionId, Lane, Payer, Permit, Purse, Queued, Quotas, Rate, Refusal, Request,
+    TenantAccount,
 };
 use orlop_saga::amount::{BusyNanos, ByteCount};
 use orlop_saga::budget::Budget;
 use orlop_saga::tenant::{AuditTag, Class};
-use orlop_saga::time::{Clock, Monotonic};
+use orlop_saga::time::{Clock, Monotonic, WallMillis};
 use proptest::prelude::*;
 
 use crate::support::{Event, House, filing, granted, plenty, request, take_all, tenant};
@@ -164,6 +166,66 @@ fn items_that_are_beyond_all_numbers_together_are_not_granted_together() {
     };
     assert_eq!((permits.len(), refused), (1, vec![(1, exceeded)]));
     Permit::settle_batch(&mut permits, &[BusyNanos::new(1); 2], |_, _| {});
+    house.assert_quiet();
+}
+
+/// Counts how often it is read.
+#[derive(Debug, Default)]
+struct CountedClock(AtomicU64);
+
+impl Clock for CountedClock {
+    fn wall(&self) -> WallMillis {
+        WallMillis::new(0)
+    }
+
+    fn monotonic(&self) -> Monotonic {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Monotonic::new(0)
+    }
+}
+
+/// Who begins to wait waits for the locks of all tenants that have something.
+#[test]
+fn a_batch_however_long_keeps_its_tenants_lock_for_64_items_at_a_time() {
+    let clock = Arc::new(CountedClock::default());
+    let options = BulkheadOptions {
+        in_flight_max: 1_000,
+        in_flight_per_tenant_max: 1_000,
+        ..BulkheadOptions::new("test")
+    };
+    let bulkhead = Bulkhead::new(&options, Arc::clone(&clock) as _).unwrap();
+    let house = House::new(1);
+    let ada = tenant(&house.tenants, "ada");
+    let limited = Quotas {
+        rate: Rate::new(1, 1_000),
+        ..plenty()
+    };
+    house.tenants.set_quotas(&ada, limited).unwrap();
+    let (mut permits, grantee) = (Vec::new(), |_| filing(0, &house.inbox));
+    bulkhead.acquire_batch(&[request(&ada); 640], grantee, &mut permits, |_, other| {
+        panic!("{other:?}");
+    });
+    // It is read once before each time that the lock is taken.
+    assert_eq!((permits.len(), clock.0.load(Ordering::SeqCst)), (640, 10));
+    Permit::settle_batch(&mut permits, &[BusyNanos::new(1); 639], |_, _| {});
+    let lane = bulkhead.snapshot().ordinary;
+    assert_eq!((lane.settled, lane.unsettled, lane.slots), (639, 1, 0));
+}
+
+#[test]
+fn a_tenant_whose_batch_is_settled_in_parts_is_drained_with_the_last_of_it() {
+    let house = House::new(200);
+    let ada = tenant(&house.tenants, "ada");
+    let (mut permits, refused) = ask(&house, &[request(&ada); 150]);
+    assert_eq!((permits.len(), refused.len()), (150, 0));
+    let drain = house.tenants.drain(&ada, Queued::Serve).unwrap();
+    let mut last = permits.split_off(149);
+    Permit::settle_batch(&mut permits, &[BusyNanos::new(1); 149], |_, _| {});
+    assert_eq!(drain.try_wait(), None);
+    let (none, refused) = ask(&house, &[request(&ada)]);
+    assert_eq!((none.len(), refused.len()), (0, 1));
+    Permit::settle_batch(&mut last, &[BusyNanos::new(1)], |_, _| {});
+    assert_eq!(drain.try_wait(), Some(Ok(())));
     house.assert_quiet();
 }
 
