@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use orlop_admission::{
     Acquired, Bulkhead, BulkheadOptions, ByteRate, ComputationId, ConflictMatrix, CostVector,
-    Dimension, ExclusionId, Lane, Payer, Permit, Purse, Queued, Quotas, Rate, Refusal, Request,
-    TenantAccount,
+    Dimension, ExclusionId, HeldScope, Lane, Payer, Permit, Purse, Queued, Quotas, Rate, Refusal,
+    Request, TenantAccount,
 };
 use orlop_saga::amount::{BusyNanos, ByteCount};
 use orlop_saga::budget::Budget;
@@ -166,6 +166,52 @@ fn items_that_are_beyond_all_numbers_together_are_not_granted_together() {
     };
     assert_eq!((permits.len(), refused), (1, vec![(1, exceeded)]));
     Permit::settle_batch(&mut permits, &[BusyNanos::new(1); 2], |_, _| {});
+    house.assert_quiet();
+}
+
+#[test]
+fn a_batch_from_inside_work_that_holds_a_permit_is_refused_item_by_item() {
+    let house = House::new(8);
+    let ada = tenant(&house.tenants, "ada");
+    let permit = house.take(request(&ada));
+    let scope = HeldScope::enter(permit.bulkhead_id());
+    let (permits, refused) = ask(&house, &[request(&ada); 2]);
+    drop(scope);
+    let nested = Refusal::Nested {
+        bulkhead: Arc::clone(house.bulkhead.name()),
+    };
+    assert_eq!(permits.len(), 0);
+    assert_eq!(refused, [(0, nested.clone()), (1, nested)]);
+    drop(permit);
+    house.assert_quiet();
+}
+
+#[test]
+fn what_a_batch_costs_beyond_all_that_was_drawn_is_told_with_who_pays() {
+    let house = House::new(8);
+    let ada = tenant(&house.tenants, "ada");
+    let audit = AuditTag {
+        organisation: 1,
+        engagement: 2,
+    };
+    let budget = Budget {
+        limit: BusyNanos::new(1 << 40),
+        ..Budget::default()
+    };
+    let purse = Arc::new(Purse::new(audit, &budget));
+    let drawn = purse.begin_draw(BusyNanos::new(1 << 30)).unwrap();
+    purse.drawn(drawn);
+    let paid = request(&ada).audit(audit).payer(Payer::Purse(&purse));
+    let (mut permits, refused) = ask(&house, &[paid, request(&ada), paid]);
+    assert_eq!((permits.len(), refused.len()), (3, 0));
+    let reserved = permits[2].estimate().get();
+    let costs = [(1 << 30) + 5, 1, 7].map(BusyNanos::new);
+    let mut told = Vec::new();
+    Permit::settle_batch(&mut permits, &costs, |who, beyond| told.push((who, beyond)));
+    // What the other one has reserved pays for nothing of the first.
+    let beyond = BusyNanos::new(5 + reserved);
+    assert_eq!(told, [(audit, beyond), (audit, BusyNanos::new(0))]);
+    assert_eq!(purse.snapshot().spent.get(), (1 << 30) + 5 + 7);
     house.assert_quiet();
 }
 
