@@ -248,9 +248,14 @@ fn a_batch_however_long_keeps_its_tenants_lock_for_64_items_at_a_time() {
     };
     house.tenants.set_quotas(&ada, limited).unwrap();
     let (mut permits, grantee) = (Vec::new(), |_| filing(0, &house.inbox));
-    bulkhead.acquire_batch(&[request(&ada); 640], grantee, &mut permits, |_, other| {
-        panic!("{other:?}");
-    });
+    bulkhead.acquire_batch(
+        &vec![request(&ada); 640],
+        grantee,
+        &mut permits,
+        |_, other| {
+            panic!("{other:?}");
+        },
+    );
     // It is read once before each time that the lock is taken.
     assert_eq!((permits.len(), clock.0.load(Ordering::SeqCst)), (640, 10));
     Permit::settle_batch(&mut permits, &[BusyNanos::new(1); 639], |_, _| {});
@@ -262,7 +267,7 @@ fn a_batch_however_long_keeps_its_tenants_lock_for_64_items_at_a_time() {
 fn a_tenant_whose_batch_is_settled_in_parts_is_drained_with_the_last_of_it() {
     let house = House::new(200);
     let ada = tenant(&house.tenants, "ada");
-    let (mut permits, refused) = ask(&house, &[request(&ada); 150]);
+    let (mut permits, refused) = ask(&house, &vec![request(&ada); 150]);
     assert_eq!((permits.len(), refused.len()), (150, 0));
     let drain = house.tenants.drain(&ada, Queued::Serve).unwrap();
     let mut last = permits.split_off(149);
