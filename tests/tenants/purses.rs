@@ -2,12 +2,17 @@
 //! way.
 
 use std::future::IntoFuture;
+use std::sync::Arc;
 use std::time::Duration;
 
 use orlop::testkit::SimClock;
-use orlop::{AuditTag, BudgetOptions, BulkheadOptions, BusyNanos, Key, SagaTicket, Tenant, wait};
+use orlop::{
+    AuditTag, BudgetOptions, BulkheadOptions, BusyNanos, Engine, EngineBuilder, Key, Options,
+    SagaTicket, Tenant, wait,
+};
 
-use crate::hall::{Hall, NARROW, Series, Turns, until};
+use crate::hall::{Hall, NARROW, Series, Turn, Turns, until};
+use crate::recorded::Machine;
 
 const NORTH: AuditTag = AuditTag {
     organisation: 1,
@@ -114,4 +119,66 @@ fn what_one_saga_leaves_of_its_reservation_lets_another_go_on_at_once() {
     hall.clock.run(second.into_future()).unwrap().unwrap();
     assert!(hall.millis() - before <= 20, "{}", hall.millis() - before);
     hall.engine.blocking().close().unwrap();
+}
+
+#[test]
+fn what_waited_for_a_budget_when_its_engine_ended_waits_in_the_next_one_until_it_is_raised() {
+    for killed in [false, true] {
+        let clock = SimClock::new(1);
+        let turns = Turns::lasting(&clock, |_| 10);
+        let open = |machine: &Machine| -> Engine {
+            let bulkhead = BulkheadOptions {
+                cost_guess: ms(10),
+                ..BulkheadOptions::new(NARROW)
+            };
+            let budgets = BudgetOptions {
+                enforced: true,
+                chunk: ms(2),
+                ..BudgetOptions::default()
+            };
+            let options = Options {
+                bulkheads: vec![bulkhead],
+                budgets,
+                ..Options::default()
+            };
+            EngineBuilder::on_parts(machine.parts())
+                .options(options)
+                .clock(Arc::new(clock.clone()))
+                .pure(Turn, turns.clone())
+                .saga(Series)
+                .open_blocking()
+                .unwrap()
+        };
+        let until_short = |engine: &Engine| {
+            until(|| {
+                clock.run(clock.sleep(Duration::from_millis(1)));
+                turns.began().len() == 1 && engine.snapshot().waiting == 1
+            });
+        };
+        let start = |engine: &Engine| {
+            let ada = clock.run(engine.tenant("ada")).unwrap().unwrap();
+            let starting = ada.start::<Series>(Key::named("s"), ("ada".to_owned(), 3));
+            let started = clock.run(starting.audit(NORTH).into_future());
+            started.unwrap().unwrap()
+        };
+        let mut machine = Machine::default();
+        let engine = open(&machine);
+        wait(engine.budgets().grant(NORTH, ms(15))).unwrap();
+        drop(start(&engine));
+        until_short(&engine);
+        if killed {
+            drop(engine);
+            machine = machine.crashed();
+        } else {
+            engine.blocking().close().unwrap();
+            drop(engine);
+        }
+        let engine = open(&machine);
+        until_short(&engine);
+        let ticket = start(&engine);
+        wait(engine.budgets().grant(NORTH, ms(1_000))).unwrap();
+        clock.run(ticket.into_future()).unwrap().unwrap();
+        assert_eq!(turns.numbers(), [0, 1, 2], "killed: {killed}");
+        engine.blocking().close().unwrap();
+    }
 }

@@ -25,37 +25,41 @@ const NORTH: AuditTag = AuditTag {
 
 /// A computer whose journal can be made to fail.
 #[derive(Default)]
-struct Machine {
+pub(crate) struct Machine {
     log: SimLogDisk,
     shelf: SimShelf,
     disk: SimDisk,
 }
 
 impl Machine {
-    fn open(&self) -> Engine {
+    pub(crate) fn parts(&self) -> Parts {
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
-        let budgets = BudgetOptions {
-            enforced: true,
-            ..BudgetOptions::default()
-        };
-        EngineBuilder::on_parts(Parts {
+        Parts {
             store: StoreId::new([7; 16]),
             log: Box::new(self.log.open(LogOptions::default())),
             home: Box::new(SimHome::new(self.shelf.clone())),
             disk,
             folder: PathBuf::from("/"),
-        })
-        .options(Options {
-            budgets,
-            ..Options::default()
-        })
-        .pure(Double, Double)
-        .open_blocking()
-        .unwrap()
+        }
+    }
+
+    fn open(&self) -> Engine {
+        let budgets = BudgetOptions {
+            enforced: true,
+            ..BudgetOptions::default()
+        };
+        EngineBuilder::on_parts(self.parts())
+            .options(Options {
+                budgets,
+                ..Options::default()
+            })
+            .pure(Double, Double)
+            .open_blocking()
+            .unwrap()
     }
 
     /// What is left if the power goes: what was synced.
-    fn crashed(self) -> Self {
+    pub(crate) fn crashed(self) -> Self {
         self.log.power_off_after(0);
         self.disk.power_off_after(0);
         self.shelf.crash(1);
