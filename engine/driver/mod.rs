@@ -7,6 +7,7 @@
 //! | `run` | one saga in memory: its fold, its function, its outbox |
 //! | `forward` | polling the function and recording what it asks for |
 //! | `attempt` | attempts of steps and undos on their way |
+//! | `active` | one of them, or what is between two |
 //! | `listener` | who hears of one attempt |
 //! | `backward` | ending: completion, unwinding, holds |
 //! | `operate` | what an operator has done to it |

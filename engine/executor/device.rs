@@ -329,7 +329,9 @@ impl DeviceJob {
             PublishRefused::Full { .. } | PublishRefused::ForeignWindow { .. } => {
                 Ending::Failed(Failure::retryable(refused))
             }
-            _ => Ending::Failed(Failure::retryable(refused)),
+            PublishRefused::Lost | PublishRefused::NoResultWindows | _ => {
+                Ending::Failed(Failure::retryable(refused))
+            }
         };
         self.end(ending, BusyNanos::default());
     }

@@ -64,7 +64,8 @@ fn a_tenant_accepts_no_more_than_its_share_and_its_neighbour_as_much_as_it_likes
         limited(enqueue(&hall, ada.tenant(), accepted, 600)),
         wait_for
     );
-    hall.clock.advance(wait_for - Duration::from_millis(1));
+    hall.clock
+        .advance(wait_for.saturating_sub(Duration::from_millis(1)));
     limited(enqueue(&hall, ada.tenant(), accepted, 600));
     hall.clock.advance(Duration::from_millis(1));
     enqueue(&hall, ada.tenant(), accepted, 600).unwrap();
