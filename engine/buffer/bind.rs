@@ -1,11 +1,13 @@
 //! Binding: from the names in a plan to windows of this device.
 
+use std::sync::Arc;
+
 use orlop_gpu::{BindError, BufferRef, Device, PinnedWindow};
 use orlop_saga::id::TenantId;
 use orlop_saga::outcome::Failure;
 use smallvec::SmallVec;
 
-use super::Cache;
+use super::{Cache, Desk, stage};
 use crate::device::Source;
 
 /// Windows, pinned until their operation is over.
@@ -21,12 +23,18 @@ pub(crate) enum BindPlanError {
 
 /// Binds ids and generations to the sources of a plan.
 pub(crate) fn bind(
-    device: &Device,
+    device: &Arc<Device>,
     cache: &Cache,
     tenant: TenantId,
     sources: &[Source],
 ) -> Result<Windows, BindPlanError> {
     let buffers = device.buffers();
+    let desk = Desk {
+        device,
+        cache,
+        tenant,
+        account: None,
+    };
     let mut windows = Windows::new();
     for source in sources {
         let window = match source {
@@ -40,8 +48,7 @@ pub(crate) fn bind(
                 }
                 Err(error) => return Err(BindPlanError::Failed(Failure::permanent(error))),
             },
-            Source::Inline(bytes) => buffers
-                .stage(tenant, bytes.as_bytes())
+            Source::Inline(bytes) => stage(desk, bytes.as_bytes())
                 .map_err(|error| BindPlanError::Failed(Failure::retryable(error)))?,
         };
         windows.push(window);

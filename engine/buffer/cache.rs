@@ -12,7 +12,7 @@ use std::sync::Arc;
 use dashmap::DashMap;
 use orlop_saga::digest::Digest;
 use orlop_saga::id::TenantId;
-use parking_lot::Mutex;
+use parking_lot::ReentrantMutex;
 
 use super::{Buffer, HeldBuffer};
 
@@ -55,7 +55,8 @@ struct Shelf {
     /// Rises with each use.
     uses: u64,
     counts: BufferUse,
-    turn: Arc<Mutex<()>>,
+    /// Entered again by whoever is woken by what it frees, and launches.
+    turn: Arc<ReentrantMutex<()>>,
 }
 
 struct Entry {
@@ -80,7 +81,7 @@ impl Cache {
 
     /// Makes those that look for room of one tenant go one at a time, so that none is refused what
     /// another one is about to free.
-    pub(super) fn turn(&self, tenant: TenantId) -> Arc<Mutex<()>> {
+    pub(super) fn turn(&self, tenant: TenantId) -> Arc<ReentrantMutex<()>> {
         let shelf = self.tenants.get(&tenant);
         shelf.map_or_else(Arc::default, |shelf| Arc::clone(&shelf.turn))
     }

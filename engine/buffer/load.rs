@@ -34,7 +34,8 @@ pub(crate) fn load(
     digest: &Digest,
     is_admitted: bool,
 ) -> Result<Buffer, LoadError> {
-    brought(desk, source, digest, is_admitted).map_err(LoadError)
+    let brought = brought(desk, source, digest, is_admitted);
+    desk.unless_lost(brought).map_err(LoadError)
 }
 
 fn brought(

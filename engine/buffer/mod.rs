@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 use orlop_admission::{Kept, Refusal, Reservation, TenantAccount};
 use orlop_gpu::{
-    BufferId, BufferRef, BufferWriter, CreateError, Device, Evicted, Named, PutError, ResultWindow,
-    SealError,
+    BufferId, BufferRef, BufferWriter, CreateError, Device, DeviceLost, Evicted, Named,
+    PinnedWindow, PutError, ResultWindow, SealError,
 };
 use orlop_saga::amount::ByteCount;
 use orlop_saga::digest::Digest;
@@ -31,6 +31,8 @@ use crate::device::Source;
 use crate::error::Unavailable;
 
 /// A buffer of one tenant, kept on the device while this handle or work that uses it lives.
+/// At a loss of the device its bytes are gone, and work that names it has them brought back from the
+/// [`BufferSource`]; without one, put them again.
 ///
 /// Journaled work names the buffer by digest: after a restart its bytes come from the
 /// [`BufferSource`].
@@ -79,6 +81,10 @@ pub enum BufferError {
     /// The engine takes no work.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
+    /// The device was lost before it was there. Put it again: on the device that follows, if one
+    /// does.
+    #[error(transparent)]
+    DeviceLost(#[from] DeviceLost),
     /// The device has no room for it. Drop buffers, or raise `device.arena_bytes`.
     #[error(transparent)]
     Put(#[from] PutError),
@@ -160,6 +166,10 @@ pub(crate) struct Desk<'a> {
 
 /// Puts bytes onto the device within the tenant's quotas, or finds them there.
 pub(crate) fn put(desk: Desk<'_>, bytes: &[u8]) -> Result<Buffer, BufferError> {
+    desk.unless_lost(placed(desk, bytes))
+}
+
+fn placed(desk: Desk<'_>, bytes: &[u8]) -> Result<Buffer, BufferError> {
     let named = Named::of(bytes);
     let reserved = desk.reserve(ByteCount::of(bytes))?;
     let shared = desk.device.buffers().share(desk.tenant, &named.digest());
@@ -190,19 +200,25 @@ pub(crate) fn result(desk: Desk<'_>, bytes: u64) -> Result<ResultRoom, BufferErr
     };
     let room = desk.making_way(
         || desk.device.buffers().result(desk.tenant, bytes),
-        |error| matches!(error, PutError::Create(error) if is_full(error)),
+        |error| matches!(error, PutError::Create(error) if desk.is_full(error)),
     )?;
     Ok((room, reserved))
 }
 
-/// Whether what others leave is all that there is not enough of.
-fn is_full(error: &CreateError) -> bool {
-    let no_slot = matches!(error, CreateError::NoFreeSlot { .. });
-    no_slot || matches!(error, CreateError::OutOfMemory { .. })
+/// A transient window over bytes that one operation brings along. They count as staging.
+fn stage(desk: Desk<'_>, bytes: &[u8]) -> Result<PinnedWindow, PutError> {
+    desk.making_way(
+        || desk.device.buffers().stage(desk.tenant, bytes),
+        |error| matches!(error, PutError::Create(error) if desk.is_full(error)),
+    )
 }
 
 /// Holds what the tenant has on the device already, if it has.
 pub(crate) fn share(desk: Desk<'_>, digest: &Digest) -> Result<Option<Buffer>, BufferError> {
+    desk.unless_lost(found(desk, digest))
+}
+
+fn found(desk: Desk<'_>, digest: &Digest) -> Result<Option<Buffer>, BufferError> {
     let buffers = desk.device.buffers();
     let Some(id) = buffers.share(desk.tenant, digest) else {
         return Ok(None);
@@ -227,13 +243,23 @@ pub(crate) fn share(desk: Desk<'_>, digest: &Digest) -> Result<Option<Buffer>, B
 }
 
 impl Desk<'_> {
+    /// A lost device still knows what lay on it, and gives it to nobody.
+    fn unless_lost<T>(&self, done: Result<T, BufferError>) -> Result<T, BufferError> {
+        match self.device.lost() {
+            Some(why) => Err(why.into()),
+            None => done,
+        }
+    }
+
     /// Reserves a buffer of so many bytes; what the tenant has in its cache makes way for it.
     fn reserve(&self, bytes: ByteCount) -> Result<Option<Reservation>, Refusal> {
         let Some(account) = self.account else {
             return Ok(None);
         };
         let reserve = || account.reserve(Kept::buffer(bytes));
-        let in_the_way = |refusal: &Refusal| matches!(refusal, Refusal::QuotaExceeded { .. });
+        let may_fit = self.may_fit(bytes);
+        let in_the_way =
+            |refusal: &Refusal| may_fit && matches!(refusal, Refusal::QuotaExceeded { .. });
         self.making_way(reserve, in_the_way).map(Some)
     }
 
@@ -241,7 +267,21 @@ impl Desk<'_> {
     /// what others have does not.
     fn create(&self, bytes: ByteCount) -> Result<BufferWriter, CreateError> {
         let create = || self.device.buffers().create(self.tenant, bytes.get());
-        self.making_way(create, is_full)
+        self.making_way(create, |error| self.is_full(error))
+    }
+
+    /// Whether so many bytes would fit if nothing else was there: else nothing makes way in vain.
+    fn may_fit(&self, bytes: ByteCount) -> bool {
+        bytes <= self.device.buffers().capacity().bytes
+    }
+
+    /// Whether what others leave is all that there is not enough of.
+    fn is_full(&self, error: &CreateError) -> bool {
+        match error {
+            CreateError::NoFreeSlot { .. } => true,
+            CreateError::OutOfMemory { asked, .. } => self.may_fit(*asked),
+            CreateError::NoSuchClass { .. } | _ => false,
+        }
     }
 
     /// Tries until the tenant has nothing more in its cache that could make way.

@@ -466,3 +466,61 @@ fn what_the_source_has_lost_or_damaged_or_breaks_off_is_told_apart_and_nothing_i
     let held = load(rig.desk(0), Some(&rig.shop), &asked, false);
     assert_eq!(held.map_err(|error| error.0).unwrap().digest(), asked);
 }
+
+#[test]
+fn what_is_carried_along_finds_room_in_an_arena_that_its_tenants_cache_fills() {
+    let options = DeviceOptions {
+        workers: 1,
+        arena_bytes: 8192,
+        ..DeviceOptions::default()
+    };
+    let rig = Rig::new(&options, Quotas::UNLIMITED, u64::MAX);
+    for number in [4, 3] {
+        let buffer = put(rig.desk(0), &content(number)).unwrap();
+        rig.cache.keep(&buffer);
+    }
+    let tenant = rig.desk(0).tenant;
+    assert_eq!(rig.cache.counts(tenant).buffers, 2);
+    let inline = [Source::from(vec![7; 3000])];
+    let windows = bind(&rig.device, &rig.cache, tenant, &inline).ok().unwrap();
+    assert_eq!(&*windows[0], &[7; 3000]);
+    assert_eq!(rig.cache.in_order(tenant), [digest(3)]);
+}
+
+#[test]
+fn nothing_makes_way_for_what_would_not_fit_in_any_case() {
+    struct Boaster;
+    impl BufferSource for Boaster {
+        fn load(&self, _: TenantId, _: &Digest) -> Option<Vec<u8>> {
+            None
+        }
+
+        fn open(&self, _: TenantId, _: &Digest) -> Option<SourceBytes> {
+            Some(SourceBytes::new(u64::MAX, std::io::empty()))
+        }
+    }
+    let options = DeviceOptions {
+        workers: 1,
+        arena_bytes: 64 << 10,
+        ..DeviceOptions::default()
+    };
+    let rig = Rig::new(&options, Quotas::UNLIMITED, u64::MAX);
+    rig.cache.keep(&put(rig.desk(0), &content(1)).unwrap());
+    let tenant = rig.desk(0).tenant;
+    let asked = [
+        put(rig.desk(0), &vec![0; (64 << 10) + 1]).map(drop),
+        result(rig.desk(0), 1 << 40).map(drop),
+        load(rig.desk(0), Some(&Boaster), &digest(2), false)
+            .map(drop)
+            .map_err(|error| error.0),
+    ];
+    for refused in asked {
+        let refused = refused.unwrap_err();
+        let no_room = matches!(
+            refused,
+            BufferError::Put(PutError::Create(_)) | BufferError::Refused(_)
+        );
+        assert!(no_room, "{refused:?}");
+    }
+    assert_eq!(rig.cache.in_order(tenant), [digest(1)]);
+}
