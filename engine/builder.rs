@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use orlop_admission::{AuditSink, Bulkhead, BulkheadOptions, TracingSink, WaitingRoom};
-use orlop_gpu::{Backend, Device, HostOp, LocalOpcode};
+use orlop_gpu::{Backend, DeviceHost, Epochs, HostOp, LocalOpcode};
 use orlop_saga::effect::CodeRef;
 use orlop_saga::tenant::TenantLabel;
 use orlop_saga::time::Clock;
@@ -118,6 +118,13 @@ impl EngineBuilder {
     /// Another clock than the system's.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
+        self
+    }
+
+    /// Where the device runs: in this process or in one of its own. The same as
+    /// `options.device.host`, and given after [`options`](Self::options).
+    pub fn device_host(mut self, host: DeviceHost) -> Self {
+        self.options.device.host = host;
         self
     }
 
@@ -399,7 +406,7 @@ impl EngineBuilder {
         let blocking = blocking_max(&options);
         let runtime = OwnRuntime::start(options.io_threads, blocking, Arc::clone(&clock))
             .map_err(|source| OpenError::Thread { source })?;
-        let device = Arc::new(Device::open(&options.device, self.ops)?);
+        let device = Arc::new(Epochs::open(&options.device, self.ops)?);
         let bulkheads = bulkheads(&options, device.workers(), &clock)?;
         for name in registry.undo_bulkheads().chain([crate::host::HOST_IO]) {
             if options.reserved_slots(name) == Some(0) {
@@ -437,6 +444,12 @@ impl EngineBuilder {
             turnstile: self.turnstile,
         });
         bell.attach(&executor);
+        let lasting = Arc::downgrade(&executor);
+        executor.device.when_lost(Box::new(move || {
+            if let Some(executor) = lasting.upgrade() {
+                executor.cache.forget_all();
+            }
+        }));
         let projections = Arc::new(Projections::default());
         let observer: Arc<Projections> = Arc::clone(&projections);
         let (store, recovered) = match self.place {

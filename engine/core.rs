@@ -258,6 +258,7 @@ impl Core {
     /// The course of a computation's attempts.
     pub(crate) fn course(&self, code: &Code, retry: RetryPolicy) -> Course {
         let mut course = Course::new(code.late, retry, self.limits.reconciles_max);
+        course.quarantine_after(self.limits.device_losses_max);
         if self.outside_ahead {
             course.resume(0, (0, 0), self.clock.monotonic());
         }

@@ -48,6 +48,11 @@ pub(crate) enum Ending {
     },
     /// It failed.
     Failed(Failure),
+    /// The device was lost with it. It was `Pure`, and nothing of it is left.
+    Lost {
+        /// Whether it ran at that moment: then it may be what lost the device.
+        running: bool,
+    },
     /// It was cut off because the engine ends: nothing is to be made of it here.
     Interrupted,
 }
@@ -63,6 +68,7 @@ impl Ending {
             | Self::Swept
             | Self::Expired { .. }
             | Self::Failed(_)
+            | Self::Lost { .. }
             | Self::Interrupted => Self::Interrupted,
         }
     }
@@ -81,6 +87,8 @@ pub(crate) enum Verdict {
     Exhausted(Failure),
     /// Another attempt, under a fence of its own.
     Again { after: Duration },
+    /// The same attempt once more, under its fence: what ran it is gone and writes nothing late.
+    Repeat { after: Duration },
     /// The attempt goes on with what it was recorded for.
     Onward,
     /// Nobody can tell whether it happened.
@@ -112,6 +120,9 @@ pub(crate) struct Course {
     ran_at: Monotonic,
     /// How many runs ended with the process.
     lost: u32,
+    /// How many devices were lost while it ran there, and with how many it is quarantined.
+    device_losses: u32,
+    device_losses_max: u32,
     /// An attempt may have left something that another one does not know of.
     doubted: bool,
     pending: Pending,
@@ -129,9 +140,16 @@ impl Course {
             reconciles: 0,
             ran_at: Monotonic::default(),
             lost: 0,
+            device_losses: 0,
+            device_losses_max: u32::MAX,
             doubted: false,
             pending: Pending::Nothing,
         }
+    }
+
+    /// It is quarantined when so many devices were lost while it ran there.
+    pub(crate) fn quarantine_after(&mut self, device_losses: u32) {
+        self.device_losses_max = device_losses;
     }
 
     /// Sweeps before anything else, in the attempt that was recorded for what follows.
@@ -196,6 +214,7 @@ impl Course {
     pub(crate) fn reset(&mut self) {
         self.attempts = 0;
         self.reconciles = 0;
+        self.device_losses = 0;
     }
 
     /// An attempt starts.
@@ -231,6 +250,7 @@ impl Course {
             Ending::Unknown(reason) => self.unknown(&reason, draw),
             Ending::Swept => self.swept(now, draw),
             Ending::Expired { last } => self.expired(last, now, draw),
+            Ending::Lost { running } => self.device_lost(running, draw),
             // A question that was lost is one that nobody answered.
             Ending::Failed(failure) if self.asks() => self.unknown(failure.reason(), draw),
             Ending::Failed(failure) => match failure.disposition() {
@@ -243,6 +263,21 @@ impl Course {
                 // `Pure` code and undos may be run again at will.
                 Disposition::InDoubt => self.failed(failure, draw),
             },
+        }
+    }
+
+    /// The device was lost: the attempt does not count, but what it may have done does.
+    fn device_lost(&mut self, running: bool, draw: f64) -> Verdict {
+        self.unlaunched();
+        self.device_losses += u32::from(running);
+        if running && self.device_losses >= self.device_losses_max {
+            return Verdict::Stuck(format!(
+                "quarantined: it ran on {} devices when they were lost",
+                self.device_losses
+            ));
+        }
+        Verdict::Repeat {
+            after: self.retry.backoff(self.device_losses.max(1), draw),
         }
     }
 
@@ -534,6 +569,37 @@ mod tests {
         course.launched(at(10));
         let verdict = course.judge(Ending::NotDone, at(10), 0.5);
         assert!(matches!(verdict, Verdict::Exhausted(_)), "{verdict:?}");
+    }
+
+    #[test]
+    fn losses_of_the_device_cost_no_attempt_and_quarantine_what_ran_at_each_of_them() {
+        let mut course = course(None);
+        course.quarantine_after(3);
+        let repeat = |verdict: &Verdict| matches!(verdict, Verdict::Repeat { .. });
+        for round in 0..100 {
+            let verdict = course.judge(Ending::Lost { running: false }, at(round), 0.5);
+            assert!(repeat(&verdict), "{verdict:?}");
+            course.launched(at(round));
+        }
+        for _ in 0..2 {
+            let verdict = course.judge(Ending::Lost { running: true }, at(200), 0.5);
+            assert!(repeat(&verdict), "{verdict:?}");
+            course.launched(at(200));
+        }
+        let verdict = course.judge(Ending::Lost { running: true }, at(201), 0.5);
+        assert!(
+            matches!(&verdict, Verdict::Stuck(why) if why.contains("quarantined")),
+            "{verdict:?}"
+        );
+        course.reset();
+        course.launched(at(202));
+        // Both attempts are still there, and the losses begin anew.
+        let verdict = course.judge(Ending::Lost { running: true }, at(203), 0.5);
+        assert!(repeat(&verdict), "{verdict:?}");
+        course.launched(at(204));
+        let failure = Failure::retryable("busy");
+        let verdict = course.judge(Ending::Failed(failure), at(205), 0.5);
+        assert!(matches!(verdict, Verdict::Again { .. }), "{verdict:?}");
     }
 
     #[test]

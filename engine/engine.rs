@@ -64,8 +64,12 @@ pub struct EngineSnapshot {
     pub bulkheads: Vec<BulkheadSnapshot>,
     /// What work in them cost, in the same order.
     pub meters: Vec<BulkheadMeter>,
-    /// The device.
+    /// The device of this moment, since it was opened.
     pub device: DeviceSnapshot,
+    /// How many devices were lost before it.
+    pub device_losses: u64,
+    /// The process that it runs in, if that is not this one.
+    pub device_process: Option<u32>,
     /// The store.
     pub store: StoreHealth,
     /// What was denied and refused.
@@ -88,7 +92,7 @@ impl Engine {
 
     /// What device work runs on, and why.
     pub fn device_choice(&self) -> Choice {
-        self.core.executor.device.choice().clone()
+        self.core.executor.device.current().choice().clone()
     }
 
     /// The capability to submit for the tenant called `label`, which is registered durably at its
@@ -170,6 +174,8 @@ impl Engine {
             bulkheads: Vec::new(),
             meters: Vec::new(),
             device: DeviceSnapshot::default(),
+            device_losses: 0,
+            device_process: None,
             store: self.core.store.0.health(),
             audit: AuditCounts::default(),
         };
@@ -199,7 +205,10 @@ impl Engine {
         }
         into.bulkheads.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         into.meters.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        core.executor.device.snapshot_into(&mut into.device);
+        let device = core.executor.device.current();
+        device.snapshot_into(&mut into.device);
+        into.device_process = device.process();
+        into.device_losses = core.executor.device.losses();
         into.store = core.store.0.health();
         into.audit = core.executor.audit.counts();
     }

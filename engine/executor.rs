@@ -29,7 +29,7 @@ use futures_util::future::{Either, select};
 use orlop_admission::{
     Bulkhead, BulkheadId, ExclusionId, HeldScope, Lane, Permit, Refusal, TenantAccount, WaitingRoom,
 };
-use orlop_gpu::Device;
+use orlop_gpu::Epochs;
 use orlop_saga::amount::{BusyNanos, ByteCount};
 use orlop_saga::canonical::Payload;
 use orlop_saga::key::RemoteKey;
@@ -105,7 +105,7 @@ pub(crate) struct Executor {
     pub(crate) bulkheads: HashMap<Box<str>, Gate>,
     /// Where accepted work waits that a bulkhead refuses for now.
     pub(crate) room: WaitingRoom,
-    pub(crate) device: Arc<Device>,
+    pub(crate) device: Arc<Epochs>,
     pub(crate) runtime: Arc<OwnRuntime>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) source: Option<Arc<dyn BufferSource>>,

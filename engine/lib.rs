@@ -135,10 +135,13 @@ pub use orlop_admission::{
     TenantError as TenantStateError, TenantSnapshot, TenantState, Together, TogetherError,
     TracingSink, Weight,
 };
+#[cfg(target_os = "linux")]
+pub use orlop_gpu::DeviceMain;
 pub use orlop_gpu::topk::query::{ElementType, VectorMetric};
 pub use orlop_gpu::{
-    Backend, BufferRef, CallFailed, Choice, CudaError, CudaFound, CudaOptions, DeviceOptions,
-    DeviceSnapshot, HostOp, InstallError, LocalOpcode, Opcode, OpcodeWindow, TranslateError,
+    Backend, BufferRef, CallFailed, ChildOptions, Choice, CudaError, CudaFound, CudaOptions,
+    DeviceHost, DeviceOptions, DeviceSnapshot, HostError, HostOp, InstallError, LocalOpcode,
+    Opcode, OpcodeWindow, TranslateError, device_main,
 };
 pub use orlop_saga::amount::{BusyNanos, ByteCount};
 pub use orlop_saga::audit::{

@@ -101,7 +101,7 @@ impl Core {
         if let Some(pack) = pack
             && let Some(count) = pack.count.filter(|count| *count > 0)
         {
-            let device = &self.executor.device;
+            let device = self.executor.device.current();
             device.install_ops(account.id(), count, &pack.ops)?;
         }
         Ok(())
@@ -113,7 +113,7 @@ impl Core {
         if !is_seen
             && let Some(owner) = code.owner.as_ref().and_then(|label| self.life_of(label))
             && let Binding::Device(device) = &code.binding
-            && let Some(window) = self.executor.device.opcode_window(owner)
+            && let Some(window) = self.executor.device.current().opcode_window(owner)
             && let Some(local) = device.local()
             && let Ok(opcode) = window.global(local)
         {
@@ -136,6 +136,7 @@ impl TenantManager {
     /// [`EngineBuilder::opcodes`](crate::EngineBuilder::opcodes).
     pub fn opcodes(&self) -> Option<OpcodeWindow> {
         let tenant = self.tenant();
-        tenant.core.executor.device.opcode_window(tenant.id())
+        let device = tenant.core.executor.device.current();
+        device.opcode_window(tenant.id())
     }
 }

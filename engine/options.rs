@@ -116,6 +116,9 @@ pub struct Limits {
     /// How often an `External` effect that nobody knows the end of is asked about before it is
     /// stuck.
     pub reconciles_max: u32,
+    /// How many devices may be lost while one effect or step runs there. With the last of these
+    /// it is quarantined: stuck, until an operator has it tried again.
+    pub device_losses_max: u32,
 }
 
 impl Default for Limits {
@@ -145,6 +148,7 @@ impl Default for Limits {
             attempt_timeout: None,
             lease: None,
             reconciles_max: 10,
+            device_losses_max: 3,
         }
     }
 }
@@ -348,6 +352,12 @@ impl Options {
             (
                 "limits.reconciles_max",
                 limits.reconciles_max as usize,
+                1,
+                1 << 20,
+            ),
+            (
+                "limits.device_losses_max",
+                limits.device_losses_max as usize,
                 1,
                 1 << 20,
             ),

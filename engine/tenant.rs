@@ -10,7 +10,7 @@ use futures_util::future::{BoxFuture, Shared};
 use orlop_admission::{
     Quotas, RegisterError, TenantAccount, TenantError as AdmissionError, TenantSnapshot,
 };
-use orlop_gpu::{BufferRef, InstallError};
+use orlop_gpu::{BufferRef, Device, InstallError};
 use orlop_saga::audit::{Object, Operation};
 use orlop_saga::digest::Digest;
 use orlop_saga::effect::EffectId;
@@ -314,7 +314,7 @@ impl Tenant {
     /// [`BufferError`]: nothing was put.
     pub fn buffer(&self, bytes: &[u8]) -> Result<Buffer, BufferError> {
         self.core.check_open()?;
-        buffer::put(self.desk(), bytes)
+        buffer::put(self.desk(&self.device()), bytes)
     }
 
     /// Puts bytes into the tenant's cache on the device, under their digest. No handle keeps them
@@ -331,7 +331,7 @@ impl Tenant {
         if self.core.executor.source.is_none() {
             return Err(BufferError::NoSource);
         }
-        let buffer = buffer::put(self.desk(), bytes)?;
+        let buffer = buffer::put(self.desk(&self.device()), bytes)?;
         self.core.executor.cache.keep(&buffer);
         Ok(buffer.reference())
     }
@@ -344,7 +344,8 @@ impl Tenant {
     /// [`BufferError`]: nothing is held. [`Lost`](BufferError::Lost): the source does not have it.
     pub fn fetch(&self, digest: &Digest) -> Result<Buffer, BufferError> {
         self.core.check_open()?;
-        let desk = self.desk();
+        let device = self.device();
+        let desk = self.desk(&device);
         if let Some(buffer) = buffer::share(desk, digest)? {
             return Ok(buffer);
         }
@@ -362,10 +363,14 @@ impl Tenant {
         self.core.executor.cache.counts(self.id())
     }
 
-    fn desk(&self) -> Desk<'_> {
+    fn device(&self) -> Arc<Device> {
+        self.core.executor.device.current()
+    }
+
+    fn desk<'a>(&'a self, device: &'a Arc<Device>) -> Desk<'a> {
         let executor = &self.core.executor;
         Desk {
-            device: &executor.device,
+            device,
             cache: &executor.cache,
             tenant: self.account.id(),
             account: Some(&self.account),
@@ -433,7 +438,8 @@ impl TenantManager {
             tenant: self.tenant.id(),
             key,
         };
-        let flight = core.flights.get(&id).map(|entry| Arc::clone(entry.value()));
+        let flight = core.flights.get(&id).or_else(|| core.ephemeral.get(&id));
+        let flight = flight.map(|entry| Arc::clone(entry.value()));
         if flight.is_none() {
             let audit = &core.executor.audit;
             audit.suspect(id.tenant, Operation::Change, Object::Key(key));

@@ -150,8 +150,8 @@ impl Clerk {
                 core.flights.contains_key(&id) || core.store.maybe_retained(id)
             }
             Object::Buffer(digest) => {
-                let buffers = core.executor.device.buffers();
-                buffers.find(tenant, &digest).is_some()
+                let device = core.executor.device.current();
+                device.buffers().find(tenant, &digest).is_some()
             }
             // Whose these are is known where they are denied.
             Object::Saga(_)

@@ -393,6 +393,7 @@ impl Run {
             | Verdict::Undone
             | Verdict::Permanent(_)
             | Verdict::Again { .. }
+            | Verdict::Repeat { .. }
             | Verdict::Onward
             | Verdict::Leave => None,
         };
@@ -451,6 +452,12 @@ impl Run {
             Verdict::Again { after } => {
                 if let Some(active) = self.active.get_mut(&index) {
                     active.fresh = true;
+                    active.refusals = 0;
+                }
+                self.remind_retry(core, index, after);
+            }
+            Verdict::Repeat { after } => {
+                if let Some(active) = self.active.get_mut(&index) {
                     active.refusals = 0;
                 }
                 self.remind_retry(core, index, after);

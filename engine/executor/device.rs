@@ -22,6 +22,7 @@ use parking_lot::Mutex;
 
 use super::{Executor, Running, guarded};
 use crate::audit::Auditor;
+use crate::budget::Fee;
 use crate::buffer::{self, Buffer, Desk, ResultRoom};
 use crate::course::Ending;
 use crate::device::{DeviceCode, Plan};
@@ -41,13 +42,14 @@ impl Executor {
             Err(failure) => return run.end(Ending::Failed(failure), BusyNanos::default()),
         };
         let launch = DeviceLaunch {
+            device: self.device.current(),
             code,
             attempt,
             timeout,
             plan,
         };
         let tenant = launch.attempt.tenant;
-        match buffer::bind(&self.device, &self.cache, tenant, &launch.plan.sources) {
+        match buffer::bind(&launch.device, &self.cache, tenant, &launch.plan.sources) {
             Ok(windows) => self.publish(launch, windows, Vec::new(), run),
             Err(buffer::BindPlanError::Absent(reference)) => {
                 let executor = Arc::clone(self);
@@ -56,9 +58,7 @@ impl Executor {
                     executor.publish_after_load(launch, reference, run);
                 });
             }
-            Err(buffer::BindPlanError::Failed(failure)) => {
-                run.end(Ending::Failed(failure), BusyNanos::default());
-            }
+            Err(buffer::BindPlanError::Failed(failure)) => launch.failed(failure, run),
         }
     }
 
@@ -70,7 +70,7 @@ impl Executor {
         let account = run.account().cloned();
         for _ in 0..=launch.plan.sources.len() {
             let desk = Desk {
-                device: &self.device,
+                device: &launch.device,
                 cache: &self.cache,
                 tenant,
                 account: account.as_ref(),
@@ -84,19 +84,19 @@ impl Executor {
                         self.audit.suspect(tenant, Operation::Run, object);
                     }
                     let failure = Failure::retryable(error.0);
-                    return run.end(Ending::Failed(failure), BusyNanos::default());
+                    return launch.failed(failure, run);
                 }
             }
-            match buffer::bind(&self.device, &self.cache, tenant, &launch.plan.sources) {
+            match buffer::bind(&launch.device, &self.cache, tenant, &launch.plan.sources) {
                 Ok(windows) => return self.publish(launch, windows, brought, run),
                 Err(buffer::BindPlanError::Absent(reference)) => absent = reference,
                 Err(buffer::BindPlanError::Failed(failure)) => {
-                    return run.end(Ending::Failed(failure), BusyNanos::default());
+                    return launch.failed(failure, run);
                 }
             }
         }
         let failure = Failure::retryable("the buffers do not fit onto the device together");
-        run.end(Ending::Failed(failure), BusyNanos::default());
+        launch.failed(failure, run);
     }
 
     /// Room for a result that is longer than a permit's area, if the plan has one.
@@ -106,11 +106,11 @@ impl Executor {
         run: &Running,
     ) -> Result<Option<ResultRoom>, Failure> {
         let bytes = launch.plan.result_bytes_max;
-        if bytes <= self.device.result_bytes_max() {
+        if bytes <= launch.device.result_bytes_max() {
             return Ok(None);
         }
         let desk = Desk {
-            device: &self.device,
+            device: &launch.device,
             cache: &self.cache,
             tenant: launch.attempt.tenant,
             account: run.account(),
@@ -129,9 +129,10 @@ impl Executor {
     ) {
         let (result, reserved) = match self.result_room(&launch, &run) {
             Ok(room) => room.unzip(),
-            Err(failure) => return run.end(Ending::Failed(failure), BusyNanos::default()),
+            Err(failure) => return launch.failed(failure, run),
         };
         let DeviceLaunch {
+            device,
             code,
             attempt,
             timeout,
@@ -139,13 +140,13 @@ impl Executor {
         } = launch;
         let translated = code
             .local()
-            .map(|local| self.device.translate(attempt.tenant, local))
+            .map(|local| device.translate(attempt.tenant, local))
             .transpose();
         let pinned = match translated {
             Ok(pinned) => pinned,
             Err(error) => {
                 drop(brought);
-                return self.not_translated(attempt.tenant, error, run);
+                return self.not_translated(&device, attempt.tenant, error, run);
             }
         };
         let opcode = pinned
@@ -168,7 +169,7 @@ impl Executor {
             tenant: attempt.tenant,
             tag: run.audit(),
             audit: Arc::clone(&self.audit),
-            device: Arc::downgrade(&self.device),
+            device: Arc::downgrade(&device),
             run: Mutex::new(Some((
                 run,
                 Kept {
@@ -180,27 +181,33 @@ impl Executor {
         });
         let uncorked = CORK.with_borrow_mut(|cork| match cork {
             Some(corked) => {
-                corked.push((task, job));
+                corked.push((Arc::clone(&device), task, job));
                 None
             }
             None => Some((task, job)),
         });
         if let Some((task, job)) = uncorked {
             let done: Arc<dyn Completion> = Arc::<DeviceJob>::clone(&job);
-            if let Err(refused) = self.device.publish(task, done) {
+            if let Err(refused) = device.publish(task, done) {
                 job.refused(&refused);
             }
         }
     }
 
     /// Ends an attempt whose opcode is none of its tenant's.
-    fn not_translated(&self, tenant: TenantId, error: TranslateError, run: Running) {
+    fn not_translated(
+        &self,
+        device: &Device,
+        tenant: TenantId,
+        error: TranslateError,
+        run: Running,
+    ) {
         let (object, owner) = match error {
             TranslateError::OutOfRange { asked, .. } => {
-                let window = self.device.opcode_window(tenant);
+                let window = device.opcode_window(tenant);
                 let first = window.map_or(Opcode::PAD, OpcodeWindow::first);
                 let opcode = Opcode::new(first.get().saturating_add(asked));
-                let owner = self.device.opcode_owner(opcode);
+                let owner = device.opcode_owner(opcode);
                 (Object::Opcode(opcode.get()), owner)
             }
             TranslateError::NoWindow { .. } => (Object::Life(tenant), None),
@@ -214,9 +221,12 @@ impl Executor {
     }
 
     /// Collects what `work` publishes on this thread into one run of ring entries with one wake.
+    #[expect(
+        clippy::unused_self,
+        reason = "what is collected is published by an executor"
+    )]
     pub(crate) fn corked<T>(&self, work: impl FnOnce() -> T) -> T {
         let cork = Cork {
-            device: &self.device,
             outer: CORK.replace(Some(Vec::new())),
         };
         let value = work();
@@ -226,23 +236,30 @@ impl Executor {
 }
 
 /// Publishes, when dropped, what the thread has collected; also while it unwinds.
-struct Cork<'a> {
-    device: &'a Device,
+struct Cork {
     outer: Option<Corked>,
 }
 
-type Corked = Vec<(Task, Arc<DeviceJob>)>;
+type Corked = Vec<(Arc<Device>, Task, Arc<DeviceJob>)>;
 
-impl Drop for Cork<'_> {
+impl Drop for Cork {
     fn drop(&mut self) {
         let corked = CORK.replace(self.outer.take()).unwrap_or_default();
-        let jobs: Vec<Arc<DeviceJob>> = corked.iter().map(|(_, job)| Arc::clone(job)).collect();
-        let tasks = corked
-            .into_iter()
-            .map(|(task, job)| (task, job as Arc<dyn Completion>));
-        for (job, result) in jobs.iter().zip(self.device.publish_batch(tasks)) {
-            if let Err(refused) = result {
-                job.refused(&refused);
+        let mut corked = corked.into_iter().peekable();
+        // Of several epochs only where a device was lost in between.
+        while let Some((device, task, job)) = corked.next() {
+            let mut jobs = vec![Arc::clone(&job)];
+            let mut tasks = vec![(task, job as Arc<dyn Completion>)];
+            while let Some((_, task, job)) =
+                corked.next_if(|(other, ..)| Arc::ptr_eq(other, &device))
+            {
+                jobs.push(Arc::clone(&job));
+                tasks.push((task, job as Arc<dyn Completion>));
+            }
+            for (job, result) in jobs.iter().zip(device.publish_batch(tasks)) {
+                if let Err(refused) = result {
+                    job.refused(&refused);
+                }
             }
         }
     }
@@ -254,10 +271,22 @@ thread_local! {
 }
 
 struct DeviceLaunch {
+    device: Arc<Device>,
     code: Arc<dyn DeviceCode>,
     attempt: Attempt,
     timeout: Option<Duration>,
     plan: Plan,
+}
+
+impl DeviceLaunch {
+    /// Ends an attempt that was not published. What a lost device does not take is no fault of it.
+    fn failed(&self, failure: Failure, run: Running) {
+        let ending = match self.device.lost() {
+            Some(_) => Ending::Lost { running: false },
+            None => Ending::Failed(failure),
+        };
+        run.end(ending, BusyNanos::default());
+    }
 }
 
 /// What is held for an attempt until it has ended.
@@ -321,6 +350,7 @@ impl DeviceJob {
             self.denied(Object::Window(u32::try_from(*window).ok()), None);
         }
         let ending = match refused {
+            PublishRefused::Lost => Ending::Lost { running: false },
             PublishRefused::Closed | PublishRefused::Draining => Ending::Interrupted,
             PublishRefused::Pad | PublishRefused::Encode(_) => {
                 Ending::Failed(Failure::permanent(refused))
@@ -362,9 +392,7 @@ impl Completion for DeviceJob {
                     "the device refused it: {why:?}"
                 )))
             }
-            Status::Lost { running: _ } => {
-                Ending::Failed(Failure::retryable("the device was lost"))
-            }
+            Status::Lost { running } => Ending::Lost { running },
             Status::Faulted => {
                 let text = String::from_utf8_lossy(result.as_ref()).into_owned();
                 Ending::Failed(Failure::retryable(format!("the operation faulted: {text}")))
@@ -373,6 +401,16 @@ impl Completion for DeviceJob {
         // Whoever hears of the end may want the room.
         drop(result);
         self.end(ending, cost);
+    }
+
+    fn lost(&self, running: bool) {
+        let run = self.run.lock();
+        let owner = run.as_ref().and_then(|(run, _)| run.owner());
+        drop(run);
+        if let Some(owner) = owner {
+            // It goes on where it can; the permit comes back with the completion.
+            super::tell(&owner, Ending::Lost { running }, Fee::FREE);
+        }
     }
 }
 

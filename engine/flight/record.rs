@@ -392,9 +392,14 @@ impl Flight {
         wait::send(letters);
     }
 
-    /// Records that it is in doubt, and that nobody could tell what happened.
+    /// Records that it is in doubt, and that nobody could tell what happened; or, of what was never
+    /// recorded, holds it in memory.
     pub(super) fn stick(self: &Arc<Self>, core: &Arc<Core>, reason: &str) {
         let mut state = self.state.lock();
+        if state.journaled.is_none() {
+            drop(state);
+            return self.hold(&Arc::from(reason));
+        }
         state.phase = Phase::Settling;
         if state.allow(&EffectEvent::Stuck {
             reason: reason.to_owned(),

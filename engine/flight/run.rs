@@ -394,7 +394,7 @@ impl Flight {
             Verdict::Permanent(failure) => {
                 self.settle(core, state, Outcome::Failed(failure), fee);
             }
-            Verdict::Again { .. } | Verdict::Exhausted(_) if cancelled => {
+            Verdict::Again { .. } | Verdict::Repeat { .. } | Verdict::Exhausted(_) if cancelled => {
                 let why = Withdrawal::Cancelled;
                 self.withdraw_locked(core, state, SubmitError::Withdrawn(why), why);
             }
@@ -407,6 +407,7 @@ impl Flight {
                 plain.fresh = true;
                 self.again_after(core, state, after);
             }
+            Verdict::Repeat { after } => self.again_after(core, state, after),
             Verdict::Stuck(reason) => {
                 drop(state);
                 self.stick(core, &reason);

@@ -215,7 +215,7 @@ fn a_window_of_another_tenant_is_not_published_and_audited() {
     let bench = Bench::new();
     let buffer = bench.alice.buffer(&vec![9; 100_000]).unwrap();
     let bind = || {
-        let device = &bench.engine.core.executor.device;
+        let device = &bench.engine.core.executor.device.current();
         let source = Source::from(&buffer);
         buffer::bind(
             device,

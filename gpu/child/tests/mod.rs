@@ -10,6 +10,8 @@ use orlop_saga::id::TenantId;
 use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process};
 
+mod ends;
+
 use super::{ChildOptions, DeviceHost, DeviceMain, HostError};
 use crate::completion::CompletionEntry;
 use crate::ring::Ring;
