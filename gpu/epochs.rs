@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -38,6 +38,8 @@ struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     losses: AtomicU64,
+    /// Who is told that everything in the memory of an epoch is gone.
+    told: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -70,6 +72,7 @@ impl Epochs {
             state: Mutex::default(),
             changed: Condvar::new(),
             losses: AtomicU64::new(0),
+            told: OnceLock::new(),
         });
         let succeeds = match options.host {
             // It is lost with the process.
@@ -93,6 +96,12 @@ impl Epochs {
     /// one follows.
     pub fn current(&self) -> Arc<Device> {
         Arc::clone(&self.shared.current.read())
+    }
+
+    /// Who is told of each loss once the next epoch is there, with no lock held: what lay in
+    /// memory of an earlier one is gone. Set once.
+    pub fn when_lost(&self, tell: Box<dyn Fn() + Send + Sync>) {
+        let _ = self.shared.told.set(tell);
     }
 
     /// How many devices were lost.
@@ -204,6 +213,9 @@ impl Shared {
             }
             let old = std::mem::replace(&mut *self.current.write(), Arc::clone(&device));
             drop(tenants);
+            if let Some(tell) = self.told.get() {
+                tell();
+            }
             // Its memory goes with whoever still holds a result or a buffer in it.
             drop(old);
             self.attend(&device);

@@ -401,24 +401,34 @@ impl Flight {
             return self.hold(&Arc::from(reason));
         }
         state.phase = Phase::Settling;
-        if state.allow(&EffectEvent::Stuck {
+        let mut events = Vec::with_capacity(2);
+        if matches!(state.journaled, Some(Effect::Accepted { .. }))
+            && let Some(plain) = state.plain()
+        {
+            // What runs without a record of its launches is launched, as the journal has it, when
+            // it is found out to be stuck.
+            let (fence, asks) = (plain.fence, false);
+            events.push(EffectEvent::Launched { fence, asks });
+        }
+        events.push(EffectEvent::Stuck {
             reason: reason.to_owned(),
-        }) {
-            self.append_stuck(core, Arc::from(reason));
+        });
+        if events.iter().all(|event| state.allow(event)) {
+            drop(state);
+            let events = events.into_iter().map(|event| self.event(event));
+            self.append_stuck(core, events.collect(), Arc::from(reason));
         } else {
             self.break_with(state, reason);
         }
     }
 
-    fn append_stuck(self: &Arc<Self>, core: &Arc<Core>, reason: Arc<str>) {
-        let event = self.event(EffectEvent::Stuck {
-            reason: (*reason).to_owned(),
-        });
+    fn append_stuck(self: &Arc<Self>, core: &Arc<Core>, events: Arc<[Event]>, reason: Arc<str>) {
         let flight = Arc::clone(self);
+        let again = Arc::clone(&events);
         core.append(
             self.id.tenant,
             Purpose::Settle,
-            &[event],
+            &events,
             move |core, result| match result {
                 Ok(_) => {
                     flight.hold(&reason);
@@ -428,9 +438,9 @@ impl Flight {
                     });
                 }
                 Err(error) if error.is_retryable() => {
-                    let again = Arc::clone(core);
+                    let later = Arc::clone(core);
                     core.executor.runtime.after(PATIENCE, move || {
-                        flight.append_stuck(&again, reason);
+                        flight.append_stuck(&later, again, reason);
                     });
                 }
                 Err(error) => flight.unresolved(core, &error),

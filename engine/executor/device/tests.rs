@@ -176,6 +176,7 @@ impl Bench {
             external: false,
         };
         let launch = DeviceLaunch {
+            device: self.engine.core.executor.device.current(),
             code: Arc::clone(code),
             attempt: self.attempt(tenant),
             timeout: None,
