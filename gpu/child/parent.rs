@@ -140,19 +140,19 @@ impl ChildRunner {
             Ok(listeners) => (listeners, Ok(())),
             Err(error) => (Vec::new(), Err(error)),
         };
-        let failed = told.is_err();
-        if failed {
-            reap(&mut child);
-            let _ = tell.send(told);
-        } else {
-            self.process.store(child.id(), Ordering::Release);
+        let works = told.is_ok();
+        self.process.store(child.id(), Ordering::Release);
+        if works {
             // Whoever opens it waits for this.
-            let _ = tell.send(told);
+            let _ = tell.send(Ok(()));
             if let Some(why) = self.watch(hub, &line) {
                 hub.lose(why);
             }
-            reap(&mut child);
-            self.process.store(0, Ordering::Release);
+        }
+        reap(&mut child);
+        self.process.store(0, Ordering::Release);
+        if !works {
+            let _ = tell.send(told);
         }
         self.over.store(true, Ordering::SeqCst);
         self.posted.ring();
