@@ -279,6 +279,8 @@ impl Options {
     /// Checks what is the engine's own; each part checks itself when it is opened.
     pub(crate) fn check(&self) -> Result<(), OptionError> {
         let limits = &self.limits;
+        let losses = limits.device_losses_max as usize;
+        let asks = limits.reconciles_max as usize;
         let unfinished = limits.unfinished_per_tenant_max;
         let checks = [
             (
@@ -349,18 +351,8 @@ impl Options {
                 1,
                 1 << 20,
             ),
-            (
-                "limits.reconciles_max",
-                limits.reconciles_max as usize,
-                1,
-                1 << 20,
-            ),
-            (
-                "limits.device_losses_max",
-                limits.device_losses_max as usize,
-                1,
-                1 << 20,
-            ),
+            ("limits.reconciles_max", asks, 1, 1 << 20),
+            ("limits.device_losses_max", losses, 1, 1 << 20),
             ("io_threads", self.io_threads, 1, 1024),
         ];
         let budgets = self.budgets.bounds();

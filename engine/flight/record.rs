@@ -416,19 +416,19 @@ impl Flight {
         if events.iter().all(|event| state.allow(event)) {
             drop(state);
             let events = events.into_iter().map(|event| self.event(event));
-            self.append_stuck(core, events.collect(), Arc::from(reason));
+            self.append_stuck(core, &events.collect(), Arc::from(reason));
         } else {
             self.break_with(state, reason);
         }
     }
 
-    fn append_stuck(self: &Arc<Self>, core: &Arc<Core>, events: Arc<[Event]>, reason: Arc<str>) {
+    fn append_stuck(self: &Arc<Self>, core: &Arc<Core>, events: &Arc<[Event]>, reason: Arc<str>) {
         let flight = Arc::clone(self);
-        let again = Arc::clone(&events);
+        let again = Arc::clone(events);
         core.append(
             self.id.tenant,
             Purpose::Settle,
-            &events,
+            events,
             move |core, result| match result {
                 Ok(_) => {
                     flight.hold(&reason);
@@ -440,7 +440,7 @@ impl Flight {
                 Err(error) if error.is_retryable() => {
                     let later = Arc::clone(core);
                     core.executor.runtime.after(PATIENCE, move || {
-                        flight.append_stuck(&later, again, reason);
+                        flight.append_stuck(&later, &again, reason);
                     });
                 }
                 Err(error) => flight.unresolved(core, &error),

@@ -15,7 +15,7 @@ mod main;
 mod options;
 #[cfg(target_os = "linux")]
 mod parent;
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
 mod tests;
 #[cfg(target_os = "linux")]
 mod watch;

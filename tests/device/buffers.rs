@@ -20,9 +20,10 @@ fn a_buffer_of_a_lost_device_comes_back_from_its_source_or_says_that_it_is_gone(
     for has_source in [true, false] {
         let folder = tempfile::tempdir().unwrap();
         let builder = builder(folder.path(), 3);
-        let builder = match has_source {
-            true => builder.buffer_source(Shelf(Arc::clone(&bytes))),
-            false => builder,
+        let builder = if has_source {
+            builder.buffer_source(Shelf(Arc::clone(&bytes)))
+        } else {
+            builder
         };
         let engine = builder.open_blocking().unwrap();
         let tenant = engine.blocking().tenant("a").unwrap();

@@ -1,5 +1,6 @@
 //! What a device in a process of its own promises. This binary is the embedder's: it is entered
 //! once more, by the one test that calls `DeviceMain::enter`.
+#![cfg(target_os = "linux")]
 #![allow(clippy::wildcard_enum_match_arm)]
 
 use std::sync::Arc;
@@ -241,6 +242,17 @@ fn a_tile_past_its_bound_is_to_blame_and_what_waits_behind_it_is_not() {
     answers(&next(&epochs, &device), BOB);
 }
 
+/// Hears both words, with a closure for each.
+struct Observed<E, L>(E, L);
+impl<E: Fn() + Send + Sync, L: Fn(Status) + Send + Sync> Completion for Observed<E, L> {
+    fn completed(self: Arc<Self>, completed: Completed) {
+        (self.1)(completed.status);
+    }
+    fn lost(&self, _: bool) {
+        (self.0)();
+    }
+}
+
 #[test]
 fn permits_come_back_when_the_process_is_reaped_and_the_word_of_the_loss_before() {
     let epochs = epochs(|child| child.silence_max = Duration::from_millis(300));
@@ -249,15 +261,6 @@ fn permits_come_back_when_the_process_is_reaped_and_the_word_of_the_loss_before(
     let process = stop(&device);
     let (told, words) = channel();
     let (early, late) = (told.clone(), told);
-    struct Observed<E, L>(E, L);
-    impl<E: Fn() + Send + Sync, L: Fn(Status) + Send + Sync> Completion for Observed<E, L> {
-        fn completed(self: Arc<Self>, completed: Completed) {
-            (self.1)(completed.status);
-        }
-        fn lost(&self, _: bool) {
-            (self.0)();
-        }
-    }
     let watched = Arc::downgrade(&device);
     let first = move || {
         let permits = watched.upgrade().unwrap().snapshot().permits;
