@@ -407,7 +407,7 @@ impl EngineBuilder {
         let runtime = OwnRuntime::start(options.io_threads, blocking, Arc::clone(&clock))
             .map_err(|source| OpenError::Thread { source })?;
         let device = Arc::new(Epochs::open(&options.device, self.ops)?);
-        let bulkheads = bulkheads(&options, device.workers(), &clock)?;
+        let bulkheads = bulkheads(&options, device.current().workers(), &clock)?;
         for name in registry.undo_bulkheads().chain([crate::host::HOST_IO]) {
             if options.reserved_slots(name) == Some(0) {
                 return Err(OpenError::NothingReserved {

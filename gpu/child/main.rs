@@ -61,9 +61,11 @@ impl DeviceMain {
         if !is_device() {
             return;
         }
-        // There is nobody to tell: whoever started it sees how far it came.
-        let code = i32::from(run(self.ops).is_none());
-        std::process::exit(code);
+        // There is nobody to tell, whether it ran or could not: whoever started it sees how far it
+        // came. At once: nothing that the embedder has run at exits belongs to this process.
+        let _ = run(self.ops);
+        let _ = kill_process(getpid(), Signal::KILL);
+        std::process::abort();
     }
 }
 

@@ -160,6 +160,8 @@ impl ChildRunner {
         for listener in listeners {
             let _ = listener.join();
         }
+        // What was answered last may have been heard by nobody, and nothing is answered any more.
+        hub.control.lose();
         if hub.lost().is_some() {
             hub.settle_loss();
         }
