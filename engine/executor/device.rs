@@ -359,9 +359,7 @@ impl DeviceJob {
             PublishRefused::Full { .. } | PublishRefused::ForeignWindow { .. } => {
                 Ending::Failed(Failure::retryable(refused))
             }
-            PublishRefused::Lost | PublishRefused::NoResultWindows | _ => {
-                Ending::Failed(Failure::retryable(refused))
-            }
+            PublishRefused::NoResultWindows | _ => Ending::Failed(Failure::retryable(refused)),
         };
         self.end(ending, BusyNanos::default());
     }
