@@ -175,6 +175,11 @@ impl Reply {
 pub(crate) trait Doorbell: Send + Sync {
     /// New entries stand on the ring.
     fn entries_written(&self);
+    /// The same, of short operations: whoever wrote them lends this thread for a moment, if the
+    /// device can use it.
+    fn short_entries_written(&self) {
+        self.entries_written();
+    }
     /// New orders stand on the ring; carried out on this thread where the device allows that.
     fn orders_written(&self);
 }

@@ -158,6 +158,7 @@ impl Hub {
     pub(crate) fn publish(
         &self,
         tasks: impl Iterator<Item = Result<(Task, Arc<dyn Completion>), PublishRefused>>,
+        short: bool,
     ) -> VecDeque<Result<Ticket, PublishRefused>> {
         let mut indices = SmallVec::<[u32; 8]>::new();
         let mut results: VecDeque<_> = tasks
@@ -189,7 +190,7 @@ impl Hub {
                 self.counters
                     .published
                     .fetch_add(accepted, Ordering::Relaxed);
-                self.pump();
+                self.pump_lending(short);
             }
         }
         let refused = results.iter().filter(|result| result.is_err()).count() as u64;
@@ -257,21 +258,30 @@ impl Hub {
 
     /// Writes what there is room for, and wakes the device once.
     pub(crate) fn pump(&self) {
+        self.pump_lending(false);
+    }
+
+    /// The same; if the operations are short, this thread may run them.
+    fn pump_lending(&self, short: bool) {
         let mut withdrawn = Vec::new();
         if self.pump.pump(&self.permits, &mut withdrawn) {
-            self.ring_doorbell();
+            self.ring_doorbell(short);
         }
         for ended in withdrawn {
             self.deliver_withdrawn(ended);
         }
     }
 
-    fn ring_doorbell(&self) {
+    fn ring_doorbell(&self, short: bool) {
         let line = self.region.slots(0, 2).and_then(|header| header.get(1));
         if let Some(word) = line.and_then(|line| line.word(header_word::DOORBELL)) {
             word.store(self.pump.position(), Ordering::Relaxed);
         }
-        self.runner.entries_written();
+        if short {
+            self.runner.short_entries_written();
+        } else {
+            self.runner.entries_written();
+        }
     }
 
     pub(crate) fn cancel(&self, ticket: Ticket) -> Cancel {
@@ -592,6 +602,7 @@ impl Hub {
         into.credits = self.pump.credits();
         into.permits = u64::from(self.permits.available());
         into.wakes = self.runner.wakes();
+        into.lends = self.runner.lends();
         into.orders = self.control.orders();
     }
 }

@@ -43,6 +43,11 @@ pub(crate) trait Runner: Doorbell {
     /// How often something that slept was woken.
     fn wakes(&self) -> u64;
 
+    /// How often a publisher's thread ran what it had published.
+    fn lends(&self) -> u64 {
+        0
+    }
+
     /// The process it runs in, if that is another one and lives.
     fn process(&self) -> Option<u32> {
         None

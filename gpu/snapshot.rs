@@ -55,6 +55,8 @@ pub struct DeviceSnapshot {
     pub permits: u64,
     /// Sleeping workers that were woken.
     pub wakes: u64,
+    /// How often a publisher's thread ran what it had published.
+    pub lends: u64,
     /// Orders given on the control ring.
     pub orders: u64,
     /// Drains asked for.

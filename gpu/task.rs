@@ -81,8 +81,8 @@ impl fmt::Display for Ticket {
 
 /// Who is told that an operation is over. Called exactly once, with no lock held.
 pub trait Completion: Send + Sync {
-    /// The operation is over. Runs on a worker (or, for work that never reached the device, on the
-    /// thread that withdrew it), so it must be short and must not block; it may publish. A panic
+    /// The operation is over. Runs on a worker, on the thread that published it as short, or, for
+    /// work that never reached the device, on the thread that withdrew it; so it must be short and must not block; it may publish. A panic
     /// is caught and counted.
     fn completed(self: Arc<Self>, completed: Completed);
 

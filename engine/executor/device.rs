@@ -152,6 +152,7 @@ impl Executor {
         let opcode = pinned
             .as_ref()
             .map_or_else(|| code.opcode(), PinnedOpcode::get);
+        let short = is_short(opcode, &run);
         let task = Task {
             opcode,
             tenant: attempt.tenant,
@@ -181,16 +182,14 @@ impl Executor {
         });
         let uncorked = CORK.with_borrow_mut(|cork| match cork {
             Some(corked) => {
-                corked.push((Arc::clone(&device), task, job));
+                corked.short &= short;
+                corked.work.push((Arc::clone(&device), task, job));
                 None
             }
             None => Some((task, job)),
         });
-        if let Some((task, job)) = uncorked {
-            let done: Arc<dyn Completion> = Arc::<DeviceJob>::clone(&job);
-            if let Err(refused) = device.publish(task, done) {
-                job.refused(&refused);
-            }
+        if let Some(work) = uncorked {
+            publish(&device, vec![work], short);
         }
     }
 
@@ -227,7 +226,7 @@ impl Executor {
     )]
     pub(crate) fn corked<T>(&self, work: impl FnOnce() -> T) -> T {
         let cork = Cork {
-            outer: CORK.replace(Some(Vec::new())),
+            outer: CORK.replace(Some(Corked::default())),
         };
         let value = work();
         drop(cork);
@@ -240,30 +239,64 @@ struct Cork {
     outer: Option<Corked>,
 }
 
-type Corked = Vec<(Arc<Device>, Task, Arc<DeviceJob>)>;
+/// What was collected, and whether all of it is short.
+struct Corked {
+    work: Vec<(Arc<Device>, Task, Arc<DeviceJob>)>,
+    short: bool,
+}
+
+impl Default for Corked {
+    fn default() -> Self {
+        Self {
+            work: Vec::new(),
+            short: true,
+        }
+    }
+}
 
 impl Drop for Cork {
     fn drop(&mut self) {
         let corked = CORK.replace(self.outer.take()).unwrap_or_default();
-        let mut corked = corked.into_iter().peekable();
+        let mut work = corked.work.into_iter().peekable();
         // Of several epochs only where a device was lost in between.
-        while let Some((device, task, job)) = corked.next() {
-            let mut jobs = vec![Arc::clone(&job)];
-            let mut tasks = vec![(task, job as Arc<dyn Completion>)];
-            while let Some((_, task, job)) =
-                corked.next_if(|(other, ..)| Arc::ptr_eq(other, &device))
+        while let Some((device, task, job)) = work.next() {
+            let mut run = vec![(task, job)];
+            while let Some((_, task, job)) = work.next_if(|(other, ..)| Arc::ptr_eq(other, &device))
             {
-                jobs.push(Arc::clone(&job));
-                tasks.push((task, job as Arc<dyn Completion>));
+                run.push((task, job));
             }
-            for (job, result) in jobs.iter().zip(device.publish_batch(tasks)) {
-                if let Err(refused) = result {
-                    job.refused(&refused);
-                }
-            }
+            publish(&device, run, corked.short);
         }
     }
 }
+
+/// One run of entries with one wake-up, or none if this thread runs them.
+fn publish(device: &Device, work: Vec<(Task, Arc<DeviceJob>)>, short: bool) {
+    let jobs: Vec<Arc<DeviceJob>> = work.iter().map(|(_, job)| Arc::clone(job)).collect();
+    let tasks = work
+        .into_iter()
+        .map(|(task, job)| (task, job as Arc<dyn Completion>));
+    let results = if short {
+        device.publish_short(tasks)
+    } else {
+        device.publish_batch(tasks)
+    };
+    for (job, result) in jobs.iter().zip(results) {
+        if let Err(refused) = result {
+            job.refused(&refused);
+        }
+    }
+}
+
+/// Whether whoever publishes it may run it: it is expected to take less than waking another thread,
+/// and it is no code of the embedder's, which may block whatever was measured of it.
+fn is_short(opcode: Opcode, run: &Running) -> bool {
+    let permit = run.slot.as_ref().and_then(|slot| slot.permit.as_ref());
+    !opcode.is_user() && permit.is_some_and(|permit| permit.estimate() <= SHORT)
+}
+
+/// The most that short work is expected to take.
+const SHORT: BusyNanos = BusyNanos::new(10_000);
 
 thread_local! {
     /// What this thread has launched and not yet published, while it collects a batch.

@@ -4,8 +4,11 @@
 //! what it has to say it posts on a ring, and then tells a listener that something is there.
 //!
 //! Any worker is the dispatcher for as long as it holds the schedule's lock. A task of one tile is
-//! run, completed and reaped on the thread that fetched it.
+//! run, completed and reaped on the thread that fetched it. While all workers sleep, who publishes
+//! a short operation lends its thread and runs it: waking another one and being woken by it takes
+//! longer.
 
+mod lend;
 mod schedule;
 mod task;
 #[cfg(test)]
@@ -63,6 +66,9 @@ pub(crate) struct HostKernel {
     threads: Box<[OnceLock<Thread>]>,
     spinning: AtomicBool,
     spin: Duration,
+    /// Held by the thread that is lent.
+    lent: Mutex<()>,
+    lends: AtomicU64,
     tiles_max: u32,
     origin: Instant,
 }
@@ -105,6 +111,8 @@ impl HostKernel {
             threads: (0..workers).map(|_| OnceLock::new()).collect(),
             spinning: AtomicBool::new(false),
             spin: options.spin,
+            lent: Mutex::new(()),
+            lends: AtomicU64::new(0),
             tiles_max: options.tiles_max,
             origin: Instant::now(),
         })
@@ -154,13 +162,19 @@ impl HostKernel {
         self.wakes.load(Ordering::Relaxed)
     }
 
-    /// Whether the current thread is one of the workers.
+    /// How often a publisher's thread ran what it had published.
+    pub(crate) fn lends(&self) -> u64 {
+        self.lends.load(Ordering::Relaxed)
+    }
+
+    /// Whether the current thread is one of the workers, or lent.
     pub(crate) fn runs_here(&self) -> bool {
         let own = std::thread::current().id();
         self.threads
             .iter()
             .filter_map(OnceLock::get)
             .any(|thread| thread.id() == own)
+            || self.is_lent_here()
     }
 
     /// Wakes every worker, so that each finds out that it was stopped.
@@ -282,6 +296,10 @@ impl HostKernel {
 impl Doorbell for HostKernel {
     fn entries_written(&self) {
         self.wake_one();
+    }
+
+    fn short_entries_written(&self) {
+        self.lend();
     }
 
     fn orders_written(&self) {

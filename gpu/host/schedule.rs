@@ -131,7 +131,8 @@ impl Schedule {
             queues: HashMap::new(),
             rotation: VecDeque::new(),
             spare: Vec::new(),
-            planning: vec![None; workers as usize],
+            // One more for the thread that is lent.
+            planning: vec![None; workers as usize + 1],
             due: VecDeque::new(),
             deferred: Vec::new(),
             stopping: false,

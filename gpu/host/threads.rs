@@ -55,6 +55,10 @@ impl Doorbell for HostThreads {
         self.kernel.entries_written();
     }
 
+    fn short_entries_written(&self) {
+        self.kernel.short_entries_written();
+    }
+
     fn orders_written(&self) {
         self.kernel.orders_written();
     }
@@ -86,6 +90,10 @@ impl Runner for HostThreads {
         self.kernel.active()
     }
 
+    fn lends(&self) -> u64 {
+        self.kernel.lends()
+    }
+
     fn wakes(&self) -> u64 {
         self.kernel.wakes()
     }
@@ -105,5 +113,6 @@ impl Runner for HostThreads {
             // A worker catches what it runs; it has no panic of its own to report.
             let _ = thread.join();
         }
+        self.kernel.wait_for_loans();
     }
 }

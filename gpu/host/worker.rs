@@ -84,7 +84,7 @@ impl HostKernel {
         self.wake_one();
     }
 
-    fn claim(&self, worker: u32) -> Claim {
+    pub(super) fn claim(&self, worker: u32) -> Claim {
         let mut schedule = self.schedule.lock();
         let (claim, replied) = schedule.claim(worker);
         let more = schedule.has_work();
@@ -119,7 +119,7 @@ impl HostKernel {
         claim
     }
 
-    fn plan(&self, worker: u32, task: Task, beats: &mut u64, lent: &mut Lent) {
+    pub(super) fn plan(&self, worker: u32, task: Task, beats: &mut u64, lent: &mut Lent) {
         if task.expired() {
             return self.post_due(Due::of(&task.entry, Status::Expired));
         }
@@ -218,7 +218,14 @@ impl HostKernel {
         Ok(done)
     }
 
-    fn tile(&self, worker: u32, run: &Arc<Run>, tile: u32, beats: &mut u64, lent: &mut Lent) {
+    pub(super) fn tile(
+        &self,
+        worker: u32,
+        run: &Arc<Run>,
+        tile: u32,
+        beats: &mut u64,
+        lent: &mut Lent,
+    ) {
         let task = &run.task;
         if task.expired() {
             self.withdraw(run, (Status::Expired, None));
@@ -290,7 +297,7 @@ impl HostKernel {
         }
     }
 
-    fn post_due(&self, due: Due) {
+    pub(super) fn post_due(&self, due: Due) {
         let mut completion = due.completion;
         if let Some(text) = due.text {
             let mut out = self.output(completion.ticket);

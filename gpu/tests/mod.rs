@@ -19,6 +19,7 @@ mod endings;
 mod faults;
 mod forks;
 mod hostile;
+mod lending;
 mod operations;
 mod refusals;
 mod results;

@@ -36,7 +36,7 @@ fn tiles_are_claimed_round_robin_over_tenants() {
     quiet(&device);
 }
 
-fn says_it_sleeps(device: &Device, worker: usize) -> bool {
+pub(super) fn says_it_sleeps(device: &Device, worker: usize) -> bool {
     let (at, lines) = (device.hub.layout.workers, 2 * worker_slot::COUNT);
     let slots = device.hub.region.slots(at, lines).unwrap();
     let line = worker * usize::try_from(worker_slot::COUNT).unwrap();

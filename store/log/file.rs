@@ -14,7 +14,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle, ThreadId};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
@@ -126,6 +126,8 @@ pub(super) struct Shared {
     pub(super) state: Mutex<State>,
     /// The log thread waits here for batches.
     pub(super) work: Condvar,
+    /// Whether there is something for it to look at; it may look without the lock.
+    pub(super) called: AtomicBool,
     /// The log thread waits here for a segment.
     pub(super) prepared: Condvar,
     /// The janitor waits here.
@@ -140,6 +142,7 @@ impl Shared {
     pub(super) fn poison(&self, operation: &str, error: &dyn fmt::Display) {
         self.state.lock().poisoned = true;
         tracing::error!(dir = %self.dir.display(), operation, %error, "the log is poisoned");
+        self.called.store(true, Ordering::Release);
         self.work.notify_all();
         self.prepared.notify_all();
         self.chores.notify_all();
@@ -263,6 +266,7 @@ impl FileLog {
             store: opened.store,
             state: Mutex::new(state),
             work: Condvar::new(),
+            called: AtomicBool::new(false),
             prepared: Condvar::new(),
             chores: Condvar::new(),
             watermark: AtomicU64::new(last.get()),
@@ -293,6 +297,7 @@ impl FileLog {
             state.stop = stop;
         }
         drop(state);
+        self.shared.called.store(true, Ordering::Release);
         self.shared.work.notify_all();
         self.shared.prepared.notify_all();
         self.shared.chores.notify_all();
@@ -360,6 +365,7 @@ impl Log for FileLog {
         }
         match refused {
             None => {
+                self.shared.called.store(true, Ordering::Release);
                 self.shared.work.notify_one();
             }
             Some(refusal) => {

@@ -12,7 +12,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use orlop_saga::id::Lsn;
 
@@ -31,7 +31,14 @@ pub(super) struct Writer {
     next: Lsn,
     sink: Box<dyn DurableSink>,
     buffer: FrameBuffer,
+    /// Whether there is a processor to spare for lingering.
+    lingers: bool,
+    /// Whether a group was answered just now.
+    fresh: bool,
 }
+
+/// How long the thread looks for more after a group.
+const LINGER: Duration = Duration::from_micros(50);
 
 /// What there is to do.
 enum Turn {
@@ -78,6 +85,8 @@ impl Writer {
             next,
             sink,
             buffer: FrameBuffer::default(),
+            lingers: std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1),
+            fresh: false,
         }
     }
 
@@ -92,8 +101,10 @@ impl Writer {
     }
 
     /// Waits until there is something to do.
-    fn turn(&self) -> Turn {
+    fn turn(&mut self) -> Turn {
+        self.linger();
         let mut state = self.shared.state.lock();
+        self.shared.called.store(false, Ordering::Relaxed);
         loop {
             if state.poisoned {
                 return Turn::End(End::Poisoned);
@@ -110,6 +121,19 @@ impl Writer {
                 return Turn::End(End::Drained);
             }
             self.shared.work.wait(&mut state);
+        }
+    }
+
+    /// Looks for a moment whether what was just answered brings more: waking this thread takes
+    /// longer than most callers take to come again.
+    fn linger(&mut self) {
+        if !std::mem::take(&mut self.fresh) {
+            return;
+        }
+        let begun = Instant::now();
+        while !self.shared.called.load(Ordering::Acquire) && begun.elapsed() < LINGER {
+            // Whoever is to bring it may need this processor.
+            std::thread::yield_now();
         }
     }
 
@@ -144,6 +168,7 @@ impl Writer {
         self.count(group.members.len(), from, began);
         self.seal_previous();
         self.publish(group.members);
+        self.fresh = self.lingers;
     }
 
     /// Finds room for a frame of these members, in another segment if need be.

@@ -4,19 +4,24 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use orlop_saga::budget::Books;
 use orlop_saga::effect::EffectId;
 use orlop_saga::id::{Lsn, SagaId};
 use orlop_saga::saga::SagaState;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::log::Batch;
 use crate::projection::Retained;
 use crate::projector::job::Exported;
 use crate::projector::{Answer, ProjectorError};
 use crate::tables::TablesError;
+
+/// How long batches gather, and from how many bytes on no longer. An outcome stays in memory
+/// until it is in the tables.
+const GATHER: Duration = Duration::from_millis(5);
+const GATHERED_BYTES: u64 = 64 << 10;
 
 /// Something that is answered.
 pub(super) enum Request {
@@ -86,6 +91,8 @@ struct State {
     requests: VecDeque<Request>,
     batches: VecDeque<(Lsn, Batch)>,
     stop: Option<Stop>,
+    /// Whether the thread lets batches gather.
+    gathering: bool,
     /// The thread has ended: nothing put in now would be taken out.
     ended: bool,
     failure: Option<ProjectorError>,
@@ -142,8 +149,13 @@ impl Inbox {
             return;
         }
         state.batches.push_back((first, batch.clone()));
+        // Who gathers is woken by enough, or by time.
+        let enough = self.backlog_bytes.load(Ordering::Relaxed) >= GATHERED_BYTES;
+        let wake = !state.gathering || enough;
         drop(state);
-        self.wake.notify_one();
+        if wake {
+            self.wake.notify_one();
+        }
     }
 
     pub(super) fn stop(&self, checkpoint: bool, answer: Answer<(), ProjectorError>) {
@@ -163,6 +175,21 @@ impl Inbox {
         self.wake.notify_one();
     }
 
+    /// Lets batches gather for a moment, if nobody waits for an answer: what they change in the
+    /// tables is applied at once then, and whoever is told of an outcome does not share the
+    /// processor with that.
+    fn gather(&self, state: &mut MutexGuard<'_, State>) {
+        let until = Instant::now() + GATHER;
+        state.gathering = true;
+        while !state.batches.is_empty()
+            && state.requests.is_empty()
+            && state.stop.is_none()
+            && self.backlog_bytes.load(Ordering::Relaxed) < GATHERED_BYTES
+            && !self.wake.wait_until(state, until).timed_out()
+        {}
+        state.gathering = false;
+    }
+
     /// Takes out requests first, then batches of up to `bytes_max` bytes, at least one; waits for
     /// `pause` (for ever if there is none) while there is nothing at all.
     pub(super) fn take(&self, bytes_max: u64, pause: Option<Duration>) -> Taken {
@@ -175,6 +202,9 @@ impl Inbox {
                 }
                 None => self.wake.wait(&mut state),
             }
+        }
+        if pause.is_none_or(|pause| !pause.is_zero()) {
+            self.gather(&mut state);
         }
         let requests = std::mem::take(&mut state.requests);
         let mut batches = Vec::new();
