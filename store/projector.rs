@@ -192,7 +192,7 @@ pub(crate) struct Projector {
 impl Projector {
     /// Starts the thread.
     pub(crate) fn start(start: Start) -> std::io::Result<Self> {
-        let inbox = Arc::new(Inbox::default());
+        let inbox = Arc::new(Inbox::new(start.options.backlog_bytes_max));
         let log = Arc::new(OnceLock::new());
         let (worker_inbox, worker_log) = (inbox.clone(), log.clone());
         let thread = std::thread::Builder::new()

@@ -82,8 +82,10 @@ impl HostKernel {
                 Claim::Idle | Claim::Exit => break,
             }
             if begun.elapsed() >= MOMENT {
-                // Its last claim may have been told of more than it will take.
-                self.wake_one();
+                let more = self.schedule.lock().has_work();
+                if more {
+                    self.wake_one();
+                }
                 break;
             }
         }

@@ -8,7 +8,10 @@ use super::*;
 fn told_on(device: &Device) -> ThreadId {
     let (sender, receiver) = channel();
     let sender = Mutex::new(sender);
-    let done = move |_: Completed| drop(sender.lock().send(thread::current().id()));
+    let done = move |_: Completed| {
+        // The receiver waits for it.
+        let _ = sender.lock().send(thread::current().id());
+    };
     let task = Task::new(Noop::OPCODE, ALICE);
     let done: Arc<dyn Completion> = Arc::new(done);
     for published in device.publish_short([(task, done)]) {

@@ -21,7 +21,7 @@ use crate::tables::TablesError;
 /// How long batches gather, and from how many bytes on no longer. An outcome stays in memory
 /// until it is in the tables.
 const GATHER: Duration = Duration::from_millis(5);
-const GATHERED_BYTES: u64 = 64 << 10;
+const GATHERED_BYTES_MAX: u64 = 64 << 10;
 
 /// Something that is answered.
 pub(super) enum Request {
@@ -105,6 +105,8 @@ pub(super) struct Inbox {
     wake: Condvar,
     backlog_bytes: AtomicU64,
     applied: AtomicU64,
+    /// From how many bytes on nothing gathers any longer: far below where new work is refused.
+    gathered_bytes: u64,
 }
 
 impl fmt::Debug for Inbox {
@@ -124,6 +126,13 @@ pub(super) struct Taken {
 }
 
 impl Inbox {
+    pub(super) fn new(backlog_bytes_max: u64) -> Self {
+        Self {
+            gathered_bytes: (backlog_bytes_max / 4).min(GATHERED_BYTES_MAX),
+            ..Self::default()
+        }
+    }
+
     pub(super) fn ask(&self, request: Request) {
         let mut state = self.state.lock();
         if state.ended {
@@ -150,7 +159,7 @@ impl Inbox {
         }
         state.batches.push_back((first, batch.clone()));
         // Who gathers is woken by enough, or by time.
-        let enough = self.backlog_bytes.load(Ordering::Relaxed) >= GATHERED_BYTES;
+        let enough = self.backlog_bytes.load(Ordering::Relaxed) >= self.gathered_bytes;
         let wake = !state.gathering || enough;
         drop(state);
         if wake {
@@ -184,7 +193,7 @@ impl Inbox {
         while !state.batches.is_empty()
             && state.requests.is_empty()
             && state.stop.is_none()
-            && self.backlog_bytes.load(Ordering::Relaxed) < GATHERED_BYTES
+            && self.backlog_bytes.load(Ordering::Relaxed) < self.gathered_bytes
             && !self.wake.wait_until(state, until).timed_out()
         {}
         state.gathering = false;

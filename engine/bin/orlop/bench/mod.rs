@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `mod` | the command and the suites |
 //! | `figure` | one figure, and its judgement |
-//! | `report` | figures as a table and as JSON |
+//! | `report` | figures as a table, as JSON and as Markdown |
 //! | `cpu` | the processor time of this process |
 //! | `sample` | what was timed, and rounds of ours beside their limit |
 //! | `disk`, `hop` | limits: the disk alone, two threads alone |
@@ -56,6 +56,9 @@ pub(crate) struct Arguments {
     /// Also writes the figures to this file, as a JSON array.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Also writes the figures into this page, as a Markdown table between its marks.
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
     /// Measures here what otherwise has a process of its own.
     #[arg(long, hide = true)]
     here: bool,
@@ -194,11 +197,15 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         }
     }
     println!("{}", report::table(&figures));
-    if let Some(file) = &arguments.json
-        && let Err(error) = report::write_json(file, &figures)
-    {
-        failed = true;
-        tell(&format!("{} was not written", file.display()), &error);
+    let json = arguments.json.as_ref();
+    let json = json.map(|file| (file, report::write_json(file, &figures)));
+    let markdown = arguments.markdown.as_ref();
+    let markdown = markdown.map(|file| (file, report::write_markdown(file, &figures)));
+    for (file, written) in json.into_iter().chain(markdown) {
+        if let Err(error) = written {
+            failed = true;
+            tell(&format!("{} was not written", file.display()), &error);
+        }
     }
     if failed {
         ExitCode::from(2)
