@@ -180,6 +180,14 @@ pub(crate) trait Doorbell: Send + Sync {
     fn short_entries_written(&self) {
         self.entries_written();
     }
+    /// Whichever of the two it is.
+    fn written(&self, short: bool) {
+        if short {
+            self.short_entries_written();
+        } else {
+            self.entries_written();
+        }
+    }
     /// New orders stand on the ring; carried out on this thread where the device allows that.
     fn orders_written(&self);
 }

@@ -460,7 +460,7 @@ impl Device {
         match self.hub.pump.set_gate(Gate::Closed) {
             Gate::Open | Gate::Draining => {
                 self.hub.pump.retire(Status::Cancelled);
-                self.hub.pump();
+                self.hub.pump(false);
                 self.hub.control.call(Order::Stop, None);
             }
             Gate::Lost | Gate::Closed => {}

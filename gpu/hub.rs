@@ -190,7 +190,7 @@ impl Hub {
                 self.counters
                     .published
                     .fetch_add(accepted, Ordering::Relaxed);
-                self.pump_lending(short);
+                self.pump(short);
             }
         }
         let refused = results.iter().filter(|result| result.is_err()).count() as u64;
@@ -257,12 +257,7 @@ impl Hub {
     }
 
     /// Writes what there is room for, and wakes the device once.
-    pub(crate) fn pump(&self) {
-        self.pump_lending(false);
-    }
-
-    /// The same; if the operations are short, this thread may run them.
-    fn pump_lending(&self, short: bool) {
+    pub(crate) fn pump(&self, short: bool) {
         let mut withdrawn = Vec::new();
         if self.pump.pump(&self.permits, &mut withdrawn) {
             self.ring_doorbell(short);
@@ -277,11 +272,7 @@ impl Hub {
         if let Some(word) = line.and_then(|line| line.word(header_word::DOORBELL)) {
             word.store(self.pump.position(), Ordering::Relaxed);
         }
-        if short {
-            self.runner.short_entries_written();
-        } else {
-            self.runner.entries_written();
-        }
+        self.runner.written(short);
     }
 
     pub(crate) fn cancel(&self, ticket: Ticket) -> Cancel {
@@ -363,7 +354,7 @@ impl Hub {
         let room_wanted = self.pump.give_back(slots);
         let result = self.result(index, &completion, job.result.take());
         if room_wanted {
-            self.pump();
+            self.pump(false);
         }
         self.deliver(
             job,
@@ -466,7 +457,7 @@ impl Hub {
         self.pump.set_gate(Gate::Lost);
         self.pump.retire(Status::Lost { running: false });
         self.control.lose();
-        self.pump();
+        self.pump(false);
         self.reap();
         let Some(lost) = self.lost.get() else { return };
         for index in self.permits.indices() {
