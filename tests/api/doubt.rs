@@ -233,7 +233,7 @@ fn what_losing_attempts_left_under_names_of_their_own_is_swept_before_an_outcome
 #[test]
 fn an_undo_of_a_step_in_doubt_begins_after_its_attempts_are_swept() {
     let folder = tempfile::tempdir().unwrap();
-    let shelf = Shelf::new(Late::AttemptScoped, &[Fate::Hangs]);
+    let mut shelf = Shelf::new(Late::AttemptScoped, &[Fate::Hangs]);
     let key = Key::named("s");
     {
         let engine = bind(&folder, &shelf).open_blocking().unwrap();
@@ -254,6 +254,8 @@ fn an_undo_of_a_step_in_doubt_begins_after_its_attempts_are_swept() {
         shelf.state.lock().unwrap().asks_hang = true;
         drop((ticket, manager, engine));
     }
+    // What still hangs of the first process never goes on.
+    shelf.never = Arc::new(Semaphore::new(0));
     let engine = open_after_drop(|| bind(&folder, &shelf));
     let tenant = engine.blocking().tenant("a").unwrap();
     let ticket = wait(tenant.start::<Edition>(key, false)).unwrap();
