@@ -8,6 +8,9 @@ namespace orlop {
 // What the whole block does next; decided by its leader.
 enum Job : u32 { JOB_NONE, JOB_RUN, JOB_EXIT };
 
+// Twice the most neighbours for each query vector of a tile, in 64 bits.
+constexpr u32 SCRATCH_WORDS = 4 * 512 * 2;
+
 struct Scratch {
     u32 entry[layout::ENTRY_WORDS_MAX];
     u32 order[layout::SLOT_WORDS];
@@ -23,8 +26,16 @@ struct Scratch {
     u64 length;
     u32 result[layout::INLINE_BYTES / 4];
     u64 position;
+    // When what the block runs began.
+    u64 started;
     // For operations.
-    u32 words[2048];
+    alignas(16) u32 words[SCRATCH_WORDS];
+    // Of each query vector of a tile of `vector_topk`.
+    u64 bounds[4];
+    u32 held[4];
+    float lengths[4];
+    u32 knows_bounds;
+    alignas(16) u32 search[12];
 };
 
 // What every thread of a block has at hand.
@@ -132,6 +143,90 @@ DEVICE void post_reply(const Block &b, u64 number, u32 reply) {
     write_slot(slot_at(ring, position), sequence_of(position, ring.shift), slot, lane);
     sync_warp();
 }
+
+// By the whole block: the first one of a task to come fills its memory with `word`s, and whoever comes
+// meanwhile waits for that.
+DEVICE void open_memory(const Block &b, Task *task, u64 *memory, u64 words, u64 word) {
+    constexpr u64 NOBODY = 0, SOMEBODY = 1, EVERYBODY = 2;
+    if (is_leader()) {
+        u64 was = atom_cas_gpu(&task->opened, NOBODY, SOMEBODY);
+        b.scratch->flag = was == NOBODY ? 1 : 0;
+        while (was == SOMEBODY) {
+            nanosleep(IDLE_NANOS);
+            was = ld_relaxed_gpu(&task->opened);
+        }
+        fence_gpu();
+    }
+    sync_block();
+    const bool fills = b.scratch->flag != 0;
+    sync_block();
+    if (!fills) {
+        return;
+    }
+    for (u64 at = thread_index(); at < words; at += THREADS) {
+        memory[at] = word;
+    }
+    sync_block();
+    if (is_leader()) {
+        fence_gpu();
+        st_relaxed_gpu(&task->opened, EVERYBODY);
+    }
+}
+
+DEVICE bool is_open(const Task *task) { return ld_relaxed_gpu(&task->opened) == 2; }
+
+// By the whole block: where a result of so many bytes is put together, or null if it exceeds the
+// permit's area. Up to 32 bytes are the scratch's.
+DEVICE u32 *begin_result(const Block &b, const Task *task, u64 length) {
+    if (length <= layout::INLINE_BYTES) {
+        if (is_leader()) {
+            b.scratch->length = length;
+        }
+        return b.scratch->result;
+    }
+    if (is_leader()) {
+        if (length > b.state->result_bytes) {
+            b.scratch->code = layout::ERROR_RESULT_TOO_LONG;
+        } else {
+            b.scratch->length = length;
+        }
+    }
+    return length > b.state->result_bytes ? nullptr
+                                          : reinterpret_cast<u32 *>(result_area(b, task->ticket));
+}
+
+// By the whole block: these words are the result.
+DEVICE void tell_words(const Block &b, const Task *task, const u32 *words, u64 length) {
+    u32 *to = begin_result(b, task, length);
+    if (to == nullptr) {
+        return;
+    }
+    for (u64 at = thread_index(); at < length / 4; at += THREADS) {
+        to[at] = words[at];
+    }
+}
+
+// What an operation makes of a task before any of it runs.
+struct Plan {
+    u64 tiles;
+    u64 bytes;
+    // Of the task's memory beyond one partial; zero is none.
+    u64 memory;
+    // Not zero: the task fails with it, nothing runs.
+    u32 code;
+};
+
+DEVICE Plan refused_plan(u32 code) { return Plan{0, 0, 0, code}; }
+
+// Of an operation that has nothing but a partial per tile.
+DEVICE Plan plan_of_partials(u64 tiles, u64 bytes) {
+    return Plan{tiles, bytes, tiles <= 1 ? 0 : tiles * PARTIAL_BYTES, 0};
+}
+
+// Of an operation whose memory is so long however many tiles there are.
+DEVICE u64 beyond_a_partial(u64 bytes) { return bytes <= PARTIAL_BYTES ? 0 : bytes; }
+
+DEVICE bool is_aligned(const void *at, u32 to) { return (reinterpret_cast<u64>(at) & (to - 1)) == 0; }
 
 // Bytes of windows that are not aligned are put together here.
 DEVICE u32 word_at(const u8 *bytes, u64 length, bool is_aligned) {

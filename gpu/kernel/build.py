@@ -12,6 +12,7 @@ not be installed; anything else that is not 0, that something is wrong. Needs no
 """
 
 import argparse
+import concurrent.futures
 import hashlib
 import os
 import pathlib
@@ -39,6 +40,9 @@ KERNEL = "orlop_megakernel"
 REGISTERS_MAX = 128
 # Relative, so that the image does not depend on where it was built.
 SOURCE = "megakernel.cu"
+# Each operation as a kernel of its own: compiled to be told of, and no part of the image.
+ALONE = "gate.cu"
+ALONE_PREFIX = "orlop_op_"
 
 
 class Wrong(Exception):
@@ -79,8 +83,8 @@ def sources():
 
 def compile_all(nvcc, scratch, environment):
     """A cubin per architecture and PTX for the newest; and what ptxas said of the gated one."""
-    said = ""
-    for arch in ARCHITECTURES:
+
+    def cubin(arch):
         out = scratch / f"sm_{arch}.cubin"
         common = [nvcc, "-std=c++17", "-O3", "-Xptxas", "-v", "-Xptxas", "-warn-spills"]
         text = run(
@@ -90,11 +94,13 @@ def compile_all(nvcc, scratch, environment):
         )
         if "warning" in text:
             raise Wrong(f"sm_{arch}: {text}")
-        if arch == GATED:
-            said = text
+        return text
+
+    with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        said = dict(zip(ARCHITECTURES, pool.map(cubin, ARCHITECTURES)))
     ptx = [nvcc, "-std=c++17", "-O3", "-arch=compute_80", "-ptx"]
     run([*ptx, "-o", str(scratch / "compute_80.ptx"), SOURCE], cwd=HERE, env=environment)
-    return said
+    return said[GATED]
 
 
 def bind(fatbinary, scratch, environment):
@@ -110,7 +116,42 @@ def bind(fatbinary, scratch, environment):
     return (scratch / "megakernel.fatbin").read_bytes()
 
 
-def instructions(sass, kernel):
+def needs(said, kernel):
+    """Registers, bytes of stack and bytes spilled, which must be few and none."""
+    about = said.split(f"'{kernel}'", 1)[1].split("Compiling entry", 1)[0]
+    numbers = re.search(
+        r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", about
+    )
+    registers = int(re.search(r"Used (\d+) registers", about).group(1))
+    stack, stores, loads = (int(number) for number in numbers.groups())
+    if stack or stores or loads:
+        raise Wrong(f"{kernel}: stack frame {stack}, spills {stores} and {loads} bytes")
+    if registers > REGISTERS_MAX:
+        raise Wrong(f"{kernel}: {registers} registers, over {REGISTERS_MAX}")
+    return f"{registers} registers, {stack} bytes of stack, {stores + loads} bytes spilled"
+
+
+def gate_alone(nvcc, nvdisasm, scratch, environment):
+    """What each operation needs as a kernel of its own."""
+    out = str(scratch / "alone.cubin")
+    common = [nvcc, "-std=c++17", "-O3", "-Xptxas", "-v", f"-arch=sm_{GATED}"]
+    said = run([*common, "-cubin", "-o", out, ALONE], cwd=HERE, env=environment)
+    sass = run([nvdisasm, "-c", out], env=environment)
+    kernels = sorted(set(re.findall(rf"'({ALONE_PREFIX}\w+)'", said)))
+    wanted = {line.split("(")[1].split(",")[0] for line in (HERE / ALONE).read_text().splitlines()
+              if line.startswith("ORLOP_ALONE(")}
+    if not wanted or set(kernels) != wanted:
+        raise Wrong(f"{ALONE} compiles to {kernels}")
+    told = []
+    for kernel in kernels:
+        code, _ = instructions(sass, kernel, 1)
+        check_code(code)
+        name = kernel.removeprefix(ALONE_PREFIX)
+        told.append(f"sm_{GATED} {name}: {needs(said, kernel)}, {len(code)} instructions")
+    return told
+
+
+def instructions(sass, kernel, least):
     """Address and text of each instruction of a kernel, and the addresses of its labels."""
     inside, found, labels, waiting = False, [], {}, []
     for line in sass.splitlines():
@@ -128,7 +169,7 @@ def instructions(sass, kernel):
                 labels[name] = address
             waiting = []
             found.append((address, code.group(2)))
-    if len(found) < 1000:
+    if len(found) < least:
         raise Wrong(f"the disassembly shows {len(found)} instructions of {kernel}")
     return found, labels
 
@@ -153,19 +194,8 @@ def poll_loops(code, labels):
     return loops
 
 
-def gate(said, sass):
-    """What must hold of the machine code; returns what is told of it."""
-    about = said.split(f"'{KERNEL}'", 1)[1].split("Compiling entry", 1)[0]
-    numbers = re.search(
-        r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", about
-    )
-    registers = int(re.search(r"Used (\d+) registers", about).group(1))
-    stack, stores, loads = (int(number) for number in numbers.groups())
-    if stack or stores or loads:
-        raise Wrong(f"stack frame {stack}, spills {stores} and {loads} bytes")
-    if registers > REGISTERS_MAX:
-        raise Wrong(f"{registers} registers, over {REGISTERS_MAX}")
-    code, labels = instructions(sass, KERNEL)
+def check_code(code):
+    """What no instruction may do."""
     for address, text in code:
         opcode = text.split()[1] if text.startswith("@") else text.split()[0]
         if opcode.startswith("CALL"):
@@ -176,6 +206,13 @@ def gate(said, sass):
             raise Wrong(f"{address:#x} loads past the caches' coherence: {text}")
         if opcode.startswith(("LDL", "STL")):
             raise Wrong(f"{address:#x} uses a stack: {text}")
+
+
+def gate(said, sass):
+    """What must hold of the machine code; returns what is told of it."""
+    needed = needs(said, KERNEL)
+    code, labels = instructions(sass, KERNEL, 1000)
+    check_code(code)
     loops = poll_loops(code, labels)
     for first, last in loops:
         for address, text in code:
@@ -184,8 +221,8 @@ def gate(said, sass):
     if not any("LDG.E.64.STRONG.SYS" in text for _, text in code):
         raise Wrong("nothing is read from the host")
     return (
-        f"sm_{GATED} {KERNEL}: {registers} registers, {stack} bytes of stack, {stores + loads} "
-        f"bytes spilled, {len(code)} instructions, {len(loops)} loops that poll without a fence"
+        f"sm_{GATED} {KERNEL}: {needed}, {len(code)} instructions, "
+        f"{len(loops)} loops that poll without a fence"
     )
 
 
@@ -196,8 +233,9 @@ def build(tools):
         said = compile_all(str(tools / "nvcc"), scratch, environment)
         cubin = str(scratch / f"sm_{GATED}.cubin")
         sass = run([str(tools / "nvdisasm"), "-c", cubin], env=environment)
-        told = gate(said, sass)
-        return told, bind(str(tools / "fatbinary"), scratch, environment)
+        told = [gate(said, sass)]
+        told += gate_alone(str(tools / "nvcc"), str(tools / "nvdisasm"), scratch, environment)
+        return "\n".join(told), bind(str(tools / "fatbinary"), scratch, environment)
 
 
 def record(image):

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::{Mutex, PoisonError};
 
 /// What a program is watched by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,12 +32,13 @@ impl Watch {
 }
 
 const FATAL: &str = "-fno-sanitize-recover=all";
-const COMMON: [&str; 6] = [
+const COMMON: [&str; 7] = [
     "-std=c++17",
     "-Wall",
     "-Wextra",
     "-Werror",
     "-fno-strict-aliasing",
+    "-ffp-contract=off",
     "-DORLOP_TEST_OPS",
 ];
 
@@ -94,6 +96,9 @@ fn digest(compiler: &str, flags: &[&str]) -> String {
     hasher.finalize().to_hex()[..16].to_owned()
 }
 
+/// Held while something is compiled, so that tests of one process do not compile the same twice.
+static COMPILING: Mutex<()> = Mutex::new(());
+
 /// The program `name`, compiled beside this test's own; `None` if there is no compiler.
 pub(crate) fn program(name: &str, watch: Watch, extra: &[&str]) -> Option<PathBuf> {
     let compiler = compiler()?;
@@ -102,6 +107,7 @@ pub(crate) fn program(name: &str, watch: Watch, extra: &[&str]) -> Option<PathBu
         .unwrap()
         .with_file_name("orlop-kernel");
     std::fs::create_dir_all(&beside).unwrap();
+    let _compiling = COMPILING.lock().unwrap_or_else(PoisonError::into_inner);
     let made = beside.join(format!("{name}-{}", digest(&compiler, &flags)));
     if made.exists() {
         return Some(made);
@@ -116,7 +122,7 @@ pub(crate) fn program(name: &str, watch: Watch, extra: &[&str]) -> Option<PathBu
         said.status.success(),
         "{compiler} refused {name}.cpp:\n{text}"
     );
-    // Whole or not at all: another test may compile the same.
+    // Whole or not at all: another process may compile the same.
     std::fs::rename(&scratch, &made).unwrap();
     Some(made)
 }

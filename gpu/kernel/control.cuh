@@ -73,6 +73,7 @@ DEVICE bool unlink_waiting(State *s, u32 index) {
             const u32 next = s->tasks[at].next_waiting;
             if (before == NONE) {
                 s->waiting_first = next;
+                s->passed = 0;
             } else {
                 s->tasks[before].next_waiting = next;
             }

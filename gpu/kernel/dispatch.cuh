@@ -100,15 +100,29 @@ DEVICE void wait_for_pages(State *s, u32 index) {
     s->lanes[s->tasks[index].lane].waiting += 1;
 }
 
+// The pages that the task is to have. Who comes later is not given any for long while another waits:
+// what is given back then comes to be as much as that one needs.
+DEVICE bool take_wanted(State *s, Task *task) {
+    if (task->pages_wanted == 0) {
+        return true;
+    }
+    const bool overtakes = s->waiting_first != NONE;
+    if (overtakes && s->passed >= PASSED_MAX) {
+        return false;
+    }
+    if (!take_pages(s, task->pages_wanted, &task->first_page)) {
+        return false;
+    }
+    task->pages = task->pages_wanted;
+    s->passed += overtakes ? 1 : 0;
+    return true;
+}
+
 // By the leader: puts the task in line, or among those that wait for pages.
 DEVICE void place(State *s, u32 index) {
     Task *task = s->tasks + index;
-    task->pages = pages_for(task->tiles);
     // Not past a task of the same lane that waits: in order within a tenant.
-    const bool waits = s->lanes[task->lane].waiting != 0 ||
-                       (task->pages != 0 && !take_pages(s, task->pages, &task->first_page));
-    if (waits) {
-        task->pages = 0;
+    if (s->lanes[task->lane].waiting != 0 || !take_wanted(s, task)) {
         wait_for_pages(s, index);
     } else {
         push_task(s, index);
@@ -119,11 +133,10 @@ DEVICE void place_waiting(State *s) {
     while (s->waiting_first != NONE) {
         const u32 index = s->waiting_first;
         Task *task = s->tasks + index;
-        const u32 pages = pages_for(task->tiles);
-        if (pages != 0 && !take_pages(s, pages, &task->first_page)) {
+        if (task->pages_wanted != 0 && !take_pages(s, task->pages_wanted, &task->first_page)) {
             return;
         }
-        task->pages = pages;
+        task->pages = task->pages_wanted;
         unlink_waiting(s, index);
         push_task(s, index);
     }
@@ -153,27 +166,29 @@ DEVICE u32 accept(const Block &b, u32 slots_read) {
     if (s->stopping != 0) {
         return turn_away(b, index, attempt, CANCELLED, 0);
     }
-    const Plan plan = plan_op(task);
+    const Plan plan = plan_op_of<ANY_KIND>(b, task);
     if (plan.code != 0) {
         return turn_away(b, index, attempt, FAILED, plan.code);
     }
     const u32 asked = entry[layout::ENTRY_TILES];
     const u32 bound = s->limits.tiles_max;
     const u64 allowed = asked == 0 || asked > bound ? bound : asked;
-    const bool fits = plan.tiles <= TILES_MAX && plan.tiles <= allowed &&
-                      pages_for((u32)plan.tiles) <= s->limits.pool_pages;
-    if (plan.tiles > 1 && !fits) {
+    const u64 pages = pages_for(plan.memory);
+    const bool fits = plan.tiles <= TILES_MAX && plan.tiles <= allowed;
+    if ((plan.tiles > 1 && !fits) || pages > s->limits.pool_pages) {
         return turn_away(b, index, attempt, REFUSED, layout::REFUSED_TOO_MANY_TILES);
     }
     for (u32 at = 0; at < task->windows; ++at) {
         atom_add_gpu(&s->windows[task->window[at].slot].pins, 1U);
     }
     task->tiles = (u32)plan.tiles;
+    task->pages_wanted = (u32)pages;
     task->left = task->tiles == 0 ? 1 : task->tiles;
     task->lane = lane_of(s, task->tenant_slot);
     atom_add_gpu(&s->lanes[task->lane].live, 1U);
     s->task_of_permit[task->ticket & (s->tickets - 1)] = index;
-    if (plan.tiles <= 1 && plan.bytes <= OWN_BYTES_MAX && s->lanes[task->lane].waiting == 0) {
+    if (plan.tiles <= 1 && plan.bytes <= OWN_BYTES_MAX && s->lanes[task->lane].waiting == 0 &&
+        take_wanted(s, task)) {
         scratch->task = index;
         scratch->tile = 0;
         return OUTCOME_RUN;

@@ -100,6 +100,8 @@ DEVICE u32 fill_task(const Block &b, const u32 *entry, const Shape &shape, Task 
     task->windows = shape.windows;
     task->first_page = 0;
     task->pages = 0;
+    task->pages_wanted = 0;
+    task->opened = 0;
     task->next_waiting = NONE;
     return 0;
 }

@@ -46,7 +46,6 @@ DEVICE void finish(const Block &b, u32 index) {
     State *s = b.state;
     Task *task = s->tasks + index;
     Scratch *scratch = b.scratch;
-    u64 start = 0;
     if (is_leader()) {
         const u64 verdict = ld_relaxed_gpu(&task->verdict);
         scratch->flag = low(verdict);
@@ -56,14 +55,14 @@ DEVICE void finish(const Block &b, u32 index) {
         for (u32 word = 0; word < layout::INLINE_BYTES / 4; ++word) {
             scratch->result[word] = 0;
         }
-        start = now_nanos();
+        scratch->started = now_nanos();
     }
     sync_block();
     if (scratch->flag == 0) {
-        reduce_op(b, task, partial_of(s, task, 0));
+        reduce_op_of<ANY_KIND>(b, task, memory_of(s, task));
         sync_block();
         if (is_leader()) {
-            atom_add_gpu(&task->cost, now_nanos() - start);
+            atom_add_gpu(&task->cost, now_nanos() - scratch->started);
             scratch->flag = scratch->code == 0 ? DONE : FAILED;
         }
         sync_block();
@@ -78,10 +77,9 @@ DEVICE void execute(const Block &b, u32 index, u32 tile) {
     State *s = b.state;
     Task *task = s->tasks + index;
     Scratch *scratch = b.scratch;
-    u64 start = 0;
     if (is_leader()) {
-        start = now_nanos();
-        if (task->deadline != 0 && start >= task->deadline) {
+        scratch->started = now_nanos();
+        if (task->deadline != 0 && scratch->started >= task->deadline) {
             withdraw_rest(task, EXPIRED, 0);
         }
         scratch->flag = ld_relaxed_gpu(&task->verdict) == 0;
@@ -95,7 +93,7 @@ DEVICE void execute(const Block &b, u32 index, u32 tile) {
         }
         // A task of no tile is its reduction alone.
         if (tile < task->tiles) {
-            run_op_tile(b, task, tile, partial_of(s, task, tile));
+            run_op_tile_of<ANY_KIND>(b, task, tile, memory_of(s, task));
         }
     }
     sync_block();
@@ -104,7 +102,7 @@ DEVICE void execute(const Block &b, u32 index, u32 tile) {
             if (scratch->code != 0) {
                 withdraw_rest(task, FAILED, scratch->code);
             }
-            atom_add_gpu(&task->cost, now_nanos() - start);
+            atom_add_gpu(&task->cost, now_nanos() - scratch->started);
         }
         scratch->last = finish_tiles(task, 1);
     }

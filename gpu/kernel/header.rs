@@ -12,10 +12,15 @@ use crate::control::{Order, Reply};
 use crate::entry::Opcode;
 use crate::layout::{
     ARGS_FIRST, ARGS_MAX, CONTROL_SLOTS, ENTRY_SLOTS_MAX, ENTRY_WORDS_MAX, INLINE_BYTES,
-    LAYOUT_VERSION, MAGIC, PAGE_BYTES, SLOT_BYTES, SLOT_WORDS, WINDOW_WORDS, WINDOWS_MAX,
-    completion_word, control_word, entry_word, header_word, window_word, worker_slot,
+    LAYOUT_VERSION, MAGIC, PAGE_BYTES, RESULT_BYTES_MAX, SLOT_BYTES, SLOT_WORDS, WINDOW_WORDS,
+    WINDOWS_MAX, completion_word, control_word, entry_word, header_word, window_word, worker_slot,
 };
-use crate::ops::{Blake3, Crc32c, Noop, OpError, PARTIAL_BYTES_MAX};
+use crate::ops::aggregate::TILE_ROWS;
+use crate::ops::topk::{QUERIES_PER_TILE, WORK_PER_SCORE, WORK_PER_TILE, query};
+use crate::ops::{
+    Blake3, Blake3Many, Crc32c, Crc32cPages, FilterAggregate, Noop, OpError, PARTIAL_BYTES_MAX,
+    VectorTopk,
+};
 use crate::status::{RefusedWhy, Status};
 
 fn command(order: Order) -> u64 {
@@ -48,16 +53,31 @@ fn sizes() -> Vec<(&'static str, u64)> {
         ("ARGS_MAX", ARGS_MAX as u64),
         ("ARGS_FIRST", ARGS_FIRST as u64),
         ("INLINE_BYTES", INLINE_BYTES as u64),
+        ("RESULT_BYTES_MAX", RESULT_BYTES_MAX.into()),
         ("PARTIAL_BYTES_MAX", PARTIAL_BYTES_MAX as u64),
         ("CONTROL_SLOTS", CONTROL_SLOTS.into()),
         ("WORKER_SLOTS", worker_slot::COUNT),
         ("WORKER_HEARTBEAT", worker_slot::HEARTBEAT),
         ("BLAKE3_TILE_BYTES", crate::ops::blake3::TILE_BYTES as u64),
         ("CRC32C_TILE_BYTES", crate::ops::crc32c::TILE_BYTES as u64),
+        ("BLAKE3_SPAN_BYTES", crate::ops::blake3_many::TILE_BYTES),
+        ("BLAKE3_ITEMS_MAX", Blake3Many::ITEMS_MAX as u64),
+        ("BLAKE3_ITEM_BYTES_MAX", Blake3Many::ITEM_BYTES_MAX),
+        ("CRC32C_PAGES_MAX", Crc32cPages::PAGES_MAX as u64),
+        ("AGGREGATE_TILE_ROWS", TILE_ROWS as u64),
+        ("TOPK_QUERIES_PER_TILE", QUERIES_PER_TILE as u64),
+        ("TOPK_WORK_PER_TILE", WORK_PER_TILE as u64),
+        ("TOPK_WORK_PER_SCORE", WORK_PER_SCORE as u64),
+        ("TOPK_DIMENSIONS_MAX", query::DIMENSIONS_MAX.into()),
+        ("TOPK_K_MAX", query::K_MAX.into()),
         ("OPCODE_PAD", Opcode::PAD.get().into()),
         ("OPCODE_NOOP", Noop::OPCODE.get().into()),
         ("OPCODE_BLAKE3", Blake3::OPCODE.get().into()),
         ("OPCODE_CRC32C", Crc32c::OPCODE.get().into()),
+        ("OPCODE_BLAKE3_MANY", Blake3Many::OPCODE.get().into()),
+        ("OPCODE_CRC32C_PAGES", Crc32cPages::OPCODE.get().into()),
+        ("OPCODE_AGGREGATE", FilterAggregate::OPCODE.get().into()),
+        ("OPCODE_TOPK", VectorTopk::OPCODE.get().into()),
         ("OPCODE_USER_FIRST", Opcode::USER_FIRST.get().into()),
     ]
 }
@@ -147,13 +167,25 @@ fn meanings() -> Vec<(&'static str, u64)> {
         ("REFUSED_WINDOW_BOUNDS", refused(RefusedWhy::WindowBounds)),
         ("REFUSED_FOREIGN_WINDOW", refused(RefusedWhy::ForeignWindow)),
         ("REFUSED_TOO_MANY_TILES", refused(RefusedWhy::TooManyTiles)),
-        ("ERROR_MISSING_WINDOW", OpError::MISSING_WINDOW.code.into()),
-        (
-            "ERROR_RESULT_TOO_LONG",
-            OpError::RESULT_TOO_LONG.code.into(),
-        ),
-        ("ERROR_BAD_PARTIAL", OpError::BAD_PARTIAL.code.into()),
     ]
+}
+
+fn errors() -> Vec<(&'static str, u64)> {
+    let named = [
+        ("ERROR_MISSING_ARGUMENT", OpError::MISSING_ARGUMENT),
+        ("ERROR_MISSING_WINDOW", OpError::MISSING_WINDOW),
+        ("ERROR_RESULT_TOO_LONG", OpError::RESULT_TOO_LONG),
+        ("ERROR_BAD_PARTIAL", OpError::BAD_PARTIAL),
+        ("ERROR_INPUT_TOO_LONG", OpError::INPUT_TOO_LONG),
+        ("ERROR_BAD_ARGUMENT", OpError::BAD_ARGUMENT),
+        ("ERROR_BAD_LENGTH", OpError::BAD_LENGTH),
+        ("ERROR_MISALIGNED", OpError::MISALIGNED),
+        ("ERROR_OVERFLOW", OpError::OVERFLOW),
+        ("ERROR_BAD_CONTENT", OpError::BAD_CONTENT),
+    ];
+    named
+        .map(|(name, error)| (name, error.code.into()))
+        .to_vec()
 }
 
 fn generated() -> String {
@@ -162,7 +194,11 @@ fn generated() -> String {
          #pragma once\n\nnamespace orlop {\nnamespace layout {\n\n",
     );
     let words = words().into_iter().map(|(name, word)| (name, word as u64));
-    let rows = sizes().into_iter().chain(words).chain(meanings());
+    let rows = sizes()
+        .into_iter()
+        .chain(words)
+        .chain(meanings())
+        .chain(errors());
     for (name, value) in rows {
         if value > u32::MAX.into() {
             writeln!(text, "constexpr unsigned long long {name} = {value:#x}ULL;").unwrap();

@@ -13,7 +13,7 @@ extern "C" __global__ void orlop_set_up(u8 *shared, orlop::State *state, orlop::
     *done = orlop::set_up(shared, state, limits) ? 1 : 0;
 }
 
-extern "C" __global__ void __launch_bounds__(orlop::THREADS, 1)
+extern "C" __global__ void __launch_bounds__(orlop::THREADS, 4)
     orlop_megakernel(u8 *shared, u8 *arena, orlop::State *state, u64 generation) {
     __shared__ orlop::Scratch scratch;
     const orlop::Block block{state, shared, arena, &scratch, generation};

@@ -11,8 +11,14 @@ mod gate;
 mod header;
 pub mod image;
 #[cfg(test)]
+mod operands;
+#[cfg(test)]
+mod query6;
+#[cfg(test)]
 mod replay;
 #[cfg(test)]
 mod ring;
 #[cfg(test)]
 mod script;
+#[cfg(test)]
+mod starved;

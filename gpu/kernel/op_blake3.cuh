@@ -82,16 +82,28 @@ DEVICE Value compress(const Value &value, u32 (&m)[16], u64 counter, u32 length,
 // One chunk: the `ordinal`-th of the input.
 DEVICE Value chunk(const u8 *bytes, u64 length, u64 ordinal, bool is_root) {
     Value value = initial();
-    const bool aligned = (reinterpret_cast<u64>(bytes) & 3) == 0;
+    const bool in_words = is_aligned(bytes, 4);
+    const bool in_quads = is_aligned(bytes, 16);
     u32 start = CHUNK_START;
     u32 done = 0;
     do {
         const u32 left = (u32)length - done;
         const u32 here = left < 64 ? left : 64;
         u32 m[16];
-        UNROLL
-        for (u32 i = 0; i < 16; ++i) {
-            m[i] = i * 4 < here ? word_at(bytes + done + i * 4, here - i * 4, aligned) : 0;
+        if (in_quads && here == 64) {
+            UNROLL
+            for (u32 i = 0; i < 16; i += 4) {
+                const Quad found = load_16(bytes + done + i * 4);
+                UNROLL
+                for (u32 word = 0; word < 4; ++word) {
+                    m[i + word] = found.words[word];
+                }
+            }
+        } else {
+            UNROLL
+            for (u32 i = 0; i < 16; ++i) {
+                m[i] = i * 4 < here ? word_at(bytes + done + i * 4, here - i * 4, in_words) : 0;
+            }
         }
         const u32 end = left > 64 ? 0 : CHUNK_END | (is_root ? ROOT : 0);
         value = compress(value, m, ordinal, here, start | end);

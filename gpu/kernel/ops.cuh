@@ -2,19 +2,32 @@
 // but for its plan.
 //
 // Invariants
-// - A plan reads the task alone, never a window.
-// - A tile writes its own partial and nothing else; a reduction the result and nothing else.
+// - A plan reads the task alone, and of its windows at most a program.
+// - A tile writes its own part of the task's memory, or what it holds the lock of; a reduction the
+//   result and nothing else.
 #pragma once
 
-#include "op_blake3.cuh"
-#include "op_crc32c.cuh"
+#include "op_aggregate.cuh"
+#include "op_blake3_many.cuh"
+#include "op_crc32c_pages.cuh"
+#include "op_topk.cuh"
 #ifdef ORLOP_TEST_OPS
 #include "op_test.cuh"
 #endif
 
 namespace orlop {
 
-enum Kind : u32 { KIND_NONE, KIND_NOOP, KIND_BLAKE3, KIND_CRC32C, KIND_TEST };
+enum Kind : u32 {
+    KIND_NONE,
+    KIND_NOOP,
+    KIND_BLAKE3,
+    KIND_CRC32C,
+    KIND_BLAKE3_MANY,
+    KIND_CRC32C_PAGES,
+    KIND_AGGREGATE,
+    KIND_TOPK,
+    KIND_TEST,
+};
 
 DEVICE u32 built_in(u32 opcode) {
     switch (opcode) {
@@ -24,6 +37,14 @@ DEVICE u32 built_in(u32 opcode) {
         return KIND_BLAKE3;
     case layout::OPCODE_CRC32C:
         return KIND_CRC32C;
+    case layout::OPCODE_BLAKE3_MANY:
+        return KIND_BLAKE3_MANY;
+    case layout::OPCODE_CRC32C_PAGES:
+        return KIND_CRC32C_PAGES;
+    case layout::OPCODE_AGGREGATE:
+        return KIND_AGGREGATE;
+    case layout::OPCODE_TOPK:
+        return KIND_TOPK;
     default:
         return KIND_NONE;
     }
@@ -46,43 +67,57 @@ DEVICE u32 find_op(const State *s, u32 opcode, u32 tenant_slot, u32 tenant_gener
     return KIND_NONE;
 }
 
-struct Plan {
-    u64 tiles;
-    u64 bytes;
-    // Not zero: the task fails with it, nothing runs.
-    u32 code;
-};
+// The kind of a task; or one that is known when this is compiled.
+constexpr u32 ANY_KIND = ~0U;
+template <u32 KIND> DEVICE u32 kind_of(const Task *task) { return KIND == ANY_KIND ? task->kind : KIND; }
 
-DEVICE Plan plan_op(const Task *task) {
-    switch (task->kind) {
+template <u32 KIND> DEVICE Plan plan_op_of(const Block &b, Task *task) {
+    switch (kind_of<KIND>(task)) {
     case KIND_NOOP:
-        return Plan{1, 0, 0};
+        return Plan{1, 0, 0, 0};
     case KIND_BLAKE3:
-        if (task->windows == 0) {
-            return Plan{0, 0, layout::ERROR_MISSING_WINDOW};
-        }
-        return Plan{blake3::tiles(task), task->window[0].length, 0};
+        return task->windows == 0 ? refused_plan(layout::ERROR_MISSING_WINDOW)
+                                  : plan_of_partials(blake3::tiles(task), task->window[0].length);
     case KIND_CRC32C:
-        if (task->windows == 0) {
-            return Plan{0, 0, layout::ERROR_MISSING_WINDOW};
-        }
-        return Plan{crc32c::tiles(task), task->window[0].length, 0};
+        return task->windows == 0 ? refused_plan(layout::ERROR_MISSING_WINDOW)
+                                  : plan_of_partials(crc32c::tiles(task), task->window[0].length);
+    case KIND_BLAKE3_MANY:
+        return blake3_many::plan(b, task);
+    case KIND_CRC32C_PAGES:
+        return crc32c_pages::plan(task);
+    case KIND_AGGREGATE:
+        return aggregate::plan(b, task);
+    case KIND_TOPK:
+        return topk::plan(b, task);
 #ifdef ORLOP_TEST_OPS
     case KIND_TEST:
-        return Plan{test_op::tiles(task), 0, 0};
+        return plan_of_partials(test_op::tiles(task), 0);
 #endif
     default:
-        return Plan{0, 0, layout::ERROR_BAD_PARTIAL};
+        return refused_plan(layout::ERROR_BAD_PARTIAL);
     }
 }
 
-DEVICE void run_op_tile(const Block &b, const Task *task, u32 tile, u8 *partial) {
-    switch (task->kind) {
+template <u32 KIND> DEVICE void run_op_tile_of(const Block &b, Task *task, u32 tile, u8 *memory) {
+    u8 *partial = memory + (u64)tile * PARTIAL_BYTES;
+    switch (kind_of<KIND>(task)) {
     case KIND_BLAKE3:
         blake3::run_tile(b, task, tile, partial);
         break;
     case KIND_CRC32C:
         crc32c::run_tile(b, task, tile, partial);
+        break;
+    case KIND_BLAKE3_MANY:
+        blake3_many::run_tile(b, task, tile, memory);
+        break;
+    case KIND_CRC32C_PAGES:
+        crc32c_pages::run_tile(b, task, tile, memory);
+        break;
+    case KIND_AGGREGATE:
+        aggregate::run_tile(b, task, tile, memory);
+        break;
+    case KIND_TOPK:
+        topk::run_tile(b, task, tile, memory);
         break;
 #ifdef ORLOP_TEST_OPS
     case KIND_TEST:
@@ -94,28 +129,40 @@ DEVICE void run_op_tile(const Block &b, const Task *task, u32 tile, u8 *partial)
     }
 }
 
-DEVICE void reduce_op(const Block &b, const Task *task, u8 *partials) {
-    switch (task->kind) {
+template <u32 KIND> DEVICE void reduce_op_of(const Block &b, const Task *task, u8 *memory) {
+    switch (kind_of<KIND>(task)) {
     case KIND_BLAKE3:
         // The only tile is the root already.
         if (task->tiles == 1) {
             if (is_leader()) {
                 UNROLL
                 for (u32 i = 0; i < 8; ++i) {
-                    b.scratch->result[i] = reinterpret_cast<const u32 *>(partials)[i];
+                    b.scratch->result[i] = reinterpret_cast<const u32 *>(memory)[i];
                 }
                 b.scratch->length = 32;
             }
         } else {
-            blake3::reduce(b, task, partials);
+            blake3::reduce(b, task, memory);
         }
         break;
     case KIND_CRC32C:
-        crc32c::reduce(b, task, partials);
+        crc32c::reduce(b, task, memory);
+        break;
+    case KIND_BLAKE3_MANY:
+        blake3_many::reduce(b, task, memory);
+        break;
+    case KIND_CRC32C_PAGES:
+        crc32c_pages::reduce(b, task, memory);
+        break;
+    case KIND_AGGREGATE:
+        aggregate::reduce(b, task, memory);
+        break;
+    case KIND_TOPK:
+        topk::reduce(b, task, memory);
         break;
 #ifdef ORLOP_TEST_OPS
     case KIND_TEST:
-        test_op::reduce(b, task, partials);
+        test_op::reduce(b, task, memory);
         break;
 #endif
     default:

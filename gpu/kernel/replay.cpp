@@ -18,6 +18,8 @@ struct Record {
     u32 code;
     u32 length;
     u32 may_expire;
+    // One more than the record that must be over when this one is; zero is none.
+    u32 follows;
     const u32 *words;
     const u8 *result;
 };
@@ -76,8 +78,8 @@ static Script read_script(const char *path) {
     at += script.content_words;
     const u32 records = *at++;
     for (u32 index = 0; index < records; ++index) {
-        Record record{at[0], at[1], at[2], at[3], at[4], at[5], at + 6, nullptr};
-        at += 6 + record.slots * layout::SLOT_WORDS;
+        Record record{at[0], at[1], at[2], at[3], at[4], at[5], at[6], at + 7, nullptr};
+        at += 7 + record.slots * layout::SLOT_WORDS;
         record.result = reinterpret_cast<const u8 *>(at);
         at += (record.length + 3) / 4;
         script.records.push_back(record);
@@ -415,11 +417,20 @@ class Peer {
             status != orlop::CANCELLED) {
             fail("record %u was cancelled and has status %u", flight.record, status);
         }
+        if (record.follows != 0 && is_open(record.follows - 1)) {
+            fail("record %u is over, and record %u before it is not", flight.record, record.follows - 1);
+        }
         totals_->cancelled += ended_early ? 1 : 0;
         totals_->ops += 1;
         flight.is_open = false;
         in_flight_ -= flight.slots;
         open_ -= 1;
+    }
+
+    bool is_open(u32 record) const {
+        const u64 ticket = orlop::ticket_of(script_.records[record].words);
+        const Flight &flight = flights_[ticket & (script_.tickets - 1)];
+        return flight.is_open && flight.ticket == ticket;
     }
 
     void compare(const Record &record, const Flight &flight, const u32 *words) {

@@ -4,13 +4,23 @@ use std::path::PathBuf;
 
 use super::compiler::{Watch, program, run, say};
 use super::script::Script;
+use super::starved;
 
 /// How many scripts, and how many interleavings of each.
 const SCRIPTS: u64 = 3;
 const SEEDS: u64 = 2;
 
 /// A folder of this run's own: the tests run at the same time. Gone with the test, even a failed one.
-struct Folder(PathBuf);
+pub(super) struct Folder(PathBuf);
+
+impl Folder {
+    pub(super) fn new(name: &str) -> Self {
+        let name = format!("orlop-scripts-{}-{name}", std::process::id());
+        let folder = Self(std::env::temp_dir().join(name));
+        std::fs::create_dir_all(&folder.0).unwrap();
+        folder
+    }
+}
 
 impl Drop for Folder {
     fn drop(&mut self) {
@@ -18,17 +28,25 @@ impl Drop for Folder {
     }
 }
 
-fn scripts(watch: Watch) -> (Folder, Vec<PathBuf>) {
-    let name = format!("orlop-scripts-{}-{watch:?}", std::process::id());
-    let folder = Folder(std::env::temp_dir().join(name));
-    std::fs::create_dir_all(&folder.0).unwrap();
-    let written = (0..SCRIPTS).map(|seed| {
-        let path = folder.0.join(format!("{seed}"));
-        std::fs::write(&path, Script::whole(seed + 1).bytes()).unwrap();
-        path
-    });
-    let written = written.collect();
-    (folder, written)
+/// Plays a script, `seeds` times from seed `first` on; what the program counted, unless there is no
+/// compiler.
+pub(super) fn play(
+    folder: &Folder,
+    script: &Script,
+    watch: Watch,
+    first: u64,
+    seeds: u64,
+) -> Option<String> {
+    let program = program("replay", watch, &[])?;
+    let path = folder.0.join(first.to_string());
+    std::fs::write(&path, script.bytes()).unwrap();
+    let path = path.to_str().unwrap().to_owned();
+    let arguments = [path, first.to_string(), seeds.to_string()];
+    let said = run(&program, &arguments);
+    let line = String::from_utf8_lossy(&said.stdout);
+    let text = String::from_utf8_lossy(&said.stderr);
+    assert!(said.status.success(), "{arguments:?}: {line}\n{text}");
+    Some(line.into_owned())
 }
 
 /// What the program counted under this name.
@@ -42,9 +60,6 @@ fn count(line: &str, name: &str) -> u64 {
 }
 
 fn replay(watch: Watch) {
-    let Some(program) = program("replay", watch, &[]) else {
-        return;
-    };
     let seeds: u64 = std::env::var("ORLOP_KERNEL_SEEDS")
         .ok()
         .and_then(|seeds| seeds.parse().ok())
@@ -60,17 +75,12 @@ fn replay(watch: Watch) {
         "ended-early",
     ];
     let mut totals = [0; 8];
-    let (_folder, scripts) = scripts(watch);
-    for (first, script) in (1..).step_by(1000).zip(scripts) {
-        let arguments = [
-            script.to_str().unwrap().to_owned(),
-            first.to_string(),
-            seeds.to_string(),
-        ];
-        let said = run(&program, &arguments);
-        let line = String::from_utf8_lossy(&said.stdout);
-        let text = String::from_utf8_lossy(&said.stderr);
-        assert!(said.status.success(), "{arguments:?}: {line}\n{text}");
+    let folder = Folder::new(&format!("{watch:?}"));
+    for script in 0..SCRIPTS {
+        let (seed, first) = (script + 1, script * 1000 + 1);
+        let Some(line) = play(&folder, &Script::whole(seed), watch, first, seeds) else {
+            return;
+        };
         for (total, name) in totals.iter_mut().zip(names) {
             *total += count(&line, name);
         }
@@ -114,4 +124,12 @@ fn no_interleaving_with_a_bad_peer_races_or_changes_an_answer() {
 #[test]
 fn no_interleaving_with_a_bad_peer_leaves_its_memory_or_the_language() {
     replay(Watch::Memory);
+}
+
+#[test]
+fn a_task_that_needs_all_pages_is_not_starved_by_a_stream_of_small_ones() {
+    let folder = Folder::new("pages");
+    for seed in 1..4 {
+        play(&folder, &starved::of_pages(seed), Watch::Nothing, seed, 3);
+    }
 }

@@ -185,15 +185,11 @@ DEVICE void give_pages(State *s, u32 first, u32 pages) {
     }
 }
 
-DEVICE u32 pages_for(u32 tiles) {
-    return tiles <= 1 ? 0 : (tiles + PAGE_PARTIALS - 1) / PAGE_PARTIALS;
-}
+DEVICE u64 pages_for(u64 bytes) { return (bytes + POOL_PAGE_BYTES - 1) / POOL_PAGE_BYTES; }
 
-DEVICE u8 *partial_of(State *s, Task *task, u32 tile) {
-    if (task->pages == 0) {
-        return task->partial;
-    }
-    return s->pool + ((u64)task->first_page * PAGE_PARTIALS + tile) * PARTIAL_BYTES;
+// What the task has for its operation: pages, or room for one partial.
+DEVICE u8 *memory_of(State *s, Task *task) {
+    return task->pages == 0 ? task->partial : s->pool + (u64)task->first_page * POOL_PAGE_BYTES;
 }
 
 // Places in the task table: a queue of free ones, that only the dispatcher takes from.

@@ -7,19 +7,25 @@ use crate::control::{Order, Reply};
 use crate::entry::{Entry, EntryWords, Opcode, Window};
 use crate::layout::{SLOT_WORDS, control_word};
 use crate::memory::Region;
-use crate::ops::{Blake3, Crc32c, HostOp, Noop, OpError, Output, Partial, TaskArgs};
+use crate::ops::{
+    Blake3, Blake3Many, Crc32c, Crc32cPages, FilterAggregate, HostOp, Noop, OpError, Output,
+    Partial, TaskArgs, VectorTopk,
+};
 use crate::status::{RefusedWhy, Status};
 
 pub(super) const ALICE: TenantId = TenantId::new(0, 1);
 pub(super) const BOB: TenantId = TenantId::new(1, 4);
 pub(super) const CAROL: TenantId = TenantId::new(7, 2);
-const SHARED_OP: Opcode = Opcode::new(0x4000_0000);
+pub(super) const SHARED_OP: Opcode = Opcode::new(0x4000_0000);
 const OWN_OP: Opcode = Opcode::new(0x4000_0001);
 pub(super) const ENTRY_SLOTS: u32 = 32;
 const TICKETS: u32 = 16;
-const RESULT_BYTES: u32 = 256;
+const RESULT_BYTES: u32 = 4096;
 const BLOCKS: u32 = 3;
-const ARENA_BYTES: u32 = 1 << 20;
+const ARENA_BYTES: u32 = 2 << 20;
+/// From where on operands are put.
+const OPERANDS_AT: u32 = 1 << 20;
+pub(super) const OPERANDS_SLOT: u32 = 5;
 const TILES_MAX: u32 = 5000;
 const POOL_PAGES: u32 = 64;
 
@@ -74,9 +80,14 @@ fn ending(op: &dyn HostOp, task: &TaskArgs<'_>) -> (Status, Vec<u8>) {
         if tiles > 1 && tiles.div_ceil(64) > POOL_PAGES {
             return Ok(false);
         }
-        let partials = (0..tiles).map(|tile| op.run_tile(tile, task, &mut []));
-        let partials = partials.collect::<Result<Vec<_>, _>>()?;
-        op.reduce(task, &partials, &mut [], out)?;
+        let scratch = op.scratch(task)?;
+        let (mut own, mut all) = (vec![0; scratch.tile], vec![0; scratch.task]);
+        let mut partials = Vec::new();
+        for tile in 0..tiles {
+            partials.push(op.run_tile(tile, task, &mut own)?);
+            op.merge(tile, task, &own, &mut all)?;
+        }
+        op.reduce(task, &partials, &mut all, out)?;
         Ok(true)
     };
     match run(&mut out) {
@@ -113,6 +124,8 @@ pub(super) struct Script {
     tenants: Vec<TenantId>,
     windows: [Option<Mapping>; 8],
     random: u64,
+    operands_end: usize,
+    follows: u32,
 }
 
 impl Script {
@@ -125,6 +138,8 @@ impl Script {
             tenants: Vec::new(),
             windows: [None; 8],
             random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+            operands_end: OPERANDS_AT as usize,
+            follows: 0,
         };
         script.content = (0..ARENA_BYTES)
             .map(|_| u8::try_from(script.draw(256)).unwrap())
@@ -150,6 +165,7 @@ impl Script {
             code,
             length,
             may_expire,
+            self.follows,
         ];
         self.records.extend(head);
         self.records.extend(words.iter().flatten());
@@ -205,6 +221,36 @@ impl Script {
         self.record(&words, true, [expected, 0, 0], &[]);
     }
 
+    /// Memory of an operation of Alice's, so far from a multiple of 256. Where there is no more, what
+    /// was put first is overwritten, so nothing may be in flight then.
+    pub(super) fn operand(&mut self, bytes: &[u8], skew: usize) -> Window {
+        let from = self.operands_end.next_multiple_of(256) + skew;
+        let room = self.content.get_mut(from..from + bytes.len());
+        room.expect("operands fit the arena").copy_from_slice(bytes);
+        self.operands_end = from + bytes.len();
+        Window {
+            slot: OPERANDS_SLOT,
+            generation: 1,
+            offset: (from - OPERANDS_AT as usize) as u64,
+            length: bytes.len() as u64,
+        }
+    }
+
+    /// Bytes of operands for which there is still room.
+    pub(super) fn room(&self) -> usize {
+        self.content.len().saturating_sub(self.operands_end + 4096)
+    }
+
+    /// The number of the record to come.
+    pub(super) const fn next(&self) -> u32 {
+        self.count
+    }
+
+    /// The records to come are over only when this one is.
+    pub(super) const fn follow(&mut self, record: u32) {
+        self.follows = record + 1;
+    }
+
     fn ticket(&mut self) -> u64 {
         self.tickets += 1;
         (7 << 32) | self.tickets
@@ -258,18 +304,37 @@ impl Script {
             Some(why) => (Status::Refused(why), Vec::new()),
             None => self.run(&entry),
         };
+        self.publish(&entry, status, deadline_us != 0, &result);
+    }
+
+    fn publish(&mut self, entry: &Entry, status: Status, may_expire: bool, result: &[u8]) {
         let (kind, code) = status.to_words();
         let words = entry.encode().unwrap();
-        self.record(&words, false, [kind, code, deadline_us], &result);
+        self.record(&words, false, [kind, code, may_expire.into()], result);
+    }
+
+    /// A task whose deadline is over long before its last tile has begun.
+    fn late(&mut self, tenant: TenantId) {
+        let entry = Entry {
+            opcode: SHARED_OP,
+            flags: 0,
+            tenant,
+            ticket: self.ticket(),
+            attempt: 1,
+            tiles_max: 0,
+            deadline_us: 1,
+            args: [1200, 7, 0, 0].as_slice().into(),
+            windows: [].as_slice().into(),
+        };
+        self.publish(&entry, Status::Expired, false, &[]);
     }
 
     fn refusal(&self, entry: &Entry) -> Option<RefusedWhy> {
         if !self.tenants.contains(&entry.tenant) {
             return Some(RefusedWhy::StaleTenant);
         }
-        let known = [Noop::OPCODE, Blake3::OPCODE, Crc32c::OPCODE, SHARED_OP];
         let owned = entry.opcode == OWN_OP && entry.tenant == ALICE;
-        if !known.contains(&entry.opcode) && !owned {
+        if Self::built_in(entry.opcode).is_none() && entry.opcode != SHARED_OP && !owned {
             return Some(RefusedWhy::UnknownOpcode);
         }
         entry.windows.iter().find_map(|window| {
@@ -286,6 +351,19 @@ impl Script {
         })
     }
 
+    fn built_in(opcode: Opcode) -> Option<&'static dyn HostOp> {
+        Some(match opcode {
+            Noop::OPCODE => &Noop,
+            Blake3::OPCODE => &Blake3,
+            Crc32c::OPCODE => &Crc32c,
+            Blake3Many::OPCODE => &Blake3Many,
+            Crc32cPages::OPCODE => &Crc32cPages,
+            FilterAggregate::OPCODE => &FilterAggregate,
+            VectorTopk::OPCODE => &VectorTopk,
+            _ => return None,
+        })
+    }
+
     fn run(&self, entry: &Entry) -> (Status, Vec<u8>) {
         let windows = entry.windows.iter().map(|window| {
             let from = self.windows[window.slot as usize].unwrap().offset + window.offset;
@@ -294,12 +372,7 @@ impl Script {
         });
         let windows: Vec<&[u8]> = windows.collect();
         let task = TaskArgs::new(entry.tenant, entry.attempt, &entry.args, &windows);
-        let op: &dyn HostOp = match entry.opcode {
-            Noop::OPCODE => &Noop,
-            Blake3::OPCODE => &Blake3,
-            Crc32c::OPCODE => &Crc32c,
-            _ => &TestOp,
-        };
+        let op = Self::built_in(entry.opcode).unwrap_or(&TestOp);
         let allowed = if entry.tiles_max == 0 {
             TILES_MAX
         } else {
@@ -337,7 +410,11 @@ impl Script {
                 script.any_entry();
             }
             script.change(round);
+            for _ in 0..4 {
+                script.any_operation();
+            }
         }
+        script.late(BOB);
         for _ in 0..6 {
             script.any_entry();
         }
@@ -366,6 +443,7 @@ impl Script {
         self.order(Self::map(1, 1, 8192, 400_001, ALICE), Reply::Done);
         self.order(Self::map(2, 9, 450_001, 70_000, BOB), Reply::Done);
         self.order(Self::map(3, 1, 600_000, 400_000, CAROL), Reply::Done);
+        self.map_operands();
         self.order(Self::map(1, 2, 0, 10, ALICE), Reply::Stale);
         self.order(Self::map(8, 1, 0, 10, ALICE), Reply::Unknown);
         self.order(
@@ -376,7 +454,23 @@ impl Script {
         self.no_order();
     }
 
-    fn any_window(&mut self) -> Window {
+    fn map_operands(&mut self) {
+        let (at, length) = (OPERANDS_AT.into(), (ARENA_BYTES - OPERANDS_AT).into());
+        let order = Self::map(OPERANDS_SLOT, 1, at, length, ALICE);
+        self.order(order, Reply::Done);
+    }
+
+    /// Of Alice and Bob and one window of operands, and nothing else.
+    pub(super) fn plain(seed: u64) -> Self {
+        let mut script = Self::new(seed);
+        for tenant in [ALICE, BOB] {
+            script.order(Order::SetTenant(tenant), Reply::Done);
+        }
+        script.map_operands();
+        script
+    }
+
+    pub(super) fn any_window(&mut self) -> Window {
         let slot = u32::try_from(self.draw(4)).unwrap();
         let mapping = self.windows[slot as usize];
         let (generation, length) = mapping.map_or((1, 100), |m| (m.generation, m.length));
@@ -393,7 +487,7 @@ impl Script {
         }
     }
 
-    fn tenant_of(&self, window: &Window) -> TenantId {
+    pub(super) fn tenant_of(&self, window: &Window) -> TenantId {
         self.windows[window.slot as usize].map_or(BOB, |m| m.tenant)
     }
 

@@ -19,9 +19,12 @@
 using u8 = unsigned char;
 using u32 = unsigned int;
 using u64 = unsigned long long;
+using i32 = int;
+using i64 = long long;
 
 #define DEVICE static inline
 #define UNROLL
+#define UNROLL_BY(times)
 
 #if defined(__SANITIZE_THREAD__)
 #include <sanitizer/tsan_interface.h>
@@ -83,6 +86,8 @@ struct Machine {
     bool sleeps;
     Barrier blocks_at[FIBERS_MAX];
     Barrier warps_at[FIBERS_MAX];
+    // What lanes of a warp show each other.
+    u32 shown[FIBERS_MAX];
     char launch_tag;
 };
 
@@ -340,5 +345,56 @@ DEVICE bool warp_all(bool holds) {
 }
 DEVICE void sync_warp() { warp_all(true); }
 DEVICE u32 first_bit(u64 bits) { return (u32)__builtin_ctzll(bits); }
+DEVICE u32 bit_count(u32 bits) { return (u32)__builtin_popcount(bits); }
+DEVICE u32 shuffle_xor(u32 value, u32 bits) {
+    const u32 own = block_index() * THREADS + thread_index();
+    shim::machine.shown[own] = value;
+    sync_warp();
+    const u32 found = shim::machine.shown[own ^ bits];
+    sync_warp();
+    return found;
+}
+DEVICE u32 atom_add_block(u32 *p, u32 by) { return atom_add_gpu(p, by); }
+DEVICE void st_relaxed_block(u32 *p, u32 value) { st_relaxed_gpu(p, value); }
+
+struct alignas(16) Quad {
+    u32 words[4];
+};
+DEVICE Quad load_16(const void *p) { return *reinterpret_cast<const Quad *>(p); }
+
+template <typename To, typename From> To same_bits(From from) {
+    static_assert(sizeof(To) == sizeof(From), "bit for bit");
+    To to;
+    __builtin_memcpy(&to, &from, sizeof to);
+    return to;
+}
+DEVICE float float_of(u32 bits) { return same_bits<float>(bits); }
+DEVICE u32 bits_of(float value) { return same_bits<u32>(value); }
+DEVICE double double_of(u64 bits) { return same_bits<double>(bits); }
+DEVICE u64 bits_of(double value) { return same_bits<u64>(value); }
+DEVICE float add(float one, float other) { return one + other; }
+DEVICE float subtract(float one, float other) { return one - other; }
+DEVICE float multiply(float one, float other) { return one * other; }
+DEVICE double add(double one, double other) { return one + other; }
+DEVICE double multiply(double one, double other) { return one * other; }
+DEVICE double fused(double one, double other, double more) { return __builtin_fma(one, other, more); }
+DEVICE float narrow(double value) { return (float)value; }
+// As little as a device gives.
+DEVICE double to_20_bits(double value) { return double_of(bits_of(value) & ~0xffffffffULL); }
+DEVICE double reciprocal_about(double value) { return to_20_bits(1.0 / value); }
+DEVICE double reciprocal_root_about(double value) { return to_20_bits(1.0 / __builtin_sqrt(value)); }
+DEVICE float half_to_float(u32 half) {
+    const u32 sign = (half & 0x8000U) << 16;
+    const u32 exponent = half >> 10 & 31;
+    const u32 fraction = half & 0x3ffU;
+    if (exponent == 0) {
+        // A multiple of two to the power of -24.
+        const float magnitude = (float)fraction * 5.9604644775390625e-8F;
+        return float_of(bits_of(magnitude) | sign);
+    }
+    const u32 wide = exponent == 31 ? 255 : exponent + 112;
+    return float_of(sign | wide << 23 | fraction << 13);
+}
+DEVICE i64 multiply_high(i64 one, i64 other) { return (i64)(((__int128)one * other) >> 64); }
 
 } // namespace orlop

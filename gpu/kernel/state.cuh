@@ -15,14 +15,20 @@ namespace orlop {
 // Tenants that take turns; should more have tiles waiting at a time, some share a turn.
 constexpr u32 LANE_COUNT = 64;
 constexpr u32 PARTIAL_BYTES = layout::PARTIAL_BYTES_MAX;
-// Partials of tasks of several tiles lie in runs of pages.
+// Partials of tasks of several tiles, and whatever else is longer than one partial, lie in runs of
+// pages.
 constexpr u32 PAGE_PARTIALS = 64;
+constexpr u32 POOL_PAGE_BYTES = PAGE_PARTIALS * PARTIAL_BYTES;
+// Tasks that may be given pages before one that has waited for longer.
+constexpr u32 PASSED_MAX = 16;
 constexpr u32 USER_OPS_MAX = 64;
 constexpr u32 NONE = 0xffffffffU;
 // A task's tiles are counted in 20 bits.
 constexpr u32 TILES_MAX = (1U << 20) - 1;
 // One tile of at most so many bytes is run by the dispatcher itself: less than a hand-over costs.
 constexpr u64 OWN_BYTES_MAX = 4096;
+
+constexpr u32 DERIVED_WORDS = 8;
 
 enum Status : u32 {
     DONE = layout::STATUS_DONE,
@@ -80,8 +86,14 @@ struct Task {
     u32 args;
     u32 windows;
     u32 first_page;
+    // Pages that it has, and that it is to have.
     u32 pages;
+    u32 pages_wanted;
     u32 next_waiting;
+    // Whether its memory holds what its operation begins with; see `block.cuh`.
+    u64 opened;
+    // What the plan makes of arguments and windows, for the tiles.
+    u32 derived[DERIVED_WORDS];
     u32 arg[layout::ARGS_MAX];
     View window[layout::WINDOWS_MAX];
     // Of a task of one tile.
@@ -151,6 +163,8 @@ struct State {
     u64 queue_mask;
     u32 waiting_first;
     u32 waiting_last;
+    // How many were given pages before the first of those that wait.
+    u32 passed;
     u32 deferred_count;
     u32 stopping;
     Deferred deferred[layout::CONTROL_SLOTS];
@@ -195,7 +209,7 @@ DEVICE u64 place_tables(State *state, u32 entry_slots, u32 tickets, u32 workers,
         queue * sizeof(u64),
         limits.pool_pages / 64 * sizeof(u64),
         workers * sizeof(u64),
-        (u64)limits.pool_pages * PAGE_PARTIALS * PARTIAL_BYTES,
+        (u64)limits.pool_pages * POOL_PAGE_BYTES,
     };
     u64 at[10];
     at[0] = align_up(sizeof(State), 256);

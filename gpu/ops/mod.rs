@@ -6,7 +6,7 @@
 
 pub mod aggregate;
 pub(crate) mod blake3;
-mod blake3_many;
+pub(crate) mod blake3_many;
 pub(crate) mod crc32c;
 mod crc32c_pages;
 mod error;

@@ -14,7 +14,7 @@ mod rows;
 mod scan;
 mod state;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use self::number::Value;
 use self::program::{AGGREGATES_MAX, Bounds, Function};

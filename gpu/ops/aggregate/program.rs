@@ -312,7 +312,7 @@ impl Function {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
@@ -349,7 +349,7 @@ pub(super) mod tests {
     }
 
     /// Any program over up to 8 columns.
-    pub(in super::super) fn program() -> impl Strategy<Value = Program> {
+    pub(crate) fn program() -> impl Strategy<Value = Program> {
         (
             any::<u64>(),
             vec(column(), 1..=8),

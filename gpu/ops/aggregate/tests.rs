@@ -73,14 +73,14 @@ fn cell(column: &Column, wild: bool, random: u64) -> Cell {
     })
 }
 
-struct Data {
-    program: Program,
+pub(crate) struct Data {
+    pub(crate) program: Program,
     /// Rows of each column.
     cells: Vec<Vec<Cell>>,
 }
 
 impl Data {
-    fn draw(mut program: Program, rows: usize, seed: u64) -> Self {
+    pub(crate) fn draw(mut program: Program, rows: usize, seed: u64) -> Self {
         program.rows = rows as u64;
         let mut random = testing::random(seed);
         let columns = program.columns.iter();
@@ -93,7 +93,7 @@ impl Data {
     }
 
     /// What the windows show; the values of nulls are arbitrary.
-    fn windows(&self) -> Vec<Aligned> {
+    pub(crate) fn windows(&self) -> Vec<Aligned> {
         let mut windows = Vec::new();
         for (column, cells) in self.program.columns.iter().zip(&self.cells) {
             let mut bytes = Vec::new();

@@ -12,7 +12,7 @@ mod nearest;
 pub mod query;
 mod score;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::ops::Range;
 
@@ -29,11 +29,11 @@ use super::{HostOp, OpError, Output, Partial, Scratch, TaskArgs};
 use crate::entry::Opcode;
 
 /// Query vectors of one tile.
-const QUERIES_PER_TILE: usize = 4;
+pub(crate) const QUERIES_PER_TILE: usize = 4;
 /// Work of one tile, in elements that are compared: about 120 us where it is slowest (cosine).
-const WORK_PER_TILE: usize = 1 << 19;
+pub(crate) const WORK_PER_TILE: usize = 1 << 19;
 /// What folding and offering a score costs, in elements.
-const WORK_PER_SCORE: usize = 64;
+pub(crate) const WORK_PER_SCORE: usize = 64;
 /// 32-bit numbers of the memory in which 16-bit vectors are widened: one vector at least.
 const WIDENED: usize = query::DIMENSIONS_MAX as usize;
 

@@ -6,10 +6,10 @@ use proptest::prelude::*;
 use super::super::testing::{self, Aligned};
 use super::*;
 
-struct Data {
-    query: Query,
-    vectors: Vec<Vec<f32>>,
-    queries: Vec<Vec<f32>>,
+pub(crate) struct Data {
+    pub(crate) query: Query,
+    pub(crate) vectors: Vec<Vec<f32>>,
+    pub(crate) queries: Vec<Vec<f32>>,
 }
 
 /// Few different numbers, so that scores tie; some that are none.
@@ -25,7 +25,7 @@ fn element(random: u64, wild: bool) -> f32 {
 }
 
 impl Data {
-    fn draw(query: Query, vectors: usize, queries: usize, seed: u64) -> Self {
+    pub(crate) fn draw(query: Query, vectors: usize, queries: usize, seed: u64) -> Self {
         let mut random = testing::random(seed);
         let dimensions = query.dimensions as usize;
         let mut draw = |count: usize| -> Vec<Vec<f32>> {
@@ -43,7 +43,7 @@ impl Data {
         }
     }
 
-    fn window(&self, vectors: &[Vec<f32>]) -> Aligned {
+    pub(crate) fn window(&self, vectors: &[Vec<f32>]) -> Aligned {
         let elements = vectors.iter().flatten();
         let bytes: Vec<u8> = match self.query.element {
             ElementType::F32 => elements.flat_map(|element| element.to_le_bytes()).collect(),
@@ -119,7 +119,7 @@ fn in_lanes(one: &[f32], other: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
     lanes[0]
 }
 
-fn query() -> impl Strategy<Value = Query> {
+pub(crate) fn query() -> impl Strategy<Value = Query> {
     let metric = prop::sample::select(vec![
         VectorMetric::SquaredL2,
         VectorMetric::InnerProduct,
