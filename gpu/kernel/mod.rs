@@ -4,6 +4,8 @@
 //! with `shim.h` for this machine, which is what the tests run.
 
 #[cfg(test)]
+mod changes;
+#[cfg(test)]
 pub(crate) mod compiler;
 #[cfg(test)]
 mod gate;

@@ -17,7 +17,7 @@ pub(super) const ALICE: TenantId = TenantId::new(0, 1);
 pub(super) const BOB: TenantId = TenantId::new(1, 4);
 pub(super) const CAROL: TenantId = TenantId::new(7, 2);
 pub(super) const SHARED_OP: Opcode = Opcode::new(0x4000_0000);
-const OWN_OP: Opcode = Opcode::new(0x4000_0001);
+pub(super) const OWN_OP: Opcode = Opcode::new(0x4000_0001);
 pub(super) const ENTRY_SLOTS: u32 = 32;
 const TICKETS: u32 = 16;
 const RESULT_BYTES: u32 = 4096;
@@ -108,11 +108,11 @@ fn ending(op: &dyn HostOp, task: &TaskArgs<'_>) -> (Status, Vec<u8>) {
 }
 
 #[derive(Clone, Copy)]
-struct Mapping {
-    generation: u32,
+pub(super) struct Mapping {
+    pub(super) generation: u32,
     offset: u64,
-    length: u64,
-    tenant: TenantId,
+    pub(super) length: u64,
+    pub(super) tenant: TenantId,
 }
 
 /// A script under construction: what the device is to believe, kept beside it.
@@ -120,9 +120,9 @@ pub(super) struct Script {
     content: Vec<u8>,
     records: Vec<u32>,
     count: u32,
-    tickets: u64,
+    pub(super) tickets: u64,
     tenants: Vec<TenantId>,
-    windows: [Option<Mapping>; 8],
+    pub(super) windows: [Option<Mapping>; 8],
     random: u64,
     operands_end: usize,
     follows: u32,
@@ -421,7 +421,13 @@ impl Script {
         script
     }
 
-    fn map(slot: u32, generation: u32, offset: u64, length: u64, tenant: TenantId) -> Order {
+    pub(super) fn map(
+        slot: u32,
+        generation: u32,
+        offset: u64,
+        length: u64,
+        tenant: TenantId,
+    ) -> Order {
         Order::Map {
             slot,
             generation,
@@ -543,75 +549,5 @@ impl Script {
         self.entry(tenant, SHARED_OP, &[4200, 1, 0, 0], &[]);
         let stranger = if tenant == BOB { CAROL } else { BOB };
         self.entry(stranger, Blake3::OPCODE, &[], &[window]);
-    }
-
-    /// What is mapped and who is known changes between rounds.
-    fn change(&mut self, round: u32) {
-        let unmap = |slot, generation| Order::Unmap { slot, generation };
-        match round {
-            0 => {
-                self.order(unmap(0, 2), Reply::Stale);
-                self.order(unmap(7, 2), Reply::Unknown);
-                self.busy(0);
-                self.order(unmap(0, 3), Reply::Done);
-                let gone = Window {
-                    slot: 0,
-                    generation: 3,
-                    offset: 0,
-                    length: 10,
-                };
-                self.entry(ALICE, Crc32c::OPCODE, &[], &[gone]);
-                self.order(Self::map(0, 4, 530_000, 60_000, BOB), Reply::Done);
-                self.entry(BOB, Crc32c::OPCODE, &[], &[gone]);
-            }
-            1 => {
-                // The third waits for pages, and what has no tile at all waits behind it.
-                for tiles in [1500, 1500, 1500, 0, 1] {
-                    self.entry(ALICE, SHARED_OP, &[tiles, 3, 0, 0], &[]);
-                }
-                self.order(Order::ClearTenant(CAROL), Reply::Done);
-                self.entry(CAROL, Noop::OPCODE, &[], &[]);
-            }
-            2 => {
-                self.order(Order::SetTenant(CAROL), Reply::Done);
-                self.order(Order::SetTenant(TenantId::new(1, 5)), Reply::Done);
-                self.entry(BOB, Noop::OPCODE, &[], &[]);
-                // Who has the slot now is not who the window was mapped for.
-                let former = Window {
-                    slot: 2,
-                    generation: 9,
-                    offset: 0,
-                    length: 64,
-                };
-                self.entry(TenantId::new(1, 5), Blake3::OPCODE, &[], &[former]);
-                self.order(Order::SetTenant(BOB), Reply::Done);
-                // And who has the slot of an operation's owner is not the owner.
-                let heir = TenantId::new(ALICE.slot(), ALICE.generation() + 1);
-                self.order(Order::SetTenant(heir), Reply::Done);
-                self.entry(heir, OWN_OP, &[4, 9, 0, 0], &[]);
-                self.order(Order::SetTenant(ALICE), Reply::Done);
-            }
-            _ => {
-                self.busy(2);
-                self.order(unmap(2, 9), Reply::Done);
-            }
-        }
-    }
-
-    /// Something is using the window when the next order comes.
-    fn busy(&mut self, slot: u32) {
-        let mapping = self.windows[slot as usize].unwrap();
-        let window = Window {
-            slot,
-            generation: mapping.generation,
-            offset: 0,
-            length: mapping.length,
-        };
-        for opcode in [Blake3::OPCODE, Crc32c::OPCODE, Blake3::OPCODE] {
-            self.entry(mapping.tenant, opcode, &[], &[window]);
-        }
-        // An older ticket of the same permit is another operation's.
-        let older = (6 << 32) | self.tickets;
-        self.order(Order::Cancel { ticket: older }, Reply::Unknown);
     }
 }
