@@ -280,7 +280,8 @@ DEVICE bool value_of(const u32 *program, u32 function, const Found &found, doubl
 
 // By the whole block: the sums of numbers over all parts, in ascending order.
 DEVICE void sum_parts(Shared *shared, const double *sums, u32 parts, u32 functions) {
-    const u32 together = SUM_LANES / functions;
+    // As many of all functions as there is room for.
+    constexpr u32 together = SUM_LANES / FUNCTIONS_MAX;
     for (u32 at = thread_index(); at < functions; at += THREADS) {
         shared->sums[at] = -0.0;
     }
