@@ -35,13 +35,14 @@ DEVICE Plan plan(Task *task) {
     return Plan{tiles == 0 ? 1 : tiles, length, beyond_a_partial(pages * 4), 0};
 }
 
-// Threads to a page: as many as there are when each page has one, and a power of two.
-DEVICE u32 threads_per_page(u32 pages) {
-    u32 threads = 1;
-    while (threads * 2 <= THREADS && threads * 2 * pages <= THREADS) {
-        threads *= 2;
+// Threads to a page: as many as there are when each page has one, and a power of two; which one, as
+// a division by what is known to be small would be a call.
+DEVICE u32 threads_shift(u32 pages) {
+    u32 shift = 0;
+    while (2U << shift <= THREADS && (2U << shift) * pages <= THREADS) {
+        shift += 1;
     }
-    return threads;
+    return shift;
 }
 
 DEVICE void run_tile(const Block &b, const Task *task, u32 tile, u8 *memory) {
@@ -51,14 +52,15 @@ DEVICE void run_tile(const Block &b, const Task *task, u32 tile, u8 *memory) {
     const u32 first = tile * pages_per_tile(task);
     const u32 left = pages_of(task) - first;
     const u32 pages = left < pages_per_tile(task) ? left : pages_per_tile(task);
-    const u32 threads = threads_per_page(pages);
+    const u32 shift = threads_shift(pages);
+    const u32 threads = 1U << shift;
     const u32 page_bytes = task->arg[0];
     // In whole quads, so that the pieces of a page that is aligned are.
-    const u32 piece = ((page_bytes + threads - 1) / threads + 15) & ~15U;
+    const u32 piece = (((page_bytes + threads - 1) >> shift) + 15) & ~15U;
     const u8 *bytes = b.arena + task->window[0].offset;
-    const u32 part = thread_index() % threads;
-    for (u32 base = 0; base < pages; base += THREADS / threads) {
-        const u32 page = base + thread_index() / threads;
+    const u32 part = thread_index() & (threads - 1);
+    for (u32 base = 0; base < pages; base += THREADS >> shift) {
+        const u32 page = base + (thread_index() >> shift);
         if (page < pages) {
             const u64 start = (u64)(first + page) * page_bytes;
             const u64 rest = task->window[0].length - start;
