@@ -33,6 +33,16 @@ impl Script {
         }
     }
 
+    /// Operations and nothing between them.
+    pub(super) fn of_operations(seed: u64) -> Self {
+        let mut script = Self::new(seed);
+        script.begin();
+        for _ in 0..20 {
+            script.any_operation();
+        }
+        script
+    }
+
     /// One of the operations, with an input that fits what there is room for.
     pub(super) fn any_operation(&mut self) {
         if self.room() < 2 * BYTES_MAX {

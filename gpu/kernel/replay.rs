@@ -130,6 +130,29 @@ fn no_interleaving_with_a_bad_peer_leaves_its_memory_or_the_language() {
 fn a_task_that_needs_all_pages_is_not_starved_by_a_stream_of_small_ones() {
     let folder = Folder::new("pages");
     for seed in 1..4 {
-        play(&folder, &starved::of_pages(seed), Watch::Nothing, seed, 3);
+        play(
+            &folder,
+            &starved::of_pages(seed),
+            Watch::Nothing,
+            4 * seed,
+            3,
+        );
+    }
+}
+
+#[test]
+fn every_operation_answers_as_this_side_does() {
+    let folder = Folder::new("operations");
+    for script in 1..13 {
+        let seed = 7919 * script;
+        // Of three interleavings one is stopped early; these are the other two.
+        let first = 3 * script + 1;
+        play(
+            &folder,
+            &Script::of_operations(seed),
+            Watch::Nothing,
+            first,
+            2,
+        );
     }
 }

@@ -126,6 +126,7 @@ pub(super) struct Script {
     random: u64,
     operands_end: usize,
     follows: u32,
+    kept_permit: Option<u64>,
 }
 
 impl Script {
@@ -140,6 +141,7 @@ impl Script {
             random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
             operands_end: OPERANDS_AT as usize,
             follows: 0,
+            kept_permit: None,
         };
         script.content = (0..ARENA_BYTES)
             .map(|_| u8::try_from(script.draw(256)).unwrap())
@@ -251,8 +253,16 @@ impl Script {
         self.follows = record + 1;
     }
 
+    /// No ticket to come has the permit of the last one, so that none waits for it.
+    pub(super) fn keep_permit(&mut self) {
+        self.kept_permit = Some(self.tickets % u64::from(TICKETS));
+    }
+
     fn ticket(&mut self) -> u64 {
         self.tickets += 1;
+        if Some(self.tickets % u64::from(TICKETS)) == self.kept_permit {
+            self.tickets += 1;
+        }
         (7 << 32) | self.tickets
     }
 
@@ -437,7 +447,7 @@ impl Script {
         }
     }
 
-    fn begin(&mut self) {
+    pub(super) fn begin(&mut self) {
         self.entry(ALICE, Noop::OPCODE, &[], &[]);
         for tenant in [ALICE, BOB, CAROL] {
             self.order(Order::SetTenant(tenant), Reply::Done);

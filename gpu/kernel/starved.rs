@@ -10,6 +10,7 @@ pub(super) fn of_pages(seed: u64) -> Script {
     }
     let large = script.next();
     script.entry(ALICE, SHARED_OP, &[4090, 3, 0, 0], &[]);
+    script.keep_permit();
     for number in 0..120 {
         if number == 60 {
             script.follow(large);

@@ -87,7 +87,9 @@ DEVICE List *list_at(u8 *memory, u32 k, u32 at) {
 
 DEVICE void lock(List *list) {
     while (atom_cas_gpu(&list->lock, NOBODY, 1) != NOBODY) {
-        nanosleep(IDLE_NANOS);
+        while (ld_relaxed_gpu(&list->lock) != NOBODY) {
+            nanosleep(IDLE_NANOS);
+        }
     }
     fence_gpu();
 }
