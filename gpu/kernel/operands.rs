@@ -155,9 +155,14 @@ impl Script {
     }
 
     fn any_search(&mut self) {
-        let query = self.drawn(&topk::tests::query());
+        let mut query = self.drawn(&topk::tests::query());
         let vectors = if self.draw(2) == 0 { 40 } else { 700 };
-        let (vectors, queries) = (self.below(vectors), 1 + self.below(9));
+        let (mut vectors, queries) = (self.below(vectors), 1 + self.below(9));
+        if self.draw(3) == 0 {
+            // So short that there are several tiles, and many equal scores.
+            query.dimensions = 1 + u32::try_from(self.draw(3)).unwrap();
+            vectors = 9000;
+        }
         let bytes = query.vector_bytes();
         let (vectors, queries) = (
             vectors.min(BYTES_MAX / bytes),
