@@ -445,9 +445,9 @@ impl EngineBuilder {
         });
         bell.attach(&executor);
         let lasting = Arc::downgrade(&executor);
-        executor.device.when_lost(Box::new(move || {
+        executor.device.when_lost(Box::new(move |next| {
             if let Some(executor) = lasting.upgrade() {
-                executor.cache.forget_all();
+                executor.cache.succeed(next);
             }
         }));
         let projections = Arc::new(Projections::default());

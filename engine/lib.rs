@@ -140,8 +140,8 @@ pub use orlop_gpu::DeviceMain;
 pub use orlop_gpu::topk::query::{ElementType, VectorMetric};
 pub use orlop_gpu::{
     Backend, BufferRef, CallFailed, ChildOptions, Choice, CudaError, CudaFound, CudaOptions,
-    DeviceHost, DeviceOptions, DeviceSnapshot, HostError, HostOp, InstallError, LocalOpcode,
-    Opcode, OpcodeWindow, TranslateError, device_main,
+    DeviceHost, DeviceLost, DeviceOptions, DeviceSnapshot, HostError, HostOp, InstallError,
+    LocalOpcode, Opcode, OpcodeWindow, TranslateError, device_main,
 };
 pub use orlop_saga::amount::{BusyNanos, ByteCount};
 pub use orlop_saga::audit::{

@@ -39,7 +39,7 @@ struct Shared {
     changed: Condvar,
     losses: AtomicU64,
     /// Who is told that everything in the memory of an epoch is gone.
-    told: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    told: OnceLock<Heir>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -50,6 +50,9 @@ impl std::fmt::Debug for Shared {
             .finish_non_exhaustive()
     }
 }
+
+/// Told of the device of an epoch that begins.
+type Heir = Box<dyn Fn(&Arc<Device>) + Send + Sync>;
 
 #[derive(Debug, Default)]
 struct State {
@@ -98,9 +101,9 @@ impl Epochs {
         Arc::clone(&self.shared.current.read())
     }
 
-    /// Who is told of each loss once the next epoch is there, with no lock held: what lay in
-    /// memory of an earlier one is gone. Set once.
-    pub fn when_lost(&self, tell: Box<dyn Fn() + Send + Sync>) {
+    /// Who is told of each loss, with the device of the next epoch and before that is the
+    /// [`current`](Self::current) one: what lay in memory of an earlier one is gone. Set once.
+    pub fn when_lost(&self, tell: Box<dyn Fn(&Arc<Device>) + Send + Sync>) {
         let _ = self.shared.told.set(tell);
     }
 
@@ -211,11 +214,11 @@ impl Shared {
                 // Fails only if this one is lost too, and then another one follows.
                 let _ = device.register_tenant_generation(*tenant);
             }
+            if let Some(tell) = self.told.get() {
+                tell(&device);
+            }
             let old = std::mem::replace(&mut *self.current.write(), Arc::clone(&device));
             drop(tenants);
-            if let Some(tell) = self.told.get() {
-                tell();
-            }
             // Its memory goes with whoever still holds a result or a buffer in it.
             drop(old);
             self.attend(&device);

@@ -5,14 +5,16 @@
 //!   tenant is to have: it is never a reason for a refusal, unless work uses it.
 //! - One tenant's need evicts nothing of another's.
 //! - What work uses is not evicted; of the rest, what was used longest ago goes first.
+//! - Nothing of a device that was succeeded by another one stays or comes here.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use dashmap::DashMap;
+use orlop_gpu::Device;
 use orlop_saga::digest::Digest;
 use orlop_saga::id::TenantId;
-use parking_lot::ReentrantMutex;
+use parking_lot::{ReentrantMutex, RwLock};
 
 use super::{Buffer, HeldBuffer};
 
@@ -67,6 +69,8 @@ struct Entry {
 /// See the module.
 pub(crate) struct Cache {
     tenants: DashMap<TenantId, Shelf>,
+    /// The device that succeeded the first one, or a later one.
+    successor: RwLock<Option<Weak<Device>>>,
     bytes_max: u64,
 }
 
@@ -75,6 +79,7 @@ impl Cache {
     pub(crate) fn new(bytes_max: u64) -> Self {
         Self {
             tenants: DashMap::new(),
+            successor: RwLock::default(),
             bytes_max,
         }
     }
@@ -121,7 +126,9 @@ impl Cache {
         }
         let turn = self.turn(tenant);
         let _turn = turn.lock();
-        if let Some(mut shelf) = self.tenants.get_mut(&tenant) {
+        if let Some(mut shelf) = self.tenants.get_mut(&tenant)
+            && self.is_of_this_device(buffer)
+        {
             shelf.insert(buffer.clone());
         }
         while self.counts(tenant).bytes > self.bytes_max && self.evict_oldest(tenant) {}
@@ -174,6 +181,23 @@ impl Cache {
         drop(shelf);
     }
 
+    /// The device was lost, and this is the next one: forgets what every tenant has here, and takes
+    /// nothing of an earlier one any more.
+    pub(crate) fn succeed(&self, next: &Arc<Device>) {
+        // First this: who puts something here looks at it with the tenant's shelf locked, and so
+        // either sees it or is seen below.
+        *self.successor.write() = Some(Arc::downgrade(next));
+        self.forget_all();
+    }
+
+    fn is_of_this_device(&self, buffer: &Buffer) -> bool {
+        let successor = self.successor.read();
+        let device = Arc::as_ptr(&buffer.held.device);
+        successor
+            .as_ref()
+            .is_none_or(|successor| std::ptr::eq(successor.as_ptr(), device))
+    }
+
     /// Forgets what every tenant has here: the memory that it lies in is lost.
     pub(crate) fn forget_all(&self) {
         let all = self.tenants.iter().map(|shelf| *shelf.key());
@@ -220,7 +244,10 @@ impl Cache {
         let mut back = (!is_evicted).then_some(buffer);
         if let Some(mut shelf) = self.tenants.get_mut(&tenant) {
             shelf.counts.evicted += u64::from(is_evicted);
-            back = back.and_then(|buffer| shelf.put_back(buffer, used));
+            back = match back {
+                Some(buffer) if self.is_of_this_device(&buffer) => shelf.put_back(buffer, used),
+                gone => gone,
+            };
         }
         // What has no place here any more is freed with its last pin.
         drop(back);

@@ -467,6 +467,42 @@ fn what_the_source_has_lost_or_damaged_or_breaks_off_is_told_apart_and_nothing_i
     assert_eq!(held.map_err(|error| error.0).unwrap().digest(), asked);
 }
 
+/// A device of its own, as the next epoch has one.
+fn another(options: &DeviceOptions, tenant: TenantId) -> Arc<Device> {
+    let device = Arc::new(Device::open(options, Vec::new()).unwrap());
+    device.register_tenant_generation(tenant).unwrap();
+    device
+}
+
+#[test]
+fn what_is_kept_late_of_a_device_that_was_succeeded_does_not_stay() {
+    let options = DeviceOptions {
+        workers: 1,
+        ..DeviceOptions::default()
+    };
+    let mut rig = Rig::new(&options, Quotas::UNLIMITED, u64::MAX);
+    let tenant = rig.desk(0).tenant;
+    let (cached, late) = (content(1), content(2));
+    rig.cache.keep(&put(rig.desk(0), &cached).unwrap());
+    let late = put(rig.desk(0), &late).unwrap();
+    let next = another(&options, tenant);
+    rig.cache.succeed(&next);
+    assert_eq!(rig.cache.counts(tenant).buffers, 0);
+    assert_eq!(rig.sides[0].account.snapshot().kept.buffers, 1, "late");
+    // Whoever had it before the loss keeps it after the cache was emptied.
+    rig.cache.keep(&late);
+    assert_eq!(rig.cache.counts(tenant), BufferUse::default());
+    drop(late);
+    assert_eq!(rig.sides[0].account.snapshot().kept, Kept::default());
+    // On the next device it is brought once, and stays.
+    rig.device = next;
+    for _ in 0..3 {
+        assert!(rig.run(0, &[2]).is_some());
+    }
+    let counts = rig.cache.counts(tenant);
+    assert_eq!((counts.buffers, counts.loads, counts.hits), (1, 1, 3));
+}
+
 #[test]
 fn what_is_carried_along_finds_room_in_an_arena_that_its_tenants_cache_fills() {
     let options = DeviceOptions {
