@@ -6,7 +6,7 @@
 //!   there.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -37,6 +37,8 @@ struct Shared {
     tenants: Mutex<BTreeMap<u32, TenantId>>,
     state: Mutex<State>,
     changed: Condvar,
+    /// It is closed: no process is waited for to become ready.
+    unwanted: Arc<AtomicBool>,
     losses: AtomicU64,
     /// Who is told that everything in the memory of an epoch is gone.
     told: OnceLock<Heir>,
@@ -74,6 +76,7 @@ impl Epochs {
             tenants: Mutex::default(),
             state: Mutex::default(),
             changed: Condvar::new(),
+            unwanted: Arc::default(),
             losses: AtomicU64::new(0),
             told: OnceLock::new(),
         });
@@ -152,8 +155,8 @@ impl Epochs {
         }
         self.shared.state.lock().closed = true;
         self.shared.changed.notify_all();
-        // What opens the next epoch may be waiting for a child that does not start: it is told by
-        // the flag, and swaps nothing in any more.
+        // What opens the next epoch may be waiting for a process that never becomes ready.
+        self.shared.unwanted.store(true, Ordering::SeqCst);
         device.close();
         let thread = self.thread.lock().take();
         if let Some(thread) = thread
@@ -235,7 +238,8 @@ impl Shared {
                 epoch: *epoch,
                 ..self.options.clone()
             };
-            if let Ok(device) = Device::open(&options, self.ops.clone()) {
+            let opened = Device::open_unless(&self.unwanted, &options, self.ops.clone());
+            if let Ok(device) = opened {
                 return Some(device);
             }
             let mut state = self.state.lock();

@@ -43,6 +43,8 @@ use crate::slot::{high, low};
 pub(crate) struct ChildRunner {
     region: Arc<Region>,
     options: ChildOptions,
+    /// Nobody wants it any more: a process that is not ready is not waited for.
+    unwanted: Arc<AtomicBool>,
     /// What the process has too; asked for owners alone.
     ops: OpTable,
     work: Bell,
@@ -68,6 +70,7 @@ impl ChildRunner {
         ops: OpTable,
         device: &DeviceOptions,
         options: &ChildOptions,
+        unwanted: &Arc<AtomicBool>,
     ) -> Result<Self, HostError> {
         if main::is_device() {
             return Err(HostError::Nested);
@@ -91,6 +94,7 @@ impl ChildRunner {
         Ok(Self {
             region: Arc::clone(region),
             options: options.clone(),
+            unwanted: Arc::clone(unwanted),
             ops,
             work: Bell::at(region, host_word::WORK_BELL),
             posted: Bell::at(region, host_word::POSTED_BELL),
@@ -203,7 +207,8 @@ impl ChildRunner {
                 };
             }
             let waited = began.elapsed();
-            if waited >= self.options.start_max {
+            let unwanted = self.unwanted.load(Ordering::SeqCst);
+            if unwanted || waited >= self.options.start_max {
                 return Err(HostError::NotReady { waited });
             }
             let _ = futex::wait(stage, futex::Flags::empty(), 0, Some(&moment));
@@ -245,9 +250,13 @@ impl ChildRunner {
             let wait = working.then(|| watch.period());
             match self.wait(line, wait) {
                 Woken::HungUp => {
+                    if !self.closing.load(Ordering::SeqCst) {
+                        return Some(DeviceLost::Died);
+                    }
+                    // Before anything is delivered here: a callback may give an order.
+                    hub.control.lose();
                     hub.reap();
-                    let clean = self.closing.load(Ordering::SeqCst) && !hub.is_in_flight();
-                    return (!clean).then_some(DeviceLost::Died);
+                    return hub.is_in_flight().then_some(DeviceLost::Died);
                 }
                 Woken::Alarm => {}
                 Woken::Late if !self.is_needed(hub) => watch.rest(),

@@ -1,7 +1,7 @@
 //! Opening: what a device is made of, by what it runs on.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::Device;
 use crate::backend::{Backend, Choice};
@@ -37,10 +37,19 @@ impl Device {
     /// # Errors
     /// [`OpenError`]: nothing runs and nothing is held.
     pub fn open(options: &DeviceOptions, ops: Vec<Arc<dyn HostOp>>) -> Result<Self, OpenError> {
+        Self::open_unless(&Arc::default(), options, ops)
+    }
+
+    /// [`Device::open`], which does not wait for a process to be ready once it is `unwanted`.
+    pub(crate) fn open_unless(
+        unwanted: &Arc<AtomicBool>,
+        options: &DeviceOptions,
+        ops: Vec<Arc<dyn HostOp>>,
+    ) -> Result<Self, OpenError> {
         // Before anything is looked for: a wrong option is wrong on every machine.
         options.layout()?;
         let cuda = match &options.backend {
-            Backend::Host => return Self::open_host(options, ops),
+            Backend::Host => return Self::open_host(unwanted, options, ops),
             Backend::Auto(cuda) | Backend::Cuda(cuda) => cuda,
         };
         let choice = match (Choice::of(&options.backend)?, &options.host) {
@@ -52,12 +61,13 @@ impl Device {
         }
         let opened = match &choice {
             Choice::Cuda { found, .. } => Self::open_cuda(found, cuda, options, &ops),
-            Choice::Host | Choice::NoCuda(_) => Self::open_host(options, ops.clone()),
+            Choice::Host | Choice::NoCuda(_) => Self::open_host(unwanted, options, ops.clone()),
         };
         let (mut device, choice) = match (opened, &options.backend) {
             (Ok(device), _) => (device, choice),
             (Err(OpenError::Cuda(error)), Backend::Auto(_)) => {
-                (Self::open_host(options, ops)?, Choice::NoCuda(error))
+                let device = Self::open_host(unwanted, options, ops)?;
+                (device, Choice::NoCuda(error))
             }
             (Err(error), _) => return Err(error),
         };
@@ -91,7 +101,11 @@ impl Device {
         crate::cuda::open(found, cuda, options)
     }
 
-    fn open_host(options: &DeviceOptions, ops: Vec<Arc<dyn HostOp>>) -> Result<Self, OpenError> {
+    fn open_host(
+        unwanted: &Arc<AtomicBool>,
+        options: &DeviceOptions,
+        ops: Vec<Arc<dyn HostOp>>,
+    ) -> Result<Self, OpenError> {
         let layout = options.layout()?;
         let mut table = OpTable::built_in();
         for op in ops {
@@ -99,7 +113,9 @@ impl Device {
         }
         match &options.host {
             DeviceHost::InProcess => Self::open_in_process(layout, options, table),
-            DeviceHost::Child(child) => Self::open_in_child(layout, options, child, table),
+            DeviceHost::Child(child) => {
+                Self::open_in_child(unwanted, layout, options, child, table)
+            }
         }
     }
 
@@ -127,6 +143,7 @@ impl Device {
 
     #[cfg(target_os = "linux")]
     fn open_in_child(
+        unwanted: &Arc<AtomicBool>,
         layout: Layout,
         options: &DeviceOptions,
         child: &ChildOptions,
@@ -135,7 +152,7 @@ impl Device {
         let (region, memory) = Region::shared(layout.total)?;
         let region = Arc::new(region);
         write_header(&region, &layout, options.epoch);
-        let runner = ChildRunner::new(&region, table, options, child)?;
+        let runner = ChildRunner::new(&region, table, options, child, unwanted)?;
         let runner = Arc::new(runner);
         let seen: Arc<dyn Runner> = Arc::<ChildRunner>::clone(&runner);
         let device = Self::assemble(region, layout, options, seen)?;
@@ -149,6 +166,7 @@ impl Device {
 
     #[cfg(not(target_os = "linux"))]
     fn open_in_child(
+        _: &Arc<AtomicBool>,
         _: Layout,
         _: &DeviceOptions,
         _: &ChildOptions,

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process};
 
 mod ends;
+mod waits;
 
 use super::{ChildOptions, DeviceHost, DeviceMain, HostError};
 use crate::completion::CompletionEntry;
