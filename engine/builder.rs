@@ -445,11 +445,11 @@ impl EngineBuilder {
         });
         bell.attach(&executor);
         let lasting = Arc::downgrade(&executor);
-        executor.device.when_lost(Box::new(move |next| {
+        executor.device.when_lost(move |next| {
             if let Some(executor) = lasting.upgrade() {
                 executor.cache.succeed(next);
             }
-        }));
+        });
         let projections = Arc::new(Projections::default());
         let observer: Arc<Projections> = Arc::clone(&projections);
         let (store, recovered) = match self.place {

@@ -106,8 +106,8 @@ impl Epochs {
 
     /// Who is told of each loss, with the device of the next epoch and before that is the
     /// [`current`](Self::current) one: what lay in memory of an earlier one is gone. Set once.
-    pub fn when_lost(&self, tell: Box<dyn Fn(&Arc<Device>) + Send + Sync>) {
-        let _ = self.shared.told.set(tell);
+    pub fn when_lost(&self, tell: impl Fn(&Arc<Device>) + Send + Sync + 'static) {
+        let _ = self.shared.told.set(Box::new(tell));
     }
 
     /// How many devices were lost.

@@ -13,10 +13,13 @@ use orlop::{
 
 use crate::support::World;
 
+/// Contents by whose they are and by digest.
+type Contents = HashMap<(TenantId, Digest), Vec<u8>>;
+
 /// The embedder's own storage: what each tenant has, and who was asked for what.
 #[derive(Clone, Default)]
 struct Storage {
-    bytes: Arc<Mutex<HashMap<(TenantId, Digest), Vec<u8>>>>,
+    bytes: Arc<Mutex<Contents>>,
     opened: Arc<Mutex<Vec<Digest>>>,
 }
 

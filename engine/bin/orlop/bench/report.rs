@@ -1,5 +1,6 @@
 //! Reports: figures as a table for a person, as JSON for a program, and as Markdown for a page.
 
+use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
 
@@ -74,8 +75,10 @@ fn markdown(figures: &[Figure]) -> String {
             Some(false) => "**no**",
             None => "",
         };
-        text += &format!(
-            "| `{}` | {} | {:.2} {unit} | {}: {:.2} {unit} | {:.2} | {} | {met} |\n",
+        // A string takes everything.
+        let _ = writeln!(
+            text,
+            "| `{}` | {} | {:.2} {unit} | {}: {:.2} {unit} | {:.2} | {} | {met} |",
             figure.id,
             figure.name,
             figure.value,
