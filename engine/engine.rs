@@ -205,10 +205,16 @@ impl Engine {
         }
         into.bulkheads.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         into.meters.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        let device = core.executor.device.current();
-        device.snapshot_into(&mut into.device);
-        into.device_process = device.process();
-        into.device_losses = core.executor.device.losses();
+        loop {
+            into.device_losses = core.executor.device.losses();
+            let device = core.executor.device.current();
+            device.snapshot_into(&mut into.device);
+            into.device_process = device.process();
+            // A process that is counted as lost is not shown as the one after its loss.
+            if into.device_losses == core.executor.device.losses() {
+                break;
+            }
+        }
         into.store = core.store.0.health();
         into.audit = core.executor.audit.counts();
     }
