@@ -1,12 +1,4 @@
 //! An engine on a CUDA device: on the one that is there, and over a driver of our own.
-#![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "tests assert by panicking"
-)]
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

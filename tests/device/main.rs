@@ -1,4 +1,5 @@
-//! Engines whose device runs in a process of its own, ended in every way there is.
+//! Engines whose device runs in a process of its own, ended in every way there is; and engines on a
+//! CUDA device.
 //!
 //! This binary is the embedder's: the device's process is this one once more, and enters through
 //! `support::entering_returns_in_any_process_but_a_devices`.
@@ -15,6 +16,8 @@
 )]
 
 mod buffers;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod kills;
 mod quarantine;
 mod support;
