@@ -1,6 +1,7 @@
 //! A device's process killed with SIGKILL again and again while durable work runs on it.
 
 use std::collections::BTreeSet;
+use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -156,7 +157,9 @@ fn a_device_killed_fifty_times_under_durable_work_loses_nothing_and_does_nothing
     assert_eq!(distinct.len(), all.len(), "one run is the outcome of two");
     let processes: BTreeSet<u32> = all.iter().map(|stamped| stamped.1).collect();
     assert!(processes.len() > 1, "nothing was done after a kill");
-    println!(
+    // Where a passing test's own output is not swallowed.
+    let _ = writeln!(
+        std::io::stderr(),
         "device killed {kills} times: {} effects and {} steps of sagas by {} processes, \
          lost 0, doubled 0, in {:.1} s",
         effects().count(),
